@@ -1,0 +1,85 @@
+"""What a trained model is on disk: the files of its folder and the schema of ``model.json``.
+
+A model is a folder::
+
+    weights.safetensors      the averaged weights
+    model.onnx               network + pre-processing + calibration in one graph, what CPUs score with
+    training_images.u64      sorted little-endian uint64: first 8 bytes of the content hash of each training image
+    model.json               ``ModelInfo``: architecture, calibration, metrics, and the SHA-256 of the files beside it
+
+Pure: reading and checking a folder is ``scoring.load``, writing one is ``model.checkpoint``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agegender.schema import AGE_BINS
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "weights.safetensors"
+GRAPH_FILE = "model.onnx"
+TRAINING_IMAGES_FILE = "training_images.u64"
+INFO_FILE = "model.json"
+
+GRAPH_INPUT = "images"  # uint8[B, S, S, 3] RGB, as a decoder gives them
+GRAPH_OUTPUTS = ("age_years", "age_low_years", "age_high_years", "female_probability", "age_probabilities")
+"""float32[B] each, but the last float32[B, 121]; a scalar age head's graph has no ``age_probabilities``."""
+
+PerYear = Annotated[list[float], Field(min_length=AGE_BINS, max_length=AGE_BINS)]
+
+
+class Calibration(BaseModel):
+    """What validation taught about the network's certainty; all of it is inside the ONNX graph."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    gender_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """The gender logit is divided by it."""
+
+    interval_coverage: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    age_low_offset_years: PerYear = [0.0] * AGE_BINS
+    """By predicted age rounded half up: age_low_years = age_years - offset, not below 0."""
+
+    age_high_offset_years: PerYear = [0.0] * AGE_BINS
+    """By predicted age rounded half up: age_high_years = age_years + offset, not above 120."""
+
+
+class NetworkConfig(BaseModel):
+    """Everything that rebuilds the network's shape."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: str
+    age_head: Literal["distribution", "scalar"]
+    image_size_px: int
+
+
+class ModelInfo(BaseModel):
+    """The content of ``model.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    model_id: str
+    """First 12 hex digits of the SHA-256 of the weights file."""
+
+    network: NetworkConfig
+    framing: str = "whole"
+    """How a face is cut out of its image before it is resized; ``whole``: the image is the crop."""
+
+    calibration: Calibration = Calibration()
+    split_hash: str = ""
+    """SHA-256 over the sorted content hashes and parts of the split it was trained on."""
+
+    config: dict[str, Any] = {}
+    """The resolved config of the training run."""
+
+    metrics: dict[str, float] = {}
+    """Of the kept epoch on the validation part."""
+
+    files: dict[str, str] = {}
+    """File name -> SHA-256, of every other file in the folder."""
+
+    created_by: str = ""
+    """Package and version that wrote it."""

@@ -1,0 +1,415 @@
+"""One validated config per job: the same object is flags, file, environment and the record of a run.
+
+Pure: it checks shapes and ranges of what was said, never the disk, the network or the machine. Field docstrings are the
+help texts of the flags; the class docstring is the head of ``agegender JOB --help``.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Options(BaseModel):
+    """Common behaviour of every group of options: unknown names are errors, field docstrings are help texts."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class SourceOptions(Options):
+    """Where the images are and how their labels are found."""
+
+    input: Annotated[list[str], Field(min_length=1)]
+    """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .parquet) with a uri
+    column, Parquet with the bytes of the images, or WebDataset shards (.tar)"""
+
+    labels: Literal["auto", "filename", "folder", "manifest", "none"] = "auto"
+    """where age and gender come from: UTKFace file names (AGE_GENDER_RACE_STAMP.jpg), the folder above the file
+    (AGE_GENDER, e.g. 31_female), columns of the manifest, or nowhere; auto: the manifest's columns where it has them, else file names"""
+
+    uri_column: str = "uri"
+    """manifest: column with the address of each image; relative addresses count from the manifest's folder"""
+
+    age_column: str = "age_years"
+    """manifest: column with the age in years, 0-120"""
+
+    gender_column: str = "gender"
+    """manifest: column with the gender: male/female, m/f, or 0 male / 1 female"""
+
+    race_column: str = "race"
+    """manifest: column with the race code 0-4 or its name, for disaggregated evaluation alone"""
+
+    bytes_column: str = "bytes"
+    """Parquet: column that holds the image files themselves, where there is one"""
+
+    max_image_pixels: Positive = 100_000_000
+    """images with more pixels get the status too_large and are not decoded"""
+
+    max_image_bytes: Positive = 100_000_000
+    """files with more bytes get the status too_large and are not read"""
+
+    unit_images: Positive = 512
+    """images in one unit of work, the piece that is done, or done again, as a whole"""
+
+
+class ClusterOptions(Options):
+    """Which Ray to run on."""
+
+    address: str | None = None
+    """Ray cluster to connect to, e.g. auto or ray://HOST:10001; default: RAY_ADDRESS where set, else a Ray of its own on this machine"""
+
+    num_cpus: Positive | None = None
+    """CPUs that a Ray of its own may use; default: all"""
+
+
+class ReportOptions(Options):
+    """What a report page may show."""
+
+    images: bool = True
+    """show faces in the report; --no-images leaves them out"""
+
+
+class SampleConfig(Options):
+    """Draw faces with known age and gender: a small labelled set that needs no download.
+
+    The drawings vary in what age and gender look like in a drawing, with noise. File names are UTKFace's.
+
+    example:
+      agegender sample --output faces --count 1500
+    """
+
+    output: str
+    """folder for the drawings"""
+
+    count: Positive = 1000
+    """drawings to make"""
+
+    seed: int = 0
+    """same seed, same drawings"""
+
+    size_px: Annotated[int, Field(ge=32, le=1024)] = 128
+    """side of a drawing in pixels"""
+
+    num_workers: Positive | None = None
+    """processes that draw; default: all CPUs"""
+
+
+class EdaConfig(SourceOptions, ClusterOptions, ReportOptions):
+    """Say what is in an image set: counts, ages, genders, sizes, bad files, bad names, duplicates.
+
+    Writes summary.json, tables/*.parquet, figures/*.png and report.html.
+
+    example:
+      agegender eda --input UTKFace/ --output out/eda
+    """
+
+    output: str
+    """folder or s3:// prefix for what is written"""
+
+    seed: int = 0
+    """draws the images of the grids"""
+
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 4
+    """two images are near duplicates when at most this many of the 64 bits of their perceptual hashes differ"""
+
+
+class Augmentation(Options):
+    """How training images are varied; every range is drawn uniformly per image."""
+
+    flip_probability: Fraction = 0.5
+    """share of images mirrored left to right"""
+
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 12.0
+    """largest rotation either way"""
+
+    zoom_min: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """smallest zoom: below 1 the face shrinks"""
+
+    zoom_max: Annotated[float, Field(ge=1)] = 1.1
+    """largest zoom: above 1 the face grows"""
+
+    shift_fraction: Fraction = 0.06
+    """largest shift either way, as a share of the side"""
+
+    brightness: Fraction = 0.2
+    """largest relative change of brightness"""
+
+    contrast: Fraction = 0.2
+    """largest relative change of contrast"""
+
+    erase_probability: Fraction = 0.1
+    """share of images that lose one random rectangle"""
+
+
+class Recipe(Options):
+    """The network and how it is trained; everything that the trainer needs and nothing about where it runs."""
+
+    backbone: str = "compact"
+    """compact, notebook, or the name of a torchvision classification model, e.g. resnet50"""
+
+    weights: str | None = None
+    """first weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
+
+    age_head: Literal["distribution", "scalar"] = "distribution"
+    """distribution: 121 bins, one per year, read out as the expectation; scalar: one number"""
+
+    image_size_px: Annotated[int, Field(ge=32, le=512)] = 96
+    """side of the square that images are resized to"""
+
+    epochs: Positive = 15
+    """passes over the training part"""
+
+    batch_size: Positive = 128
+    """images per step over all workers together"""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """peak learning rate of AdamW"""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """decoupled, on matrices and filters alone"""
+
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    """one-cycle: linear warm-up, then cosine to zero"""
+
+    warmup_fraction: Fraction = 0.15
+    """share of the steps spent warming up"""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    """decay per step of the averaged weights that are evaluated and kept; 0: no averaging"""
+
+    gradient_clip_norm: Annotated[float, Field(ge=0)] = 5.0
+    """largest norm of the gradient; 0: no bound"""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor is built for it, else float32; resolved once and recorded"""
+
+    age_sigma_years: Annotated[float, Field(gt=0)] = 2.5
+    """width of the Gaussian target of the age distribution"""
+
+    age_distribution_weight: Annotated[float, Field(ge=0)] = 1.0
+    """weight of the divergence from the age target, in nats"""
+
+    age_error_weight: Annotated[float, Field(ge=0)] = 0.2
+    """weight of the mean absolute age error, per year"""
+
+    gender_weight: Annotated[float, Field(ge=0)] = 1.0
+    """weight of the binary cross-entropy of gender, in nats"""
+
+    augment: Augmentation = Augmentation()
+    """how training images are varied"""
+
+    seed: int = 0
+    """first weights, order and augmentation; and the split"""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "notebook": {
+        "backbone": "notebook",
+        "age_head": "scalar",
+        "epochs": 30,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "ema_decay": 0.0,
+        "gradient_clip_norm": 0.0,
+        "precision": "float32",
+        "age_distribution_weight": 0.0,
+        "age_error_weight": 1.0,
+        "augment": {
+            "flip_probability": 0.0,
+            "rotation_degrees": 0.0,
+            "zoom_min": 1.0,
+            "zoom_max": 1.0,
+            "shift_fraction": 0.0,
+            "brightness": 0.0,
+            "contrast": 0.0,
+            "erase_probability": 0.0,
+        },
+    },
+}
+"""What a preset says in place of the defaults of ``Recipe``; what the user says wins over it."""
+
+
+class TrainConfig(Recipe, SourceOptions, ClusterOptions, ReportOptions):
+    """Train the age and gender network on a labelled image set.
+
+    Writes model/ (what predict and evaluate take), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
+    The same command after a kill goes on where it was.
+
+    examples:
+      agegender train --input UTKFace/ --output out/train
+      agegender train --input UTKFace/ --output out/notebook --preset notebook
+      agegender train --input my.csv --output out/mine --init out/train/model --epochs 5 --learning-rate 2e-4
+    """
+
+    output: str
+    """folder or s3:// prefix for what is written"""
+
+    preset: Literal["compact", "notebook"] = "compact"
+    """compact: our network for CPUs; notebook: the plain CNN that the project grew from. Flags win over the preset"""
+
+    init: str | None = None
+    """trained model folder to start from (fine-tuning); its network is taken over"""
+
+    num_workers: Positive = 1
+    """training processes; the global batch is divided among them"""
+
+    use_gpu: bool = False
+    """one GPU per worker"""
+
+    val_fraction: Fraction = 0.1
+    """share of the groups that epochs are judged on and intervals calibrated on"""
+
+    test_fraction: Fraction = 0.1
+    """share of the groups that training never sees"""
+
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 4
+    """near duplicates, which stay on one side of the split: at most this many bits differ of 64"""
+
+    cache_dir: str | None = None
+    """folder on each node for the decoded images; default: the system's temporary folder"""
+
+    cache_limit_gb: Annotated[float, Field(gt=0)] = 16.0
+    """largest size of the decoded images on one node, in GB"""
+
+    checkpoint_interval_steps: Positive = 200
+    """a checkpoint every so many steps and at each epoch's end: what a kill can cost"""
+
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """losses of a worker or node that training survives"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:  # pydantic hands over whatever the caller passed
+        """What the preset says takes the place of a default, never of what was given."""
+        if not isinstance(given, dict):
+            return given
+        preset = PRESETS.get(given.get("preset", "compact"), {})
+        augment = {**preset.get("augment", {}), **_as_dict(given.get("augment", {}))}
+        return {**preset, **given, **({"augment": augment} if augment else {})}
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> Self:
+        if self.val_fraction <= 0 or self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction}: val must be above 0 and train must keep a share"
+            )
+        return self
+
+    def recipe(self) -> Recipe:
+        """The part of the config that the trainer needs."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else dict(value)
+
+
+class ScoringOptions(Options):
+    """How a trained model is put to work."""
+
+    num_workers: Positive | None = None
+    """scoring processes, each with the model loaded once; default: as many as the CPUs carry"""
+
+    batch_size: Positive = 64
+    """images per forward pass; the last batch is padded, so the result does not depend on it"""
+
+    threads_per_worker: Positive = 1
+    """threads of the forward pass in one scoring process"""
+
+
+class EvaluateConfig(SourceOptions, ClusterOptions, ReportOptions, ScoringOptions):
+    """Measure a trained model on labelled images, overall and by age group, gender and race.
+
+    Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are
+    counted and named at the top of the report; --split keeps to what training held out.
+
+    example:
+      agegender evaluate --input UTKFace/ --model out/train/model --split out/train/split.parquet --part test --output out/eval
+    """
+
+    output: str
+    """folder or s3:// prefix for what is written"""
+
+    model: str
+    """trained model: a folder or s3:// prefix that train wrote"""
+
+    split: str | None = None
+    """split.parquet of a training run: only its images of --part are evaluated"""
+
+    part: Literal["train", "val", "test"] = "test"
+    """part of --split to evaluate"""
+
+    seed: int = 0
+    """draws the bootstrap and the examples of the report"""
+
+    bootstrap_rounds: Annotated[int, Field(ge=100)] = 1000
+    """resamples behind the 95 % bounds"""
+
+
+class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
+    """Score every image of a source and write one row per face to Parquet.
+
+    Writes part-*.parquet, one table for every reader; _run.json; _work/. Each listed image ends in the output once; the same
+    command after a kill goes on where it was. A bad file is a row with its status, never an exception.
+
+    examples:
+      agegender predict --input photos/ --model out/train/model --output out/predictions
+      agegender predict --input s3://bucket/photos --model s3://bucket/model --output s3://bucket/out --dry-run
+    """
+
+    output: str
+    """folder or s3:// prefix for what is written"""
+
+    model: str
+    """trained model: a folder or s3:// prefix that train wrote"""
+
+    faces: Literal["none"] = "none"
+    """none: each image is one face crop, scored whole"""
+
+    limit: Positive | None = None
+    """score only the first so many images of the listing"""
+
+    dry_run: bool = False
+    """say what would be scored and how long it may take, from a timed sample; write nothing"""
+
+    keep_columns: list[str] = []
+    """manifest columns to carry into the output, e.g. ids and dates"""
+
+    age_distribution: bool = False
+    """add age_probabilities, 121 numbers per row"""
+
+    abstain_above: Annotated[float, Field(gt=0)] | None = None
+    """mark rows whose 90 %% interval is wider than so many years as abstained"""
+
+    max_bad_fraction: Fraction = 0.05
+    """share of bad files above which the job ends with exit code 3; what was written stays"""
+
+
+class ExportConfig(Options):
+    """Copy the ONNX graph of a trained model to one file: uint8 images in, ages, intervals and gender out.
+
+    example:
+      agegender export --model out/train/model --output agegender.onnx
+    """
+
+    model: str
+    """trained model: a folder or s3:// prefix that train wrote"""
+
+    output: str
+    """file to write, local or s3://"""
+
+
+class StatusConfig(Options):
+    """Say how far a predict run is, what failed and why, and what is left.
+
+    example:
+      agegender status --output out/predictions
+    """
+
+    output: str
+    """the OUTPUT of the predict run"""

@@ -1,0 +1,1 @@
+"""How good predictions are, in numpy alone: metrics as mergeable sums, bounds, slices, calibration."""

@@ -1,0 +1,1 @@
+"""The only Ray code: one module per job, and what they share."""

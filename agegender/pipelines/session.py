@@ -1,0 +1,74 @@
+"""One Ray per job: connect to the user's, or start one of our own, and stop only what was started here."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from agegender.errors import ResourceError
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 1_000_000_000
+"""Enough for a Ray of our own: images never pass through the object store, only unit addresses and counts do."""
+
+
+@contextmanager
+def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """Make sure that Ray is there for the time of the block.
+
+    Args:
+        address: cluster to connect to; None: ``RAY_ADDRESS`` where set (as inside a submitted job), else a Ray of our own.
+        num_cpus: CPUs of a Ray of our own; None: all.
+
+    Raises:
+        ResourceError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _quieten()
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        else:
+            _start_own(num_cpus)
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise ResourceError(f"Ray does not answer {where}: {error}. Check `ray status` there, or leave --address out") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_own(num_cpus: int | None) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+        log_to_driver=logger.isEnabledFor(logging.DEBUG),
+    )
+
+
+def _quieten() -> None:
+    """Ray's own bars and start-up chatter would hide ours; each stays settable by its variable."""
+    for name, value in {
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="ray")
+
+
+def cluster_cpus() -> float:
+    """CPUs of the cluster that this process is connected to."""
+    return float(ray.cluster_resources().get("CPU", 1.0))

@@ -1,0 +1,1 @@
+"""Figures and HTML pages out of tables; never computes a statistic itself."""

@@ -1,0 +1,147 @@
+"""Column names, Arrow schemas and closed vocabularies of the data contract, each said once."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+CONTRACT_VERSION = 1
+"""Raised when the same image and model would give other rows or columns."""
+
+MAX_AGE_YEARS = 120
+AGE_BINS = MAX_AGE_YEARS + 1
+"""One bin per whole year, 0 to 120."""
+
+GENDERS = ("male", "female")
+"""Index is the data set's code: 0 male, 1 female."""
+
+RACES = ("white", "black", "asian", "indian", "other")
+"""UTKFace's codes 0-4, for disaggregated evaluation alone; never predicted."""
+
+AGE_GROUPS = ("1-10", *(f"{low}-{low + 9}" for low in range(11, 101, 10)), "101+")
+"""Ten-year groups; age 0 counts to the first."""
+
+
+class Status(StrEnum):
+    """What became of one image. Closed and documented: a reader may rely on no other value."""
+
+    OK = "ok"
+    NO_FACE = "no_face"
+    MISSING = "missing"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED = "unsupported"
+    TOO_LARGE = "too_large"
+    UNREADABLE = "unreadable"
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it counts towards ``--max-bad-fraction``: everything but ``ok`` and ``no_face``."""
+        return self not in (Status.OK, Status.NO_FACE)
+
+
+def age_group_index(age_years: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Index into ``AGE_GROUPS`` of each age, rounded half up to whole years.
+
+    Args:
+        age_years: float[N], years, >= 0, no NaN.
+
+    Returns:
+        int64[N].
+    """
+    whole = np.floor(np.asarray(age_years, dtype=np.float64) + 0.5)
+    return np.clip((whole - 1) // 10, 0, len(AGE_GROUPS) - 1).astype(np.int64)
+
+
+def age_group(age_years: float) -> str:
+    """The ten-year group of one age, e.g. ``21-30``."""
+    return AGE_GROUPS[int(age_group_index(age_years))]
+
+
+LISTING = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("container", pa.string()),  # tar or Parquet file that holds the bytes; null: the uri is the file
+        pa.field("offset", pa.int64()),  # byte offset of a tar member, row number in a Parquet file
+        pa.field("size_bytes", pa.int64()),
+        pa.field("etag", pa.string()),  # changes when the content changes; local: modification time in ns
+        pa.field("age_years", pa.float32()),
+        pa.field("gender", pa.int8()),
+        pa.field("race", pa.int8()),
+        pa.field("label_problem", pa.string()),  # why age and gender are null; null: labelled, or no label was looked for
+    ]
+)
+"""One row per image that a source lists; the columns that the user keeps follow."""
+
+FACTS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),  # as shown: EXIF orientation applied
+        pa.field("height", pa.int32()),
+        pa.field("format", pa.string()),  # the decoder's name: JPEG, PNG, ...
+        pa.field("size_bytes", pa.int64()),
+        pa.field("content_hash", pa.binary(16)),  # first half of the SHA-256 of the bytes; null if there were none
+        pa.field("perceptual_hash", pa.uint64()),  # null if not ok
+        pa.field("channel_mean", pa.list_(pa.float64(), 3)),  # RGB, 0-255
+        pa.field("channel_mean_square", pa.list_(pa.float64(), 3)),
+        pa.field("age_years", pa.float32()),
+        pa.field("gender", pa.int8()),
+        pa.field("race", pa.int8()),
+        pa.field("label_problem", pa.string()),
+    ]
+)
+"""What eda and train know of one image."""
+
+BOX = pa.struct([(name, pa.float32()) for name in ("x", "y", "width", "height")])
+
+
+def prediction_schema(keep: Sequence[pa.Field] = (), age_distribution: bool = False) -> pa.Schema:
+    """The Arrow schema of predict's output.
+
+    Args:
+        keep: fields of the manifest to carry through, after the contract's own.
+        age_distribution: whether ``age_probabilities`` is there.
+    """
+    label = pa.dictionary(pa.int8(), pa.string())
+    fields = [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("face_index", pa.int16(), nullable=False),
+        pa.field("status", label, nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("box", BOX),
+        pa.field("detection_score", pa.float32()),
+        pa.field("age_years", pa.float32()),
+        pa.field("age_low_years", pa.float32()),
+        pa.field("age_high_years", pa.float32()),
+        pa.field("age_group", label),
+        pa.field("gender", label),
+        pa.field("gender_probability", pa.float32()),
+        pa.field("female_probability", pa.float32()),
+        pa.field("abstained", pa.bool_()),
+    ]
+    if age_distribution:
+        fields.append(pa.field("age_probabilities", pa.list_(pa.float32(), AGE_BINS)))
+    return pa.schema([*fields, *keep])
+
+
+SPLIT_PARTS = ("train", "val", "test")
+
+SPLIT = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("content_hash", pa.binary(16), nullable=False),
+        pa.field("group", pa.binary(16), nullable=False),  # smallest content hash of its duplicates
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("age_years", pa.float32()),
+        pa.field("gender", pa.int8()),
+        pa.field("race", pa.int8()),
+    ]
+)
+"""One row per usable labelled image of a training run; a part is found again by content, wherever the files lie."""

@@ -1,0 +1,1 @@
+"""A trained model at work: uint8 images in, predictions out."""

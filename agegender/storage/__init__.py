@@ -1,0 +1,1 @@
+"""Local disk and s3://: list, read, write whole-or-absent."""

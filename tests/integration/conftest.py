@@ -1,0 +1,15 @@
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray of two CPUs for all integration tests of a run."""
+    from agegender.pipelines.session import ray_session
+
+    with ray_session(num_cpus=2):
+        yield
