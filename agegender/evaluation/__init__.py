@@ -1,1 +1,1 @@
-"""How good predictions are, in numpy alone: metrics as mergeable sums, bounds, slices, calibration."""
+"""How good a model is, in numbers: metrics, bounds, slices, calibration. numpy only, arrays in, values out."""

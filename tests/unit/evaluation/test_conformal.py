@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from agegender.evaluation.conformal import (
+    age_bands,
+    conformal_quantile,
+    fit_calibration,
+    gender_temperature,
+    interval_offsets,
+    rounded_age,
+)
+
+
+def draw(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ages whose errors grow with age and lean to the low side, as real ones do."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(1, 91, n).astype(np.float64)
+    estimate = np.clip(truth + rng.normal(0, 1 + truth / 8) - truth / 20, 0, 120)
+    return truth, estimate
+
+
+def covered(truth: np.ndarray, estimate: np.ndarray, offsets: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    years = rounded_age(estimate)
+    return (truth >= estimate - offsets[0][years]) & (truth <= estimate + offsets[1][years])
+
+
+def test_the_interval_holds_its_coverage_on_new_faces_over_all_and_by_band() -> None:
+    offsets = interval_offsets(*draw(0, 4000))
+    truth, estimate = draw(1, 40_000)
+    inside = covered(truth, estimate, offsets)
+    assert inside.mean() == pytest.approx(0.9, abs=0.015)
+    for low in range(5, 85, 10):
+        band = (estimate >= low) & (estimate < low + 10)
+        assert 0.84 < inside[band].mean() < 0.96
+    assert (offsets[0] + offsets[1])[75] > 2 * (offsets[0] + offsets[1])[10]
+
+
+def test_neighbouring_years_differ_little() -> None:
+    for offsets in interval_offsets(*draw(2, 4000)):
+        assert np.abs(np.diff(offsets)).max() < 3
+
+
+def test_conformal_quantile_is_the_finite_sample_rank() -> None:
+    scores = np.arange(1.0, 100.0)
+    assert conformal_quantile(scores, 0.9) == 90
+    assert conformal_quantile(np.array([3.0, 1.0, 2.0]), 0.9) == 3
+
+
+@pytest.mark.parametrize("n", [1, 5, 30])
+def test_few_faces_give_a_finite_interval_that_holds_them_nearly_all(n: int) -> None:
+    truth, estimate = draw(3, n)
+    inside = covered(truth, estimate, interval_offsets(truth, estimate))
+    assert inside.mean() >= 0.9
+
+
+def test_without_labels_nothing_is_claimed() -> None:
+    calibration = fit_calibration([np.nan, np.nan], [20.0, 30.0], [-1, -1], [0.3, 2.0])
+    assert calibration.gender_temperature == 1
+    assert min(calibration.age_low_offset_years + calibration.age_high_offset_years) == 120
+
+
+def test_unlabelled_rows_change_nothing() -> None:
+    truth, estimate = draw(4, 500)
+    with_gaps = interval_offsets(np.append(truth, np.nan), np.append(estimate, 50.0))
+    np.testing.assert_array_equal(interval_offsets(truth, estimate), with_gaps)
+
+
+def test_bands_are_ordered_and_big_enough() -> None:
+    _, estimate = draw(5, 1234)
+    bands = age_bands(estimate)
+    assert np.bincount(bands).min() >= 100
+    assert np.all(np.diff(bands[np.argsort(estimate)]) >= 0)
+    assert set(age_bands(estimate[:50])) == {0}
+
+
+def test_the_temperature_is_found_again() -> None:
+    rng = np.random.default_rng(6)
+    logit = rng.normal(0, 2, 20_000)
+    gender = (rng.random(20_000) < 1 / (1 + np.exp(-logit))).astype(int)
+    assert gender_temperature(gender, logit * 2.5) == pytest.approx(2.5, rel=0.05)
+    assert gender_temperature(np.append(gender, -1), np.append(logit * 0.5, 99.0)) == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_small_set_without_a_mistake_does_not_claim_certainty() -> None:
+    logit = np.array([-2.0, -3.0, 2.5, 3.0] * 3)
+    temperature = gender_temperature((logit > 0).astype(int), logit)
+    assert 0.5 < temperature < 3
