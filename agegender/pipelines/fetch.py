@@ -1,0 +1,114 @@
+"""Listing rows -> the bytes of their images, or the definite reason why there are none. No Ray.
+
+An outage is no reason: it raises ``ResourceError`` and the unit stays undone.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agegender.config import SourceOptions
+from agegender.schema import Status
+from agegender.storage import files
+
+REMOTE_READS_IN_FLIGHT = 32
+"""A small object costs a round trip, not bandwidth: many must be under way at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes of one listed image: ``data``, or a status that says why there are none."""
+
+    data: bytes | None
+    status: Status
+    error: str | None = None
+
+
+def fetch(listing: pa.Table, options: SourceOptions) -> Iterator[Fetched]:
+    """Read the images of a listing table, in its order.
+
+    Args:
+        listing: rows of ``schema.LISTING``.
+        options: bounds, and the name of the column of bytes.
+
+    Raises:
+        ResourceError: storage does not answer.
+    """
+    rows = listing.select(["uri", "container", "offset", "size_bytes"]).to_pylist()
+    for container, members in itertools.groupby(rows, key=lambda row: row["container"]):
+        if container is not None and container.lower().endswith(".parquet"):
+            yield from _from_table(container, list(members), options)
+        else:
+            yield from _from_files(list(members), options)
+
+
+def _from_files(rows: list[dict[str, Any]], options: SourceOptions) -> Iterator[Fetched]:
+    if not files.is_s3(rows[0]["container"] or rows[0]["uri"]):
+        yield from (_read(row, options) for row in rows)  # a local read is shorter than handing it to a thread
+        return
+    with ThreadPoolExecutor(REMOTE_READS_IN_FLIGHT) as pool:
+        futures = [pool.submit(_read, row, options) for row in rows]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(row: dict[str, Any], options: SourceOptions) -> Fetched:
+    limit = options.max_image_bytes
+    if (row["size_bytes"] or 0) > limit:
+        return _too_large(row["size_bytes"], limit)
+    try:
+        if row["container"] is not None:
+            return _bounded(files.read_bytes(row["container"], row["offset"], row["size_bytes"]), limit)
+        return _bounded(files.read_bytes(row["uri"], length=limit + 1), limit)
+    except files.ObjectAnswer as answer:
+        return Fetched(None, answer.status, str(answer))
+
+
+def _from_table(container: str, rows: list[dict[str, Any]], options: SourceOptions) -> Iterator[Fetched]:
+    """Rows of one Parquet file, ascending by row number; row groups without a wanted row are not read."""
+    try:
+        stream = files.open_for_reading(container)
+    except files.ObjectAnswer as answer:
+        yield from (Fetched(None, answer.status, str(answer)) for _ in rows)
+        return
+    with stream:
+        column = _bytes_by_row(pq.ParquetFile(stream), options.bytes_column, [row["offset"] for row in rows])
+        with closing(column) as values:
+            for data in values:
+                yield Fetched(None, Status.EMPTY, "the table has no bytes here") if data is None else _bounded(data, options.max_image_bytes)
+
+
+def _bytes_by_row(table: pq.ParquetFile, column: str, wanted: Iterable[int]) -> Iterator[bytes | None]:
+    wanted_rows = iter(wanted)
+    target = next(wanted_rows, None)
+    start = 0
+    for group in range(table.num_row_groups):
+        end = start + table.metadata.row_group(group).num_rows
+        if target is None:
+            return
+        if target < end:
+            row = start
+            for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=[column]):
+                while target is not None and target < row + batch.num_rows:
+                    yield batch.column(0)[target - row].as_py()
+                    target = next(wanted_rows, None)
+                row += batch.num_rows
+        start = end
+
+
+def _bounded(data: bytes, limit: int) -> Fetched:
+    return _too_large(len(data), limit) if len(data) > limit else Fetched(data, Status.OK)
+
+
+def _too_large(size_bytes: int, limit: int) -> Fetched:
+    size = f"more than {limit:,}" if size_bytes == limit + 1 else f"{size_bytes:,}"
+    return Fetched(None, Status.TOO_LARGE, f"{size} bytes; --max-image-bytes is {limit:,}")

@@ -1,0 +1,84 @@
+"""The record of a run in its OUTPUT: whose output it is, with which config it was made, and what came out."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from agegender import __version__
+from agegender.errors import ConfigError
+from agegender.schema import CONTRACT_VERSION
+from agegender.storage import files
+
+RUNNING, DONE = "running", "done"
+
+
+def record_uri(output: str, job: str) -> str:
+    """Where the record lies: predict's begins with ``_``, so that every reader takes its folder as one table."""
+    return files.join(output, "_run.json" if job == "predict" else "run.json")
+
+
+def read_record(output: str, job: str) -> dict[str, Any] | None:
+    """The record in OUTPUT, or None where there is none."""
+    uri = record_uri(output, job)
+    return dict(files.read_json(uri)) if files.exists(uri) else None
+
+
+def claim_output(output: str, job: str, config: BaseModel, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Make OUTPUT ours, or recognise it as ours from before.
+
+    Args:
+        output: folder or s3:// prefix of the run.
+        job: name of the job.
+        config: resolved config, written down.
+        identity: everything that, were it different, would give other rows or another model; plain JSON values.
+
+    Returns:
+        The earlier record when the same run was begun or finished here, else None.
+
+    Raises:
+        ConfigError: OUTPUT holds the output of another job or of a run with another identity; nothing was changed.
+    """
+    for other in ("predict", job):
+        earlier = read_record(output, other)
+        if earlier is not None:
+            _refuse_foreign(output, job, earlier, identity)
+            return earlier
+    _write(output, job, config, identity, RUNNING, {})
+    return None
+
+
+def finish_record(output: str, job: str, config: BaseModel, identity: dict[str, Any], result: dict[str, Any]) -> None:
+    """Write what came out; from here on the run counts as finished."""
+    _write(output, job, config, identity, DONE, result)
+
+
+def _write(output: str, job: str, config: BaseModel, identity: dict[str, Any], state: str, result: dict[str, Any]) -> None:
+    record = {
+        "job": job,
+        "state": state,
+        "agegender_version": __version__,
+        "contract_version": CONTRACT_VERSION,
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": identity,
+        "config": config.model_dump(mode="json"),
+        "result": result,
+    }
+    files.write_json(record_uri(output, job), record)
+
+
+def _refuse_foreign(output: str, job: str, earlier: dict[str, Any], identity: dict[str, Any]) -> None:
+    if earlier.get("job") != job:
+        raise ConfigError(f"{output} holds the output of `agegender {earlier.get('job')}`. Give this {job} run an --output of its own")
+    before = earlier.get("identity", {})
+    differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
+    if differing:
+        parts = "; ".join(f"{key} was {_short(before.get(key))}, is now {_short(identity.get(key))}" for key in differing)
+        raise ConfigError(
+            f"{output} holds another {job} run: {parts}. Nothing was changed. Use the earlier settings to go on, or give another --output"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
