@@ -153,7 +153,7 @@ def rounded_age(estimate: npt.ArrayLike) -> Integers:
 
 
 def _scale_to_cover(truth: Floats, estimate: Floats, low: Floats, high: Floats, coverage: float) -> float:
-    """The factor on both tables that holds the coverage over all images, which tails and straight lines miss a little."""
+    """The factor on both tables that holds the coverage over all images, which tails and lines may miss."""
     years = rounded_age(estimate)
     stretch = np.maximum((estimate - truth) / low[years], (truth - estimate) / high[years])
     return max(conformal_quantile(stretch, coverage), 0.0)
