@@ -39,7 +39,9 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
             _start_own(num_cpus)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         where = f"at {address}" if address else "on this machine"
-        raise ResourceError(f"Ray does not answer {where}: {error}. Check `ray status` there, or leave --address out") from error
+        raise ResourceError(
+            f"Ray does not answer {where}: {error}. Check `ray status` there, or leave --address out"
+        ) from error
     try:
         yield
     finally:
@@ -72,3 +74,9 @@ def _quieten() -> None:
 def cluster_cpus() -> float:
     """CPUs of the cluster that this process is connected to."""
     return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def node_cpus() -> list[float]:
+    """CPUs of each node of the cluster that has any; at least one node."""
+    cpus = [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+    return [count for count in cpus if count > 0] or [1.0]
