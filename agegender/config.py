@@ -384,7 +384,7 @@ class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
     """add age_probabilities, 121 numbers per row"""
 
     abstain_above: Annotated[float, Field(gt=0)] | None = None
-    """mark rows whose 90 %% interval is wider than so many years as abstained"""
+    """mark rows whose 90 % interval is wider than so many years as abstained"""
 
     max_bad_fraction: Fraction = 0.05
     """share of bad files above which the job ends with exit code 3; what was written stays"""

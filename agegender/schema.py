@@ -71,7 +71,9 @@ LISTING = pa.schema(
         pa.field("age_years", pa.float32()),
         pa.field("gender", pa.int8()),
         pa.field("race", pa.int8()),
-        pa.field("label_problem", pa.string()),  # why age and gender are null; null: labelled, or no label was looked for
+        pa.field(
+            "label_problem", pa.string()
+        ),  # why age and gender are null; null: labelled, or no label was looked for
     ]
 )
 """One row per image that a source lists; the columns that the user keeps follow."""

@@ -84,7 +84,11 @@ def _from_table(container: str, rows: list[dict[str, Any]], options: SourceOptio
         column = _bytes_by_row(pq.ParquetFile(stream), options.bytes_column, [row["offset"] for row in rows])
         with closing(column) as values:
             for data in values:
-                yield Fetched(None, Status.EMPTY, "the table has no bytes here") if data is None else _bounded(data, options.max_image_bytes)
+                yield (
+                    Fetched(None, Status.EMPTY, "the table has no bytes here")
+                    if data is None
+                    else _bounded(data, options.max_image_bytes)
+                )
 
 
 def _bytes_by_row(table: pq.ParquetFile, column: str, wanted: Iterable[int]) -> Iterator[bytes | None]:

@@ -17,7 +17,8 @@ from agegender.errors import InputError
 from agegender.storage import files
 
 IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .jp2 .ppm .pgm .heic .heif .avif .tga .ico".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2"}
+    | {".ppm", ".pgm", ".heic", ".heif", ".avif", ".tga", ".ico"}
 )
 """In a folder or tar, files with these extensions or with none are images; what they really are, the decoder says."""
 
@@ -59,7 +60,10 @@ class SourceReader:
         for address in self.options.input:
             uri = files.absolute(address)
             if self.keep_columns and not uri.lower().endswith(MANIFEST_EXTENSIONS):
-                raise InputError(f"{address} has no columns to keep {list(self.keep_columns)} from: --keep-columns needs a manifest (.csv, .parquet)")
+                wanted = ", ".join(self.keep_columns)
+                raise InputError(
+                    f"{address} has no columns to keep {wanted} from: --keep-columns needs a .csv or .parquet"
+                )
             for found in files.list_files(uri):
                 yield from self._file(found, named=found.uri == uri)
 
@@ -81,7 +85,12 @@ class SourceReader:
 
     def _labelled(self, uri: str, label: Label, **rest: Any) -> ListedImage:
         return ListedImage(
-            uri=uri, age_years=label.age_years, gender=label.gender, race=label.race, label_problem=label.problem, **rest
+            uri=uri,
+            age_years=label.age_years,
+            gender=label.gender,
+            race=label.race,
+            label_problem=label.problem,
+            **rest,
         )
 
     def _label_of_name(self, uri: str) -> Label:
@@ -108,14 +117,21 @@ class SourceReader:
                 extension = _extension(member.name)
                 if extension in IMAGE_EXTENSIONS:
                     yield self._image(
-                        f"{found.uri}#{member.name}", container=found.uri, offset=member.offset_data, size_bytes=member.size, etag=found.etag
+                        f"{found.uri}#{member.name}",
+                        container=found.uri,
+                        offset=member.offset_data,
+                        size_bytes=member.size,
+                        etag=found.etag,
                     )
                 else:
                     self.ignored[extension] += 1
 
     def _csv(self, found: files.FileInfo) -> Iterator[ListedImage]:
         options = self.options
-        as_text = {name: pa.string() for name in (options.uri_column, options.age_column, options.gender_column, options.race_column)}
+        as_text = {
+            name: pa.string()
+            for name in (options.uri_column, options.age_column, options.gender_column, options.race_column)
+        }
         with files.open_for_reading(found.uri) as stream:
             try:
                 reader = pa.csv.open_csv(stream, convert_options=pa.csv.ConvertOptions(column_types=as_text))
@@ -146,7 +162,8 @@ class SourceReader:
         missing = [name for name in (options.uri_column, *self.keep_columns) if name not in schema.names]
         if missing:
             raise InputError(
-                f"{uri} has no column {missing[0]!r}; its columns are {schema.names}. Name the column of addresses with --uri-column, others with --keep-columns"
+                f"{uri} has no column {missing[0]!r}; its columns are {schema.names}. "
+                "Name the column of addresses with --uri-column, others with --keep-columns"
             )
         roles = {"uri": options.uri_column}
         if options.labels in ("auto", "manifest"):
@@ -154,7 +171,8 @@ class SourceReader:
             roles.update({role: name for role, name in wanted.items() if name in schema.names})
         if options.labels == "manifest" and not {"age", "gender"} & roles.keys():
             raise InputError(
-                f"{uri} has neither {options.age_column!r} nor {options.gender_column!r}; its columns are {schema.names}. Name them with --age-column and --gender-column"
+                f"{uri} has neither {options.age_column!r} nor {options.gender_column!r}; its columns are {schema.names}. "
+                "Name them with --age-column and --gender-column"
             )
         self.keep_fields = self.keep_fields or [schema.field(name) for name in self.keep_columns]
         return roles | {f"keep:{name}": name for name in self.keep_columns}
@@ -184,4 +202,3 @@ def _resolve(uri: str, base: str) -> str:
 def _in_table(image: ListedImage, found: files.FileInfo, row: int) -> ListedImage:
     values: dict[str, Any] = {name: getattr(image, name) for name in ListedImage.__slots__}
     return ListedImage(**values | {"container": found.uri, "offset": row, "etag": found.etag})
-

@@ -44,7 +44,10 @@ class Progress:
         self._logged_s = time.monotonic()
         elapsed_s = max(self._logged_s - self._started_s, 1e-9)
         rate = self.done / elapsed_s
-        parts = [f"{self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}", f"{rate:,.0f} {self.unit}/s"]
+        parts = [
+            f"{self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}",
+            f"{rate:,.0f} {self.unit}/s",
+        ]
         if self.total and rate > 0:
             parts.append(f"{(self.total - self.done) / rate:,.0f} s left")
         parts += [f"{name} {value}" for name, value in self._figures.items()]
@@ -53,7 +56,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self.done:

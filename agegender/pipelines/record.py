@@ -53,7 +53,9 @@ def finish_record(output: str, job: str, config: BaseModel, identity: dict[str, 
     _write(output, job, config, identity, DONE, result)
 
 
-def _write(output: str, job: str, config: BaseModel, identity: dict[str, Any], state: str, result: dict[str, Any]) -> None:
+def _write(
+    output: str, job: str, config: BaseModel, identity: dict[str, Any], state: str, result: dict[str, Any]
+) -> None:
     record = {
         "job": job,
         "state": state,
@@ -69,11 +71,15 @@ def _write(output: str, job: str, config: BaseModel, identity: dict[str, Any], s
 
 def _refuse_foreign(output: str, job: str, earlier: dict[str, Any], identity: dict[str, Any]) -> None:
     if earlier.get("job") != job:
-        raise ConfigError(f"{output} holds the output of `agegender {earlier.get('job')}`. Give this {job} run an --output of its own")
+        raise ConfigError(
+            f"{output} holds the output of `agegender {earlier.get('job')}`. Give this {job} run an --output of its own"
+        )
     before = earlier.get("identity", {})
     differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
     if differing:
-        parts = "; ".join(f"{key} was {_short(before.get(key))}, is now {_short(identity.get(key))}" for key in differing)
+        parts = "; ".join(
+            f"{key} was {_short(before.get(key))}, is now {_short(identity.get(key))}" for key in differing
+        )
         raise ConfigError(
             f"{output} holds another {job} run: {parts}. Nothing was changed. Use the earlier settings to go on, or give another --output"
         )

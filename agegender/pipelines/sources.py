@@ -36,7 +36,10 @@ class SourceCounts:
 
 
 def list_source(
-    options: SourceOptions, keep_columns: Sequence[str] = (), counts: SourceCounts | None = None, limit: int | None = None
+    options: SourceOptions,
+    keep_columns: Sequence[str] = (),
+    counts: SourceCounts | None = None,
+    limit: int | None = None,
 ) -> Iterator[pa.Table]:
     """Stream a source as tables of at most ``options.unit_images`` rows; a uri that was met before is counted, not listed.
 
@@ -110,7 +113,12 @@ class Listing:
             tables.write_table(files.join(work_uri, names[-1]), table)
         if not counts.images:
             raise InputError(_nothing_found(options, counts))
-        index = {"images": counts.images, "repeated": counts.repeated, "ignored": dict(counts.ignored), "units": len(names)}
+        index = {
+            "images": counts.images,
+            "repeated": counts.repeated,
+            "ignored": dict(counts.ignored),
+            "units": len(names),
+        }
         files.write_json(index_uri, index)
         return cls._from_index(work_uri, index)
 

@@ -1,0 +1,134 @@
+"""``agegender eda | train | evaluate | predict | status | export | sample``: the jobs under one name.
+
+A setting is looked for in this order: flag, environment (``AGEGENDER_NUM_WORKERS``), the YAML file of ``--config``, default.
+Heavy imports wait until a command is known to be right: ``--help`` and a wrong command answer at once.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+
+from agegender import __version__, config
+from agegender.errors import AgegenderError
+from agegender.settings import EXIT_CODES, parse_config
+
+INTERRUPTED_EXIT_CODE = 130
+DEFECT_EXIT_CODE = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sub-command: what configures it and what runs it."""
+
+    config: type[BaseModel]
+    module: str
+    function: str
+
+
+JOBS = {
+    "sample": Job(config.SampleConfig, "agegender.pipelines.sample", "run_sample"),
+    "eda": Job(config.EdaConfig, "agegender.pipelines.eda", "run_eda"),
+    "train": Job(config.TrainConfig, "agegender.pipelines.train", "run_train"),
+    "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate", "run_evaluate"),
+    "predict": Job(config.PredictConfig, "agegender.pipelines.predict", "run_predict"),
+    "status": Job(config.StatusConfig, "agegender.pipelines.status", "run_status"),
+    "export": Job(config.ExportConfig, "agegender.pipelines.export", "run_export"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in JOBS:
+        return run_job(arguments[0], arguments[1:], program=f"agegender {arguments[0]}")
+    parser = argparse.ArgumentParser(
+        prog="agegender",
+        description="Estimate apparent age and gender from face images at archive scale, on Ray.",
+        epilog=_overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"agegender {__version__}")
+    parser.add_argument(
+        "command",
+        choices=list(JOBS),
+        metavar="command",
+        help="one of the commands below; `agegender COMMAND --help` explains it",
+    )
+    if not arguments:
+        parser.print_help()
+        return 2
+    parser.parse_args(arguments[:1])
+    return 0
+
+
+def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = None) -> int:
+    """Run one job from its flags; returns the exit code."""
+    program = program or f"jobs/{name}.py"
+    job = JOBS[name]
+    logging.basicConfig(
+        level=os.environ.get("AGEGENDER_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes ask this way
+    try:
+        settings = parse_config(job.config, sys.argv[1:] if argv is None else argv, program)
+        run: Callable[[BaseModel], dict[str, Any]] = getattr(importlib.import_module(job.module), job.function)
+        result = run(settings)
+    except AgegenderError as error:
+        return _fail(program, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(program, "interrupted. Run the same command again to go on", INTERRUPTED_EXIT_CODE)
+    _print_result(result)
+    return int(result.get("exit_code", 0))
+
+
+def _overview() -> str:
+    heads = [f"  {name:<10}{(job.config.__doc__ or '').strip().splitlines()[0]}" for name, job in JOBS.items()]
+    return "\n".join(
+        [
+            "commands:",
+            *heads,
+            "",
+            "example:",
+            "  agegender eda     --input UTKFace/ --output out/eda",
+            "  agegender train   --input UTKFace/ --output out/train",
+            "  agegender predict --input photos/ --model out/train/model --output out/predictions",
+            "",
+            "Every setting is a flag, a line of the YAML file given by --config, or a variable such as AGEGENDER_NUM_WORKERS.",
+            "",
+            EXIT_CODES,
+        ]
+    )
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    for key, value in result.items():
+        if key == "exit_code":
+            continue
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{key.replace('_', ' '):<24}{text}")
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"{program}: error: {message}" if code != INTERRUPTED_EXIT_CODE else f"{program}: {message}", file=sys.stderr)
+    return code
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""`agegender export` as a script, for `ray job submit -- python jobs/export.py ...`; the flags are the same."""
+
+import sys
+
+from agegender.cli import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("export"))
