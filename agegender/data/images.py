@@ -1,0 +1,258 @@
+"""Bytes of an image file -> uint8[H, W, 3] RGB as a viewer shows it, or a ``Status`` that says why not.
+
+What "as shown" means: EXIF orientation applied; the first frame of an animation; transparency laid over white, as a web
+page does; 16-bit samples cut to their upper 8 bits; CMYK and grey converted to RGB; colour profiles not applied.
+
+Shapes: H, W pixels of the shown image; S side of a square.
+"""
+
+import re
+import struct
+import threading
+import warnings
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from agegender.schema import Status
+
+Pixels = npt.NDArray[np.uint8]
+
+DECODABLE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of the formats that are opened, in the order tried. Not all of Pillow's: some run other programs (EPS),
+some have no magic number and take any bytes for an image (TGA), some hold an image larger than they announce (ICO)."""
+
+_WHAT_DECODERS_RAISE = (
+    *(
+        OSError,
+        SyntaxError,
+        ValueError,
+        LookupError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ),
+    *(struct.error, zlib.error),
+)
+
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what shows the image upright."""
+
+_MAGIC = (
+    *((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF"), (b"RIFF....WEBP", "WebP")),
+    *((b"II\\*\0", "TIFF"), (b"MM\0\\*", "TIFF"), (b"BM.{4}\0\0\0\0", "BMP")),
+    *((b"....ftyp(avif|avis)", "AVIF"), (b"\0\0\0\x0cjP  ", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000")),
+    *((b"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "HEIC"), (b"8BPS", "Photoshop"), (b"gimp xcf", "XCF")),
+    *((b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL ", "JPEG XL"), (b"II\xbc", "JPEG XR"), (b"v/1\x01", "OpenEXR")),
+    *((b"#\\?RADIANCE", "Radiance HDR"), (b"%!PS", "PostScript"), (b"\xc5\xd0\xd3\xc6", "PostScript")),
+    *((b"\0\0\x01\0", "ICO"), (b"icns", "ICNS"), (b"DDS ", "DDS"), (b"qoif", "QOI"), (b"SIMPLE  =", "FITS")),
+    *((b".{128}DICM", "DICOM"), (b"FUJIFILMCCD-RAW", "RAF"), (b"....ftypcrx ", "CR3")),
+    (b"\\s*(?:<\\?xml[^>]*>)?\\s*(?:<!--.*?-->|<!DOCTYPE[^>]*>)?\\s*<svg", "SVG"),
+)
+_KNOWN_KINDS = tuple((re.compile(magic, re.DOTALL), kind) for magic, kind in _MAGIC)
+_DECODABLE_KINDS = {"JPEG", "PNG", "GIF", "WebP", "TIFF", "BMP", "AVIF", "JPEG 2000"}
+_ADDRESS = re.compile(r" <[^>]* at 0x[0-9a-f]+>")
+
+# Pillow warns about the content of a file (odd EXIF, many pixels); here the status says it, and a million such lines drown
+# a log. A filter is the one way that is safe with threads: warnings.catch_warnings swaps state of the whole process.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# Scoring is parallel by process. OpenCV's own threads would only fight over the same cores.
+cv2.setNumThreads(1)
+
+_LIFTING_PILLOWS_BOUND = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One image file after decoding; pixels if and only if the status is ``ok``."""
+
+    status: Status
+    error: str | None = None
+    """What the decoder said; None if ok. The same bytes always give the same words."""
+
+    pixels: Pixels | None = None
+    """uint8[H, W, 3], RGB."""
+
+    width: int | None = None
+    """Pixels of the image as shown; known for ``too_large`` and mostly for ``truncated`` too."""
+
+    height: int | None = None
+
+    format: str | None = None
+    """Pillow's name: JPEG, PNG, ...; None if not recognised."""
+
+
+def decode(data: bytes, max_pixels: int) -> Decoded:
+    """Decode one image file of any kind in ``DECODABLE``.
+
+    Args:
+        data: the whole file.
+        max_pixels: images with more are ``too_large``, read off the header before any pixel is decoded.
+
+    Returns:
+        Never raises for bad bytes: ``empty``, ``not_an_image``, ``unsupported`` (an image of a kind or pixel type that is
+        not decoded here), ``truncated``, ``too_large`` or ``unreadable``, with what the decoder said.
+
+    Raises:
+        MemoryError: the machine has no room for an image within the bound, which is not the image's fault.
+    """
+    if not data:
+        return Decoded(Status.EMPTY, "the file has 0 bytes")
+    try:
+        image = _open(data)
+    except UnidentifiedImageError:
+        return _unidentified(data)
+    except _WHAT_DECODERS_RAISE as error:
+        return _failed(data, error)
+    with image:
+        width, height = _shown_size(image)
+        if width * height > max_pixels:
+            words = f"{width} x {height} = {width * height} pixels, bound {max_pixels}"
+            return Decoded(Status.TOO_LARGE, words, None, width, height, image.format)
+        try:
+            image.load()
+            pixels = np.array(_upright(_to_rgb(image), _orientation(image)))
+        except _UnsupportedPixelsError as error:
+            return Decoded(Status.UNSUPPORTED, str(error), None, width, height, image.format)
+        except _WHAT_DECODERS_RAISE as error:
+            return _failed(data, error, width, height, image.format)
+        return Decoded(Status.OK, None, pixels, pixels.shape[1], pixels.shape[0], image.format)
+
+
+def resize(pixels: Pixels, side_px: int) -> Pixels:
+    """Resize to a square; another aspect ratio is stretched.
+
+    Args:
+        pixels: uint8[H, W, 3].
+        side_px: S.
+
+    Returns:
+        uint8[S, S, 3]; averaged over areas where it shrinks, bilinear where it grows. May share memory with ``pixels``.
+    """
+    height, width = pixels.shape[:2]
+    if height == width == side_px:
+        return pixels
+    method = cv2.INTER_AREA if min(height, width) >= side_px else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (side_px, side_px), interpolation=method), dtype=np.uint8)
+
+
+def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
+    """Encode uint8[H, W, 3] RGB as JPEG; quality 1-95."""
+    target = BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", quality=quality)
+    return target.getvalue()
+
+
+class _UnsupportedPixelsError(Exception):
+    """The file is sound, but its samples have no agreed way to become RGB."""
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(data), formats=DECODABLE)
+    except Image.DecompressionBombError:
+        # Pillow's bound is one global number and the caller's is not. It is lifted for this one look at the header, so that
+        # the size is known and the caller's bound decides; other threads keep the caller's bound all the while.
+        with _LIFTING_PILLOWS_BOUND:
+            bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return Image.open(BytesIO(data), formats=DECODABLE)
+            finally:
+                Image.MAX_IMAGE_PIXELS = bound
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1-8; 1 where there is none or the EXIF block is damaged, which is no reason to lose an image."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _WHAT_DECODERS_RAISE:
+        return 1
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    # Pillow turns TIFF itself, and has swapped its size already.
+    return (height, width) if image.format != "TIFF" and _orientation(image) >= 5 else (width, height)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNED.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        return _from_integers(image).convert("RGB")
+    if image.mode in ("F", "LAB"):
+        raise _UnsupportedPixelsError(f"pixels of type {image.mode} have no agreed range in RGB")
+    return image.convert("RGB")
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, which Pillow would clip at 255, by its upper 8 bits, as Pillow itself does for RGB of 16 bits."""
+    samples = np.asarray(image)
+    if samples.min() < 0 or samples.max() > 0xFFFF:
+        raise _UnsupportedPixelsError(
+            f"pixels of type {image.mode} reach {samples.min()} to {samples.max()}: beyond 16 bits"
+        )
+    return Image.fromarray((samples.astype(np.int32) >> 8).astype(np.uint8))
+
+
+def _unidentified(data: bytes) -> Decoded:
+    """No decoder took the file: is it an image at all?"""
+    kind = next((kind for magic, kind in _KNOWN_KINDS if magic.match(data[:1024])), None)
+    if kind is None:
+        return Decoded(Status.NOT_AN_IMAGE, f"no image format is recognised; the file begins with {data[:16]!r}")
+    if kind not in _DECODABLE_KINDS:
+        return Decoded(Status.UNSUPPORTED, f"{kind} images are not decoded")
+    if _is_cut_short(data):
+        return Decoded(Status.TRUNCATED, f"the {kind} file ends within its header")
+    return Decoded(Status.UNREADABLE, f"the header of the {kind} file cannot be read")
+
+
+def _failed(
+    data: bytes, error: BaseException, width: int | None = None, height: int | None = None, kind: str | None = None
+) -> Decoded:
+    """The decoder knew the format and gave up."""
+    words = _ADDRESS.sub("", str(error)) or type(error).__name__
+    if "not available" in words:
+        status = Status.UNSUPPORTED  # this build of Pillow lacks the codec
+    elif "truncated" in words.lower() or isinstance(error, EOFError) or _is_cut_short(data):
+        status = Status.TRUNCATED
+    else:
+        status = Status.UNREADABLE
+    return Decoded(status, words, None, width, height, kind)
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether a file that did not decode lacks its end, by the formats that mark theirs."""
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data[-4096:]
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-4096:]
+    if data.startswith(b"RIFF"):
+        return len(data) < 12 or int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if data.startswith(b"BM"):
+        return len(data) < 6 or int.from_bytes(data[2:6], "little") > len(data)
+    return data.startswith(b"GIF8") and not data.rstrip(b"\0").endswith(b";")
