@@ -1,0 +1,166 @@
+"""Backbones: normalised pixels in, one feature vector per image out.
+
+Shapes: float32[B, 3, S, S] -> float32[B, F].
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from agegender.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a short cut (He et al., 2016); dense, because depthwise ones gain nothing on CPUs."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+        # each block begins as its short cut: a deep network from scratch starts as a shallow one
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32[B, channels_in, H, W] -> float32[B, channels, H / stride, W / stride]."""
+        residual = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        activated: Tensor = self.relu(residual + self.shortcut(x))
+        return activated
+
+
+class CompactBackbone(nn.Module):
+    """A narrow residual network that trains on two CPU cores: stride-2 stem, four stages, global average pool."""
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        blocks: Sequence[int] = (2, 2, 2, 2),
+        strides: Sequence[int] = (2, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        self.features = widths[-1]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        stages: list[nn.Module] = []
+        channels = widths[0]
+        for width, count, stride in zip(widths, blocks, strides, strict=True):
+            for index in range(count):
+                stages.append(ResidualBlock(channels, width, stride if index == 0 else 1))
+                channels = width
+        self.stages = nn.Sequential(*stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float32[B, 3, S, S] -> float32[B, F]."""
+        features_BF: Tensor = self.stages(self.stem(pixels)).mean(dim=(2, 3))
+        return features_BF
+
+
+class NotebookBackbone(nn.Module):
+    """The plain CNN that the project grew from.
+
+    Its layers were not published; ours: four times (3x3 convolution of 32, 64, 128, 256 channels, ReLU, 2x2 max pool),
+    flatten, dense 256, ReLU, dropout 0.3. No normalisation layers. The heads are its two outputs.
+    """
+
+    features = 256
+
+    def __init__(self, image_size_px: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels_in, channels in ((3, 32), (32, 64), (64, 128), (128, 256)):
+            layers += [nn.Conv2d(channels_in, channels, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        side = image_size_px // 2**4
+        layers += [nn.Flatten(), nn.Linear(256 * side * side, self.features), nn.ReLU(inplace=True), nn.Dropout(0.3)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float32[B, 3, S, S] -> float32[B, F]."""
+        features_BF: Tensor = self.layers(pixels)
+        return features_BF
+
+
+def torchvision_backbone(name: str, image_size_px: int, weights: str | None) -> tuple[nn.Module, int]:
+    """A torchvision classification model without its last layer.
+
+    Args:
+        name: as torchvision lists it, e.g. ``resnet50``.
+        image_size_px: side that it will be fed; tried once.
+        weights: torchvision's name of published weights, e.g. ``DEFAULT``; they are downloaded or found in its cache.
+
+    Returns:
+        The model, float32[B, 3, S, S] -> float32[B, F], and F.
+
+    Raises:
+        ConfigError: no such model or weights, a model of another build, or another image size.
+        ResourceError: the weights could not be downloaded.
+    """
+    import torchvision.models as zoo  # only here: its import costs 8-10 s in each process
+
+    if name not in zoo.list_models(module=zoo):
+        raise ConfigError(
+            f"backbone {name!r}: not compact, not notebook and no classification model of torchvision; "
+            f"resnet18, resnet50, mobilenet_v3_small and efficientnet_b0 are, for example"
+        )
+    model = _make(zoo, name, weights)
+    last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
+    if not last or getattr(model, "aux_logits", False):
+        raise ConfigError(f"backbone {name!r}: has no last linear layer that our heads can replace; take another")
+    path, linear = last[0]
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Identity())
+    _try_once(model, name, image_size_px, linear.in_features)
+    return model, linear.in_features
+
+
+def _make(zoo: "ModuleType", name: str, weights: str | None) -> nn.Module:
+    choice = None
+    if weights is not None:
+        names = [each.name for each in zoo.get_model_weights(name)]
+        if weights != "DEFAULT" and weights not in names:
+            raise ConfigError(
+                f"weights {weights!r}: no file (.pth, .safetensors) and not among torchvision's for {name}: "
+                f"DEFAULT, {', '.join(names)}"
+            )
+        choice = weights
+    try:
+        model: nn.Module = zoo.get_model(name, weights=choice)
+    except OSError as error:  # urllib's errors are OSErrors
+        raise ResourceError(
+            f"weights {weights!r} of {name}: torchvision could not download them ({error}); "
+            "try again, or fetch the file elsewhere and give its path"
+        ) from error
+    return model
+
+
+@torch.no_grad()
+def _try_once(model: nn.Module, name: str, image_size_px: int, features: int) -> None:
+    """A model that is built for one image size (vision transformers) says so only when it is run."""
+    training = model.training
+    try:
+        shape = tuple(model.eval()(torch.zeros(1, 3, image_size_px, image_size_px)).shape)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"backbone {name!r} does not take images of {image_size_px} px ({error}); "
+            "change --image-size-px or the backbone"
+        ) from error
+    if shape != (1, features):
+        raise ConfigError(f"backbone {name!r}: gives {shape}, not (1, {features}) features; take another backbone")
+    model.train(training)

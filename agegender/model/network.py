@@ -1,0 +1,160 @@
+"""The network: pixels to float, one backbone, an age head and a gender head.
+
+Shapes: B images, S side in pixels, F features, A = 121 age bins. Device, precision and parallelism come from outside.
+"""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from agegender.artifact import NetworkConfig
+from agegender.errors import ConfigError, InputError
+from agegender.model.backbones import CompactBackbone, NotebookBackbone, torchvision_backbone
+from agegender.schema import AGE_BINS
+
+RGB_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, 0-255: what torchvision's weights were trained with
+RGB_STD = (58.395, 57.12, 57.375)
+
+PRIOR_AGE_YEARS = 33.0
+PRIOR_AGE_SPREAD_YEARS = 20.0
+"""Where an untrained head begins: middle and width of common face sets, so that no steps are spent on finding them."""
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch, float32 whatever precision the backbone ran in."""
+
+    age_years_B: Tensor
+    """float32[B], >= 0: expectation of the distribution, or the scalar head's number."""
+
+    age_logits_BA: Tensor | None
+    """float32[B, A], one bin per year from 0; None for a scalar head."""
+
+    gender_logit_B: Tensor
+    """float32[B], positive is female."""
+
+
+class FaceNetwork(nn.Module):
+    """Backbone and two heads; ``build_network`` makes one by name."""
+
+    def __init__(self, config: NetworkConfig, backbone: nn.Module, features: int, dropout: float = 0.15) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.age_head = nn.Linear(features, AGE_BINS if config.age_head == "distribution" else 1)
+        self.gender_head = nn.Linear(features, 1)
+        # constants, so not part of the saved weights
+        self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("rgb_std", torch.tensor(RGB_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("bin_years", torch.arange(AGE_BINS, dtype=torch.float32), persistent=False)
+        self.rgb_mean: Tensor
+        self.rgb_std: Tensor
+        self.bin_years: Tensor
+        self._start_at_the_prior()
+
+    @torch.no_grad()
+    def _start_at_the_prior(self) -> None:
+        for head in (self.age_head, self.gender_head):
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
+        if self.config.age_head == "distribution":
+            self.age_head.bias.copy_(-0.5 * ((self.bin_years - PRIOR_AGE_YEARS) / PRIOR_AGE_SPREAD_YEARS) ** 2)
+        else:
+            self.age_head.bias.fill_(PRIOR_AGE_YEARS)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Estimate age and gender.
+
+        Args:
+            images: uint8[B, 3, S, S] RGB, or float32 of the same range 0-255 (augmented).
+        """
+        pixels = (images.to(self.rgb_mean.dtype) - self.rgb_mean) / self.rgb_std
+        features_BF = self.backbone(pixels)
+        if not torch.is_autocast_enabled(images.device.type):
+            return self._heads(features_BF)
+        # half a year is lost where the expectation over 121 bins is taken in bfloat16
+        with torch.autocast(images.device.type, enabled=False):
+            return self._heads(features_BF.float())
+
+    def _heads(self, features_BF: Tensor) -> Outputs:
+        features_BF = self.dropout(features_BF)
+        age_BX = self.age_head(features_BF)
+        gender_logit_B = self.gender_head(features_BF).squeeze(1)
+        if self.config.age_head == "scalar":
+            # softplus: never below 0, the identity from a few years on, and a gradient everywhere
+            return Outputs(nn.functional.softplus(age_BX.squeeze(1)), None, gender_logit_B)
+        age_years_B = (age_BX.softmax(dim=1) * self.bin_years).sum(dim=1)
+        return Outputs(age_years_B, age_BX, gender_logit_B)
+
+
+def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetwork:
+    """A network with fresh heads, its backbone fresh or with the weights named.
+
+    Args:
+        config: ``backbone`` is ``compact``, ``notebook`` or a torchvision classification model's name.
+        weights: a file (.pth, .pt, .safetensors) with the backbone's weights, bare or as part of a saved
+            ``FaceNetwork``; for a torchvision backbone also a name of its weights (``DEFAULT``), which torchvision
+            then downloads.
+
+    Raises:
+        ConfigError: an unknown backbone or weight name, or a backbone that does not take this image size.
+        InputError: a weights file that is missing, unreadable, or belongs to another backbone.
+    """
+    is_file = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
+    hub_name = None if is_file else weights
+    if config.backbone in ("compact", "notebook"):
+        if hub_name is not None:
+            raise ConfigError(
+                f"weights {hub_name!r}: backbone {config.backbone!r} has no weights by name; "
+                "give a .pth or .safetensors file, or leave --weights out to train from scratch"
+            )
+        own = CompactBackbone() if config.backbone == "compact" else NotebookBackbone(config.image_size_px)
+        backbone: nn.Module = own
+        features = own.features
+    else:
+        backbone, features = torchvision_backbone(config.backbone, config.image_size_px, hub_name)
+    network = FaceNetwork(config, backbone, features)
+    if is_file and weights is not None:
+        _load_backbone(network.backbone, Path(weights), config.backbone)
+    return network
+
+
+def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
+    given = _read_weights(path)
+    whole = {key.removeprefix("backbone."): value for key, value in given.items() if key.startswith("backbone.")}
+    given = whole or given
+    wanted = backbone.state_dict()
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    other = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
+    if missing or other:
+        raise InputError(
+            f"{path}: not the weights of backbone {name!r}: {len(missing)} of {len(wanted)} tensors are missing "
+            f"({', '.join(missing[:3])}), {len(other)} have another shape ({', '.join(other[:3])}); "
+            "name the backbone that they were trained for, or give other weights"
+        )
+    # what is over, such as the classifier that our heads replace, is left out
+    backbone.load_state_dict({key: given[key] for key in wanted if key in given}, strict=False)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; check --weights")
+    try:
+        # weights_only: the file cannot run code
+        given: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise InputError(
+            f"{path}: no weights file, or one that holds more than tensors; give the file of a state_dict"
+        ) from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read as weights ({error}); fetch or convert it again") from error
+    if isinstance(given, dict) and isinstance(given.get("state_dict"), dict):
+        given = given["state_dict"]
+    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise InputError(f"{path}: holds something else than a state_dict of tensors; give the file of a state_dict")
+    return given

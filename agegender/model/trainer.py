@@ -1,0 +1,337 @@
+"""One training step and one evaluation: plain functions over batches. Device and parallelism come from outside.
+
+Which image is in which batch on which rank follows from (seed, epoch, step, rank, ranks) alone, and so do augmentation,
+dropout and learning rate: training goes on at any step without a generator's state. An epoch's batches differ in size by
+one image at most, each image is in one of them, and each rank takes the same number of steps.
+
+Shapes: B images of one batch (a rank's share of it), S side in pixels.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from agegender.config import Recipe
+from agegender.model.losses import total_loss
+from agegender.model.network import FaceNetwork, Outputs
+from agegender.model.transforms import augment
+
+Precision = Literal["float32", "bfloat16"]
+Integers = npt.NDArray[np.int64]
+
+EVALUATION_BATCH = 256
+
+_ORDER, _DRAWS = 1, 2  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Decoded images and their labels, in one order."""
+
+    pixels: npt.NDArray[np.uint8]
+    """uint8[N, S, S, 3], may be memory-mapped."""
+
+    age_years: npt.NDArray[np.float32]
+    """float32[N]; NaN where unlabelled."""
+
+    gender: Integers
+    """int64[N], 0 male, 1 female, -1 unlabelled."""
+
+    def __len__(self) -> int:
+        return len(self.age_years)
+
+
+class Batch(NamedTuple):
+    """A rank's share of one global batch, on its device."""
+
+    images: Tensor
+    """uint8 or float32[B, 3, S, S], 0-255."""
+
+    age_years_B: Tensor
+    gender_B: Tensor
+
+    age_share: float
+    """What a mean over this share counts in the mean over the global batch, times the number of ranks: 1 on one rank."""
+
+    gender_share: float
+
+
+@dataclass
+class Tally:
+    """Sums over images and how many images each is over. Ranks add theirs up before anything is divided."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, total: float, count: float) -> None:
+        """Count a sum over ``count`` images."""
+        self.sums[name] = self.sums.get(name, 0.0) + total
+        self.counts[name] = self.counts.get(name, 0.0) + count
+
+    def mean(self, name: str) -> float:
+        """Mean over the images counted; NaN over none."""
+        return self.sums[name] / self.counts[name] if self.counts.get(name) else math.nan
+
+    def means(self) -> dict[str, float]:
+        """Every mean by name."""
+        return {name: self.mean(name) for name in self.sums}
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Steps in which each image is used once and no batch is larger than ``batch_size``."""
+    return math.ceil(images / batch_size)
+
+
+def epoch_order(images: int, seed: int, epoch: int) -> Integers:
+    """The order of one epoch: int64[N], a permutation of 0..N-1."""
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(images).astype(np.int64)
+
+
+def part_of(total: int, index: int, parts: int) -> slice:
+    """The ``index``-th of ``parts`` consecutive pieces of 0..total-1, which differ by one in size at most."""
+    return slice(index * total // parts, (index + 1) * total // parts)
+
+
+def batch_rows(order: Integers, step: int, batch_size: int) -> Integers:
+    """The global batch of one step: rows of the training samples."""
+    return order[part_of(len(order), step, steps_per_epoch(len(order), batch_size))]
+
+
+def load_batch(samples: Samples, rows: Integers, rank: int, ranks: int, device: torch.device) -> Batch:
+    """Copy a rank's share of a global batch out of the samples.
+
+    Args:
+        samples: the training part.
+        rows: int64, the global batch.
+        rank: 0..ranks-1.
+        ranks: the batch is divided over so many.
+        device: where to put it.
+    """
+    share = rows[part_of(len(rows), rank, ranks)]
+    # A permuted view: the memory stays channels-last, as it was decoded and as convolutions like it.
+    images = torch.from_numpy(samples.pixels[share]).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    age, gender = samples.age_years[share], samples.gender[share]
+    return Batch(
+        images,
+        torch.from_numpy(age).to(device),
+        torch.from_numpy(gender).to(device),
+        _share(int(np.isfinite(age).sum()), int(np.isfinite(samples.age_years[rows]).sum()), ranks),
+        _share(int((gender >= 0).sum()), int((samples.gender[rows] >= 0).sum()), ranks),
+    )
+
+
+def _share(labelled_here: int, labelled_in_batch: int, ranks: int) -> float:
+    return ranks * labelled_here / labelled_in_batch if labelled_in_batch else 0.0
+
+
+def augmented(batch: Batch, recipe: Recipe, place: tuple[int, int, int]) -> Batch:
+    """Vary the images of a batch; ``place`` is (epoch, step, rank), and draws the same each time."""
+    generator = torch.Generator()  # on the CPU, so that it draws the same for any device
+    generator.manual_seed(_seed(recipe.seed, place))
+    return batch._replace(images=augment(batch.images, recipe.augment, generator))
+
+
+def _seed(seed: int, place: tuple[int, int, int]) -> int:
+    return int(np.random.SeedSequence((seed, _DRAWS, *place)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """``auto`` is bfloat16 where the processor multiplies it natively: elsewhere it is slower than float32.
+
+    Args:
+        wanted: ``auto``, ``float32`` or ``bfloat16``.
+        device: what trains.
+    """
+    if wanted != "auto":
+        return "bfloat16" if wanted == "bfloat16" else "float32"
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & _cpu_flags() else "float32"
+
+
+def _cpu_flags() -> set[str]:
+    described = Path("/proc/cpuinfo")
+    if not described.exists():
+        return set()
+    lines = (line for line in described.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
+    """The learning rate of one step of the whole run: a linear warm-up, then constant or half a cosine to zero.
+
+    Args:
+        step: from 0.
+        total_steps: of all epochs.
+        recipe: peak, warm-up and kind of schedule.
+    """
+    warmup_steps = recipe.warmup_fraction * total_steps if recipe.schedule == "one-cycle" else 0.0
+    if step < warmup_steps:
+        return recipe.learning_rate * (step + 1) / (warmup_steps + 1)
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    done = (step - warmup_steps) / max(total_steps - warmup_steps, 1.0)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019); norms and biases do not decay, for they have no scale to keep small."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, learning_rate: float, precision: Precision
+) -> dict[str, Tensor]:
+    """Forward, backward, update.
+
+    On several ranks ``model`` averages gradients over them. Each rank scales its terms by its share of the labels, so
+    that this average is the gradient of the mean over the global batch, however unevenly images and labels fall.
+
+    Args:
+        model: the network, or its distributed wrapper.
+        optimizer: of its parameters.
+        batch: this rank's share.
+        recipe: weights of the losses, bound of the gradient.
+        learning_rate: of this step.
+        precision: of the forward pass.
+
+    Returns:
+        Each loss term, a mean over the labelled images of the share, on the device.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    model.train()
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        outputs: Outputs = model(batch.images)
+    loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, _shared(recipe, batch))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.gradient_clip_norm > 0:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip_norm)
+    optimizer.step()
+    return terms
+
+
+def _shared(recipe: Recipe, batch: Batch) -> Recipe:
+    if batch.age_share == batch.gender_share == 1.0:
+        return recipe
+    return recipe.model_copy(
+        update={
+            "age_distribution_weight": recipe.age_distribution_weight * batch.age_share,
+            "age_error_weight": recipe.age_error_weight * batch.age_share,
+            "gender_weight": recipe.gender_weight * batch.gender_share,
+        }
+    )
+
+
+def seed_step(seed: int, place: tuple[int, int, int]) -> None:
+    """Fix what layers draw (dropout) in the step at ``place`` = (epoch, step, rank)."""
+    torch.manual_seed(_seed(seed + 1, place))
+
+
+def averaged_copy(network: FaceNetwork, recipe: Recipe) -> FaceNetwork:
+    """The network that is evaluated and kept: a copy that follows by ``update_average``, or the network itself without averaging."""
+    if recipe.ema_decay == 0:
+        return network
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_average(averaged: FaceNetwork, network: FaceNetwork, decay: float, step: int) -> None:
+    """Move the averaged weights and statistics towards the network's.
+
+    Args:
+        averaged: from ``averaged_copy``.
+        network: after its step.
+        decay: per step, in the long run; early on it is (1 + step) / (10 + step), so that the first weights are forgotten.
+        step: of the whole run, from 0.
+    """
+    if averaged is network:
+        return
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    mine, theirs = averaged.state_dict(), network.state_dict()
+    moving = [name for name, value in mine.items() if value.is_floating_point()]
+    torch._foreach_lerp_([mine[name] for name in moving], [theirs[name] for name in moving], weight)
+    for name in mine.keys() - set(moving):
+        mine[name].copy_(theirs[name])
+
+
+def tally_terms(tally: Tally, terms: Mapping[str, float], age_years: npt.NDArray[np.float32], gender: Integers) -> None:
+    """Count the mean loss terms of some images, each by the images that are labelled for it."""
+    labelled = {"age": int(np.isfinite(age_years).sum()), "gender": int((gender >= 0).sum())}
+    for name, value in terms.items():
+        count = labelled["gender" if name.startswith("gender") else "age"]
+        tally.add(name, value * count, count)
+
+
+def weighted_loss(terms: Mapping[str, float], recipe: Recipe) -> float:
+    """The loss that is minimised, from its mean terms; a term over no labels counts nothing."""
+    weights = {
+        "age_distribution": recipe.age_distribution_weight,
+        "age_error": recipe.age_error_weight,
+        "gender": recipe.gender_weight,
+    }
+    return sum(weight * terms[name] for name, weight in weights.items() if weight and math.isfinite(terms.get(name, math.nan)))
+
+
+class Estimates(NamedTuple):
+    """What the network says of some rows, in their order."""
+
+    age_years: npt.NDArray[np.float32]
+    gender_logit: npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def evaluate(
+    network: FaceNetwork, samples: Samples, rows: Iterable[int], recipe: Recipe, device: torch.device
+) -> tuple[Estimates, Tally]:
+    """Run rows once through the network as it will be kept: float32, no augmentation.
+
+    Args:
+        network: averaged weights.
+        samples: the validation part.
+        rows: a rank's share of it.
+        recipe: what the loss terms need.
+        device: where the network is.
+
+    Returns:
+        Estimates per row; sums of the loss terms, ``age_error_years`` and ``gender_correct``.
+    """
+    training = network.training
+    network.eval()
+    wanted = np.fromiter(rows, np.int64)
+    tally, ages, logits = Tally(), [], []
+    for start in range(0, len(wanted), EVALUATION_BATCH):
+        share = wanted[start : start + EVALUATION_BATCH]
+        batch = load_batch(samples, share, 0, 1, device)
+        outputs: Outputs = network(batch.images)
+        _, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, recipe)
+        tally_terms(tally, {name: float(value) for name, value in terms.items()}, samples.age_years[share], samples.gender[share])
+        ages.append(outputs.age_years_B.float().cpu().numpy())
+        logits.append(outputs.gender_logit_B.float().cpu().numpy())
+    network.train(training)
+    estimates = Estimates(*(np.concatenate([np.zeros(0, np.float32), *parts]) for parts in (ages, logits)))
+    _tally_errors(tally, estimates, samples.age_years[wanted], samples.gender[wanted])
+    return estimates, tally
+
+
+def _tally_errors(tally: Tally, estimates: Estimates, age_years: npt.NDArray[np.float32], gender: Integers) -> None:
+    labelled = np.isfinite(age_years)
+    errors = np.abs(estimates.age_years[labelled].astype(np.float64) - age_years[labelled])
+    tally.add("age_error_years", float(errors.sum()), int(labelled.sum()))
+    known = gender >= 0
+    correct = (estimates.gender_logit[known] > 0) == (gender[known] == 1)
+    tally.add("gender_correct", float(correct.sum()), int(known.sum()))

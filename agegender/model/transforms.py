@@ -1,0 +1,92 @@
+"""Augmentation of whole batches on tensors. Shapes: B images, S side in pixels.
+
+Every draw comes from the generator that is handed over, so that a batch is the same wherever and whenever it is made.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from agegender.config import Augmentation
+
+ERASE_SIDE_MIN, ERASE_SIDE_MAX = 0.1, 0.35
+"""Sides of an erased rectangle, as shares of the image's."""
+
+
+def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Vary a batch of training images; the settings that vary nothing return the input itself.
+
+    Args:
+        images: uint8[B, 3, S, S] RGB.
+        settings: ranges; each is drawn per image.
+        generator: source of all draws, on the CPU whatever the images' device.
+
+    Returns:
+        float32[B, 3, S, S] in 0-255, or ``images`` where nothing varies.
+    """
+    moves = _moves(settings)
+    if not (moves or settings.brightness or settings.contrast or settings.erase_probability):
+        return images
+    batch, _, _, side = images.shape
+    # one draw of fixed length, so that switching one variation off leaves the others as they were
+    draws = torch.rand(12, batch, generator=generator).to(images.device)
+    varied = images.to(torch.float32)
+    if moves:
+        varied = _move(varied, settings, draws)
+    if settings.brightness or settings.contrast:
+        varied = _light(varied, settings, draws)
+    if settings.erase_probability:
+        varied = _erase(varied, settings.erase_probability, draws, side)
+    return varied
+
+
+def _moves(settings: Augmentation) -> bool:
+    return bool(
+        settings.flip_probability
+        or settings.rotation_degrees
+        or settings.zoom_min != 1
+        or settings.zoom_max != 1
+        or settings.shift_fraction
+    )
+
+
+def _spread(draw_B: Tensor, reach: float) -> Tensor:
+    """Uniform 0-1 to uniform -reach..reach."""
+    return (2 * draw_B - 1) * reach
+
+
+def _move(images: Tensor, settings: Augmentation, draws: Tensor) -> Tensor:
+    """Flip, rotate, zoom and shift in one resampling; beyond the edge the image is mirrored."""
+    angle_B = _spread(draws[0], math.radians(settings.rotation_degrees))
+    zoom_B = settings.zoom_min + draws[1] * (settings.zoom_max - settings.zoom_min)
+    flip_B = 1 - 2 * (draws[2] < settings.flip_probability).to(torch.float32)
+    shift_x_B, shift_y_B = (_spread(draw, 2 * settings.shift_fraction) for draw in draws[3:5])  # the side is 2 long
+    cos_B, sin_B = angle_B.cos() / zoom_B, angle_B.sin() / zoom_B
+    # from a place in the result to the place in the image that it shows
+    rows = [cos_B * flip_B, -sin_B * flip_B, shift_x_B, sin_B, cos_B, shift_y_B]
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _light(images: Tensor, settings: Augmentation, draws: Tensor) -> Tensor:
+    """Contrast about the image's own mean, then brightness as a factor."""
+    contrast_B111 = (1 + _spread(draws[5], settings.contrast)).view(-1, 1, 1, 1)
+    brightness_B111 = (1 + _spread(draws[6], settings.brightness)).view(-1, 1, 1, 1)
+    mean_B111 = images.mean(dim=(1, 2, 3), keepdim=True)
+    factor_B111 = contrast_B111 * brightness_B111
+    offset_B111 = mean_B111 * brightness_B111 - mean_B111 * factor_B111
+    return torch.addcmul(offset_B111, images, factor_B111).clamp_(0, 255)
+
+
+def _erase(images: Tensor, probability: float, draws: Tensor, side: int) -> Tensor:
+    """Grey out one random rectangle (Zhong et al., 2020) of the images drawn."""
+    chosen_B = draws[7] < probability
+    size_2B = ERASE_SIDE_MIN + draws[8:10] * (ERASE_SIDE_MAX - ERASE_SIDE_MIN)
+    start_2B = draws[10:12] * (1 - size_2B)
+    place_S = (torch.arange(side, device=images.device) + 0.5) / side
+    inside_2BS = (place_S >= start_2B.unsqueeze(2)) & (place_S < (start_2B + size_2B).unsqueeze(2))
+    mask_BSS = inside_2BS[0].unsqueeze(2) & inside_2BS[1].unsqueeze(1) & chosen_B.view(-1, 1, 1)
+    return images.masked_fill(mask_BSS.unsqueeze(1), 127.5)
