@@ -76,7 +76,7 @@ class SampleConfig(Options):
 
     The drawings vary in what age and gender look like in a drawing, with noise. File names are UTKFace's.
 
-    example:
+    Example:
       agegender sample --output faces --count 1500
     """
 
@@ -101,7 +101,7 @@ class EdaConfig(SourceOptions, ClusterOptions, ReportOptions):
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
 
-    example:
+    Example:
       agegender eda --input UTKFace/ --output out/eda
     """
 
@@ -240,7 +240,7 @@ class TrainConfig(Recipe, SourceOptions, ClusterOptions, ReportOptions):
     Writes model/ (what predict and evaluate take), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
     The same command after a kill goes on where it was.
 
-    examples:
+    Examples:
       agegender train --input UTKFace/ --output out/train
       agegender train --input UTKFace/ --output out/notebook --preset notebook
       agegender train --input my.csv --output out/mine --init out/train/model --epochs 5 --learning-rate 2e-4
@@ -328,7 +328,7 @@ class EvaluateConfig(SourceOptions, ClusterOptions, ReportOptions, ScoringOption
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are
     counted and named at the top of the report; --split keeps to what training held out.
 
-    example:
+    Example:
       agegender evaluate --input UTKFace/ --model out/train/model --split out/train/split.parquet --part test --output out/eval
     """
 
@@ -357,7 +357,7 @@ class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
     Writes part-*.parquet, one table for every reader; _run.json; _work/. Each listed image ends in the output once; the same
     command after a kill goes on where it was. A bad file is a row with its status, never an exception.
 
-    examples:
+    Examples:
       agegender predict --input photos/ --model out/train/model --output out/predictions
       agegender predict --input s3://bucket/photos --model s3://bucket/model --output s3://bucket/out --dry-run
     """
@@ -393,7 +393,7 @@ class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
 class ExportConfig(Options):
     """Copy the ONNX graph of a trained model to one file: uint8 images in, ages, intervals and gender out.
 
-    example:
+    Example:
       agegender export --model out/train/model --output agegender.onnx
     """
 
@@ -407,7 +407,7 @@ class ExportConfig(Options):
 class StatusConfig(Options):
     """Say how far a predict run is, what failed and why, and what is left.
 
-    example:
+    Example:
       agegender status --output out/predictions
     """
 

@@ -24,11 +24,18 @@ class Progress:
 
     def __init__(self, total: int | None, unit: str, label: str) -> None:
         self.total, self.unit, self.label = total, unit, label
-        self.done = 0
+        self.done = self._before = 0
         self._started_s = self._logged_s = time.monotonic()
         self._figures: dict[str, object] = {}
         interactive = sys.stderr.isatty()
         self._bar = tqdm(total=total, unit=f" {unit}", desc=label, dynamic_ncols=True) if interactive else None
+
+    def start_at(self, done: int) -> None:
+        """Work that an earlier run finished: shown as done, left out of the rate."""
+        self.done = self._before = done
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = done
+            self._bar.refresh()
 
     def update(self, count: int, **figures: object) -> None:
         """Add finished work; ``figures`` are shown beside the count until replaced."""
@@ -43,7 +50,7 @@ class Progress:
     def _log(self) -> None:
         self._logged_s = time.monotonic()
         elapsed_s = max(self._logged_s - self._started_s, 1e-9)
-        rate = self.done / elapsed_s
+        rate = (self.done - self._before) / elapsed_s
         parts = [
             f"{self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}",
             f"{rate:,.0f} {self.unit}/s",

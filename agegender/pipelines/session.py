@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
-from agegender.errors import ResourceError
+from agegender.errors import AgegenderError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,33 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="ray")
 
 
-def cluster_cpus() -> float:
-    """CPUs of the cluster that this process is connected to."""
-    return float(ray.cluster_resources().get("CPU", 1.0))
-
-
 def node_cpus() -> list[float]:
-    """CPUs of each node of the cluster that has any; at least one node."""
-    cpus = [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
-    return [count for count in cpus if count > 0] or [1.0]
+    """CPUs of each living node that has any."""
+    found = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return [cpus for cpus in found if cpus > 0] or [1.0]
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Let an error that a worker raised on purpose come out as itself, and a lost worker as a lost resource.
+
+    Raises:
+        AgegenderError: as raised in the worker.
+        ResourceError: Ray lost a process or node more often than it retries.
+    """
+    try:
+        yield
+    except RayError as error:
+        causes = list(_causes(error))
+        ours = next((cause for cause in causes if isinstance(cause, AgegenderError)), None)
+        if ours is not None:
+            raise ours from error
+        if isinstance(causes[-1], RayError) and not isinstance(causes[-1], RayTaskError):
+            raise ResourceError(f"the cluster failed: {causes[-1]}. Run the same command again to go on") from error
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
