@@ -111,8 +111,9 @@ class EdaConfig(SourceOptions, ClusterOptions, ReportOptions):
     seed: int = 0
     """draws the images of the grids"""
 
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 4
-    """two images are near duplicates when at most this many of the 64 bits of their perceptual hashes differ"""
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 8
+    """two images are near duplicates when at most this many of the 64 bits of their perceptual hashes differ and their
+    thumbnails agree"""
 
 
 class Augmentation(Options):
@@ -267,8 +268,8 @@ class TrainConfig(Recipe, SourceOptions, ClusterOptions, ReportOptions):
     test_fraction: Fraction = 0.1
     """share of the groups that training never sees"""
 
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 4
-    """near duplicates, which stay on one side of the split: at most this many bits differ of 64"""
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 8
+    """near duplicates, which stay on one side of the split: at most this many bits of 64 differ and thumbnails agree"""
 
     cache_dir: str | None = None
     """folder on each node for the decoded images; default: the system's temporary folder"""

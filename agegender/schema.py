@@ -88,7 +88,8 @@ FACTS = pa.schema(
         pa.field("format", pa.string()),  # the decoder's name: JPEG, PNG, ...
         pa.field("size_bytes", pa.int64()),
         pa.field("content_hash", pa.binary(16)),  # first half of the SHA-256 of the bytes; null if there were none
-        pa.field("perceptual_hash", pa.uint64()),  # null if not ok
+        pa.field("perceptual_hash", pa.uint64()),  # null if not ok, or blank
+        pa.field("thumbnail", pa.binary(256)),  # uint8[16, 16] grey, confirms what the hash suggests; null if not ok
         pa.field("channel_mean", pa.list_(pa.float64(), 3)),  # RGB, 0-255
         pa.field("channel_mean_square", pa.list_(pa.float64(), 3)),
         pa.field("age_years", pa.float32()),

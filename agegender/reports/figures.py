@@ -19,7 +19,7 @@ COLOURS = ("#2a7f9e", "#e0843a", "#6a9a4e", "#b25a8b", "#8a7bc8", "#7f7f7f")
 INK = "#30383d"
 GRID = "#e3e6e8"
 DPI = 144
-WIDTH_INCHES = 6.4
+WIDTH_INCHES = 5.6
 
 FloatArray = npt.NDArray[np.floating] | Sequence[float]
 
@@ -242,7 +242,7 @@ def reliability(
 
 
 def _axes(x: str, y: str, wide: bool = False, *, square: bool = False, grid: bool = True) -> tuple[Figure, Axes]:
-    height = 5.4 if square else 3.6
+    height = 4.8 if square else 3.3
     figure = Figure(figsize=(WIDTH_INCHES * (1.6 if wide else 1), height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -254,7 +254,7 @@ def _axes(x: str, y: str, wide: bool = False, *, square: bool = False, grid: boo
     if grid:
         axes.grid(axis="both" if square else "y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     return figure, axes
 
@@ -265,7 +265,9 @@ def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0
+    )
 
 
 def _png(figure: Figure) -> bytes:

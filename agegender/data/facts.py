@@ -1,0 +1,100 @@
+"""What is known of one image after one look at its bytes: one row of ``schema.FACTS``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from agegender.data import duplicates, images, labels
+from agegender.data.images import Pixels
+from agegender.schema import FACTS, Status
+
+_LABEL_COLUMNS = ("age_years", "gender", "race", "label_problem")
+
+
+def image_facts(
+    uri: str,
+    data: bytes | None,
+    fetched: tuple[Status, str | None],
+    label: Mapping[str, Any],
+    max_pixels: int,
+) -> tuple[dict[str, Any], Pixels | None]:
+    """Decode one image and note its facts.
+
+    Args:
+        uri: its address.
+        data: its file's bytes; None if they could not be had.
+        fetched: why there are no bytes: status and words; looked at only where ``data`` is None.
+        label: ``age_years``, ``gender``, ``race`` and ``label_problem``, each may be missing or None.
+        max_pixels: bound for the decoder.
+
+    Returns:
+        One row of ``schema.FACTS``, and uint8[H, W, 3] if the status is ok.
+    """
+    row: dict[str, Any] = dict.fromkeys(FACTS.names)
+    row.update(uri=uri, **{name: label.get(name) for name in _LABEL_COLUMNS})
+    if data is None:
+        row.update(status=fetched[0].value, error=fetched[1])
+        return row, None
+    decoded = images.decode(data, max_pixels)
+    row.update(
+        status=decoded.status.value,
+        error=decoded.error,
+        width=decoded.width,
+        height=decoded.height,
+        format=decoded.format,
+        size_bytes=len(data),
+        content_hash=duplicates.content_hash(data),
+    )
+    if decoded.pixels is not None:
+        row.update(_of_pixels(decoded.pixels))
+    return row, decoded.pixels
+
+
+def _of_pixels(pixels: Pixels) -> dict[str, Any]:
+    perceptual, thumbnail = duplicates.looks(pixels)
+    values = np.arange(256, dtype=np.float64)
+    counts = np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
+    shares = counts / max(pixels.shape[0] * pixels.shape[1], 1)
+    return {
+        "perceptual_hash": perceptual,
+        "thumbnail": thumbnail.tobytes(),
+        "channel_mean": (shares @ values).tolist(),
+        "channel_mean_square": (shares @ values**2).tolist(),
+    }
+
+
+def thumbnails_of(facts: pa.Table) -> Pixels:
+    """The thumbnails of a facts table; black where there is none.
+
+    Args:
+        facts: rows with ``thumbnail``.
+
+    Returns:
+        uint8[N, T, T].
+    """
+    side = duplicates.THUMBNAIL_SIDE_PX
+    blank = bytes(side * side)
+    data = b"".join(value or blank for value in facts["thumbnail"].to_pylist())
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, side, side)
+
+
+def group_ids_of_facts(facts: pa.Table, max_bits: int) -> npt.NDArray[np.int64]:
+    """``duplicates.group_ids`` of a facts table: same bytes, same looks (confirmed by thumbnail), same capture stamp.
+
+    Args:
+        facts: rows of ``schema.FACTS``; needs uri, content_hash, perceptual_hash, thumbnail.
+        max_bits: most bits of the perceptual hash that may differ.
+
+    Returns:
+        int64[N]: the smallest row index of the image's group.
+    """
+    return duplicates.group_ids(
+        facts["content_hash"].to_pylist(),
+        facts["perceptual_hash"].to_pylist(),
+        [labels.capture_stamp(uri) for uri in facts["uri"].to_pylist()],
+        max_bits,
+        thumbnails_of(facts),
+    )
