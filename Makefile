@@ -1,0 +1,53 @@
+# Every target sets up what it needs: a virtual environment in .venv, installed once through uv with the versions of
+# constraints.txt. Only Python 3.11+, pip and make must be there (apt too, for test-s3).
+VENV := .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: help install demo test test-s3 lint format clean-demo
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## virtual environment with everything
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 1; }
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(RUN)/uv pip install --quiet --python $(RUN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## every job on drawn faces: no data, no network, under 4 minutes
+	rm -rf $(DEMO)
+	$(RUN)/agegender sample --output $(DEMO)/faces --count 1200
+	$(RUN)/agegender eda --input $(DEMO)/faces --output $(DEMO)/eda
+	$(RUN)/agegender train --input $(DEMO)/faces --output $(DEMO)/train --epochs 8 --image-size-px 64 --batch-size 64
+	$(RUN)/agegender evaluate --input $(DEMO)/faces --model $(DEMO)/train/model \
+	    --split $(DEMO)/train/split.parquet --part test --output $(DEMO)/evaluation
+	$(RUN)/agegender predict --input $(DEMO)/faces --model $(DEMO)/train/model --output $(DEMO)/predictions --faces none
+	@echo; echo "The age pyramid of the predictions, by DuckDB (docs/age_pyramid.sql):"; cat docs/age_pyramid.sql
+	@$(RUN)/python -c 'import duckdb; duckdb.sql(open("docs/age_pyramid.sql").read()).show()'
+	@echo "Open in a browser:"; ls $(DEMO)/*/report.html
+
+test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters; under 10 minutes
+	$(RUN)/python -m pytest tests --ignore tests/s3
+
+test-s3: $(INSTALLED)  ## the jobs against a real S3 server on loopback, which is installed from Debian's packages
+	$(RUN)/python -m pytest tests/s3
+
+lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout) and mypy (strict)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(INSTALLED)  ## lay the code out
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+clean-demo:  ## remove what the demo made
+	rm -rf $(DEMO)

@@ -1,0 +1,92 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agegender.cli import JOBS, main
+from agegender.config import EvaluateConfig, PredictConfig, TrainConfig
+from agegender.errors import ConfigError
+from agegender.settings import parse_config
+
+TRAIN = ["--input", "faces", "--output", "out"]
+
+
+def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("epochs: 3\nbatch_size: 32\nseed: 5\ninput: [elsewhere]\n")
+    monkeypatch.setenv("AGEGENDER_BATCH_SIZE", "16")
+    monkeypatch.setenv("AGEGENDER_SEED", "6")
+    config = parse_config(TrainConfig, [*TRAIN, "--config", str(file), "--seed", "7"], "train")
+    assert (config.epochs, config.batch_size, config.seed, config.input) == (3, 16, 7, ["faces"])
+    assert config.learning_rate == TrainConfig.model_fields["learning_rate"].default
+
+
+def test_what_is_said_wins_over_the_preset_and_the_preset_over_defaults() -> None:
+    said = ["--preset", "notebook", "--epochs", "2", "--augment.zoom-min", "0.9"]
+    config = parse_config(TrainConfig, [*TRAIN, *said], "train")
+    assert (config.epochs, config.age_head, config.backbone) == (2, "scalar", "notebook")
+    assert (config.augment.zoom_min, config.augment.zoom_max, config.augment.flip_probability) == (0.9, 1.0, 0.0)
+
+
+def test_input_may_be_repeated_and_hold_commas() -> None:
+    config = parse_config(PredictConfig, ["--input", "a,b", "--input", "c", "--output", "o", "--model", "m"], "predict")
+    assert config.input == ["a,b", "c"]
+
+
+def test_images_can_be_left_out_of_reports() -> None:
+    flags = ["--input", "a", "--output", "o", "--model", "m", "--no-images"]
+    assert parse_config(EvaluateConfig, flags, "evaluate").images is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--input", "a"], ["--output", "required"]),
+        ([*TRAIN, "--epochs", "0"], ["--epochs", "greater than or equal to 1", "'0'"]),
+        ([*TRAIN, "--augment.zoom-min", "2"], ["--augment.zoom-min", "'2'"]),
+        ([*TRAIN, "--val-fraction", "0.6", "--test-fraction", "0.6"], ["val_fraction 0.6 + test_fraction 0.6"]),
+        ([*TRAIN, "--config", "no-such.yaml"], ["--config no-such.yaml", "no such file"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(flags: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TrainConfig, flags, "agegender train")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_name_in_the_file_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("epoch: 3\n")
+    with pytest.raises(ConfigError, match=r"--epoch"):
+        parse_config(TrainConfig, [*TRAIN, "--config", str(file)], "train")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_teaches_with_an_example_units_and_exit_codes(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([job, "--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert f"agegender {job} " in shown
+    assert "exit codes:" in shown
+    assert "--config FILE" in shown
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert all(f"\n  {job} " in shown for job in JOBS)
+
+
+def test_a_wrong_command_exits_with_2() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["predicct"])
+    assert caught.value.code == 2
+
+
+def test_help_loads_neither_ray_nor_torch() -> None:
+    code = "import sys, agegender.cli; print(sorted({'ray', 'torch', 'numpy', 'pandas', 'pyarrow'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
