@@ -1,0 +1,71 @@
+"""Whether stated certainty comes true: reliability of the gender probability, coverage of the age interval by group."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.evaluation.bootstrap import share_bounds
+from agegender.evaluation.metrics import Observations
+from agegender.schema import AGE_GROUPS, age_group_index
+
+RELIABILITY_BINS = 15
+
+
+def reliability(seen: Observations, bins: int = RELIABILITY_BINS) -> list[dict[str, Any]]:
+    """Stated probability of female against the share of females, in bins of equal size.
+
+    Args:
+        seen: N images; those without a known gender have no part.
+        bins: how many; fewer where there are fewer images.
+
+    Returns:
+        Per bin ``n``, ``stated``, ``observed`` and the observed share's 95 % bounds ``low`` and ``high``.
+    """
+    known = seen.take(seen.gender_labelled)
+    order = np.argsort(known.female_probability, kind="stable")
+    stated, female = known.female_probability[order].astype(np.float64), (known.gender_true == 1)[order]
+    rows = []
+    for part in np.array_split(np.arange(order.size), bins):
+        if part.size:
+            low, high = share_bounds(int(female[part].sum()), part.size)
+            observed = float(female[part].mean())
+            rows.append(
+                {"n": part.size, "stated": float(stated[part].mean()), "observed": observed, "low": low, "high": high}
+            )
+    return rows
+
+
+def expected_calibration_error(rows: list[dict[str, Any]]) -> float | None:
+    """Mean distance of stated and observed over the bins of ``reliability``, by images; None without any.
+
+    Source: Naeini, Cooper and Hauskrecht (2015), with bins of equal size after Nixon et al. (2019).
+    """
+    n = sum(row["n"] for row in rows)
+    return float(sum(row["n"] * abs(row["stated"] - row["observed"]) for row in rows) / n) if n else None
+
+
+def interval_by_group(seen: Observations, by: str) -> list[dict[str, Any]]:
+    """Coverage and mean width of the age interval per ten-year group.
+
+    Args:
+        seen: N images; those without a known age have no part.
+        by: ``estimated`` groups by the estimate, where the calibration promises its coverage, ``true`` by the label,
+            where it does not.
+
+    Returns:
+        Per group with images ``age_group``, ``n``, ``coverage``, its 95 % bounds ``low`` and ``high``, ``width_years``.
+    """
+    known = seen.take(seen.age_labelled)
+    groups = age_group_index(known.age_pred if by == "estimated" else known.age_true)
+    return [_group_row(known.take(groups == group), AGE_GROUPS[group]) for group in np.unique(groups)]
+
+
+def _group_row(part: Observations, name: str) -> dict[str, Any]:
+    inside: npt.NDArray[np.bool_] = (part.age_true >= part.age_low) & (part.age_true <= part.age_high)
+    low, high = share_bounds(int(inside.sum()), len(part))
+    width = float((part.age_high.astype(np.float64) - part.age_low).mean())
+    return {
+        "age_group": name, "n": len(part), "coverage": float(inside.mean()), "low": low, "high": high,
+        "width_years": width,
+    }  # fmt: skip

@@ -1,0 +1,136 @@
+"""The same metrics for parts of the people in a set: by age group, gender, race, and their crossings."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.evaluation.bootstrap import mean_bounds, median_bounds, share_bounds
+from agegender.evaluation.metrics import METRICS, MetricSums, Observations, contributions, median_error_years
+from agegender.schema import AGE_GROUPS, GENDERS, RACES, age_group_index
+
+SLICINGS = (
+    ("age_group",),
+    ("gender",),
+    ("race",),
+    ("age_group", "gender"),
+    ("age_group", "gender", "race"),
+)
+
+MIN_CROSSED_IMAGES = 30
+"""Crossings of three with fewer images are left out: their bounds would say nothing."""
+
+_NAMES: dict[str, tuple[str, ...]] = {"age_group": AGE_GROUPS, "gender": GENDERS, "race": RACES}
+
+Bounded = dict[str, float | None]
+"""``{"value": 5.1, "low": 4.9, "high": 5.3}``; each None where nothing carried the label."""
+
+
+def bounded_metrics(seen: Observations, rounds: int, seed: int) -> dict[str, Bounded]:
+    """Every metric with its 95 % bounds, ``age_median_error_years`` among them.
+
+    Args:
+        seen: N images.
+        rounds: resamples of the bootstrap.
+        seed: same seed, same bounds.
+    """
+    values = MetricSums.of(seen).values()
+    lows, highs = mean_bounds(contributions(seen), rounds, seed)
+    result = {name: _bounded(values[name], lows[i], highs[i]) for i, name in enumerate(METRICS)}
+    median = median_error_years(seen)
+    low, high = np.nan, np.nan
+    if median is not None:
+        error = np.abs(seen.age_pred.astype(np.float64) - seen.age_true)[seen.age_labelled]
+        low, high = median_bounds(error, rounds, seed)
+    return result | {"age_median_error_years": _bounded(median, low, high)}
+
+
+def slice_rows(seen: Observations, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """One row per slice that holds an image.
+
+    Args:
+        seen: N images.
+        rounds: resamples of the bootstrap.
+        seed: same seed, same bounds.
+
+    Returns:
+        Rows with ``slice`` (e.g. ``age_group x gender``), ``age_group``, ``gender`` and ``race`` (None where not sliced
+        by), ``n``, ``n_age``, ``n_gender`` and ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric.
+    """
+    codes = _slice_codes(seen)
+    return [
+        {"slice": " x ".join(by), **{name: labels.get(name) for name in _NAMES}, **_measured(seen, which, rounds, seed)}
+        for by in SLICINGS
+        for labels, which in _members(by, codes)
+        if len(by) < 3 or np.count_nonzero(which) >= MIN_CROSSED_IMAGES
+    ]
+
+
+def confusion(seen: Observations) -> npt.NDArray[np.int64]:
+    """Images by true (rows) and estimated (columns) age group, int64[11, 11], over those with a known age."""
+    known = seen.take(seen.age_labelled)
+    groups = len(AGE_GROUPS)
+    cells = age_group_index(known.age_true) * groups + age_group_index(known.age_pred)
+    return np.bincount(cells, minlength=groups * groups).reshape(groups, groups).astype(np.int64)
+
+
+def age_assurance(seen: Observations) -> dict[str, dict[str, Any]]:
+    """How often an age check by the bare estimate errs: minors taken for adults, adults refused.
+
+    Returns:
+        ``minors_13_17`` and ``adults``, each with ``n`` and shares with Wilson's 95 % bounds.
+    """
+    known = seen.take(seen.age_labelled)
+    minors = known.age_pred[(known.age_true >= 13) & (known.age_true < 18)]
+    adults = known.age_pred[known.age_true >= 18]
+    return {
+        "minors_13_17": {
+            "n": int(minors.size),
+            "estimated_18_or_over": _share(minors >= 18),
+            "estimated_25_or_over": _share(minors >= 25),
+        },
+        "adults": {
+            "n": int(adults.size),
+            "estimated_under_18": _share(adults < 18),
+            "estimated_under_25": _share(adults < 25),
+        },
+    }
+
+
+def _slice_codes(seen: Observations) -> dict[str, npt.NDArray[np.int64]]:
+    """Index into the names of each slicing, int64[N]; -1 where unlabelled."""
+    ages = np.full(len(seen), -1, dtype=np.int64)
+    ages[seen.age_labelled] = age_group_index(seen.age_true[seen.age_labelled])
+    return {"age_group": ages, "gender": seen.gender_true.astype(np.int64), "race": seen.race.astype(np.int64)}
+
+
+def _members(
+    by: tuple[str, ...], codes: dict[str, npt.NDArray[np.int64]]
+) -> Iterator[tuple[dict[str, str], npt.NDArray[np.bool_]]]:
+    """The names of each slice and bool[N] of its images."""
+    stacked = np.stack([codes[name] for name in by], axis=1)
+    for key in np.unique(stacked[(stacked >= 0).all(axis=1)], axis=0):
+        yield {name: _NAMES[name][code] for name, code in zip(by, key, strict=True)}, (stacked == key).all(axis=1)
+
+
+def _measured(seen: Observations, which: npt.NDArray[np.bool_], rounds: int, seed: int) -> dict[str, Any]:
+    part = seen.take(which)
+    sums = MetricSums.of(part)
+    row: dict[str, Any] = {"n": sums.images, "n_age": sums.n_age, "n_gender": sums.n_gender}
+    for name, bounded in bounded_metrics(part, rounds, seed).items():
+        row |= {name: bounded["value"], f"{name}_low": bounded["low"], f"{name}_high": bounded["high"]}
+    return row
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> Bounded:
+    if not hits.size:
+        return {"value": None, "low": None, "high": None}
+    low, high = share_bounds(int(hits.sum()), hits.size)
+    return _bounded(float(hits.mean()), low, high)
+
+
+def _bounded(value: float | None, low: float, high: float) -> Bounded:
+    if value is None:
+        return {"value": None, "low": None, "high": None}
+    return {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}

@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agegender.evaluation.calibration import expected_calibration_error, interval_by_group, reliability
+from agegender.evaluation.metrics import Observations
+
+
+def with_probability(seen: Observations, stated: np.ndarray, true: np.ndarray) -> Observations:
+    gender = (np.random.default_rng(1).random(true.size) < true).astype(np.int8)
+    return replace(seen, female_probability=stated.astype(np.float32), gender_true=gender)
+
+
+def test_an_honest_probability_has_a_small_error(seen: Observations) -> None:
+    stated = np.random.default_rng(0).random(len(seen))
+    honest = expected_calibration_error(reliability(with_probability(seen, stated, stated)))
+    boastful = np.where(stated > 0.5, 0.99, 0.01)
+    assert honest < 0.05
+    assert expected_calibration_error(reliability(with_probability(seen, boastful, stated))) == pytest.approx(
+        0.24, abs=0.03
+    )
+
+
+def test_bins_hold_equally_many_labelled_images(seen: Observations) -> None:
+    rows = reliability(seen)
+    counts = [row["n"] for row in rows]
+    assert len(rows) == 15
+    assert sum(counts) == np.count_nonzero(seen.gender_true >= 0)
+    assert max(counts) - min(counts) <= 1
+    assert [row["stated"] for row in rows] == sorted(row["stated"] for row in rows)
+    assert all(row["low"] <= row["observed"] <= row["high"] for row in rows)
+
+
+def test_without_labels_there_is_nothing_to_say(seen: Observations) -> None:
+    rows = reliability(seen.take(seen.gender_true < 0))
+    assert rows == []
+    assert expected_calibration_error(rows) is None
+
+
+@pytest.mark.parametrize("by", ["estimated", "true"])
+def test_coverage_by_group_adds_up(seen: Observations, by: str) -> None:
+    rows = interval_by_group(seen, by)
+    known = seen.take(seen.age_labelled)
+    inside = (known.age_true >= known.age_low) & (known.age_true <= known.age_high)
+    assert sum(row["n"] for row in rows) == len(known)
+    assert sum(row["n"] * row["coverage"] for row in rows) == pytest.approx(inside.sum())
+    assert all(row["width_years"] == pytest.approx(14, abs=1e-3) for row in rows)

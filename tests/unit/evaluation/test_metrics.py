@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from agegender.evaluation.metrics import METRICS, MetricSums, Observations, median_error_years
+
+
+def by_hand(seen: Observations) -> dict[str, float]:
+    """Each metric over whole arrays, another way."""
+    age = ~np.isnan(seen.age_true)
+    error = seen.age_pred[age].astype(float) - seen.age_true[age]
+    gender = seen.gender_true != -1
+    named = np.where(seen.female_probability[gender] < 0.5, 0, 1)
+    low, high = seen.age_low[age].astype(float), seen.age_high[age].astype(float)
+    return {
+        "age_mae_years": np.mean(abs(error)),
+        "age_bias_years": np.mean(error),
+        "age_within_5_years": np.mean([abs(value) <= 5 for value in error]),
+        "gender_accuracy": np.mean(named == seen.gender_true[gender]),
+        "interval_coverage": np.mean(~((seen.age_true[age] < low) | (seen.age_true[age] > high))),
+        "interval_width_years": np.mean(high - low),
+    }
+
+
+def test_metrics_are_the_means_over_the_labelled_images(seen: Observations) -> None:
+    values = MetricSums.of(seen).values()
+    expected = by_hand(seen)
+    assert set(values) == set(METRICS) == set(expected)
+    for name in METRICS:
+        assert values[name] == pytest.approx(expected[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (700, 701, 2999), (0, 3000)])
+def test_parts_merge_to_the_whole(seen: Observations, cuts: tuple[int, ...]) -> None:
+    parts = [MetricSums.of(seen.take(index)) for index in np.split(np.arange(len(seen)), cuts)]
+    merged = sum(parts[1:], start=parts[0])
+    whole = MetricSums.of(seen)
+    assert merged.images == whole.images
+    assert (merged.n_age, merged.n_gender) == (whole.n_age, whole.n_gender)
+    assert_allclose(merged.sums, whole.sums, rtol=1e-9)
+    assert merged.n_age == np.count_nonzero(~np.isnan(seen.age_true)) < len(seen)
+
+
+def test_a_metric_without_a_label_has_no_value(seen: Observations) -> None:
+    unlabelled = seen.take(~seen.age_labelled)
+    values = MetricSums.of(unlabelled).values()
+    assert values["age_mae_years"] is None
+    assert values["interval_width_years"] is None
+    assert values["gender_accuracy"] is not None
+    assert median_error_years(unlabelled) is None
+
+
+def test_joined_parts_are_the_whole(seen: Observations) -> None:
+    parts = [seen.take(index) for index in np.array_split(np.arange(len(seen)), 7)]
+    np.testing.assert_array_equal(Observations.joined(parts).age_pred, seen.age_pred)

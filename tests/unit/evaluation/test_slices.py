@@ -1,0 +1,73 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from agegender.evaluation.metrics import METRICS, MetricSums, Observations
+from agegender.evaluation.slices import (
+    MIN_CROSSED_IMAGES,
+    age_assurance,
+    bounded_metrics,
+    confusion,
+    slice_rows,
+)
+from agegender.schema import AGE_GROUPS, age_group
+
+
+def test_every_metric_lies_within_its_bounds(seen: Observations) -> None:
+    metrics = bounded_metrics(seen, rounds=200, seed=0)
+    assert set(metrics) == {*METRICS, "age_median_error_years"}
+    for bounded in metrics.values():
+        assert bounded["low"] <= bounded["value"] <= bounded["high"]
+
+
+def test_slices_agree_with_a_group_by(seen: Observations) -> None:
+    rows = pd.DataFrame(slice_rows(seen, rounds=100, seed=0))
+    frame = pd.DataFrame({"age": seen.age_true, "gender": seen.gender_true, "error": seen.age_pred - seen.age_true})
+    frame = frame[frame.age.notna()]
+    frame["age_group"] = [age_group(age) for age in frame.age]
+    by_group = frame.groupby("age_group").error
+    ages = rows[rows.slice == "age_group"].set_index("age_group")
+    pd.testing.assert_series_equal(ages.n, by_group.size(), check_names=False, check_like=True)
+    for group, bias in by_group.mean().items():
+        assert ages.age_bias_years[group] == pytest.approx(bias, abs=1e-3)
+    crossed = rows[rows.slice == "age_group x gender"]
+    assert crossed.n.sum() == (frame.gender >= 0).sum()
+    assert set(crossed.gender) == {"male", "female"}
+
+
+def test_small_crossings_of_three_are_left_out(seen: Observations) -> None:
+    rows = slice_rows(seen.take(np.arange(900)), rounds=100, seed=0)
+    crossed = [row["n"] for row in rows if row["slice"] == "age_group x gender x race"]
+    assert all(n >= MIN_CROSSED_IMAGES for n in crossed)
+    assert {row["race"] for row in rows if row["slice"] == "race"} == {"white", "black", "asian", "indian", "other"}
+
+
+def test_confusion_counts_each_known_age_once(seen: Observations) -> None:
+    table = confusion(seen)
+    assert table.shape == (len(AGE_GROUPS), len(AGE_GROUPS))
+    assert table.sum() == MetricSums.of(seen).n_age
+    known = seen.take(seen.age_labelled)
+    twenties = [age_group(age) for age in known.age_pred[(known.age_true >= 21) & (known.age_true <= 30)]]
+    assert table[AGE_GROUPS.index("21-30"), AGE_GROUPS.index("11-20")] == twenties.count("11-20")
+
+
+def test_age_assurance_counts_both_errors() -> None:
+    ages = np.array([13, 15, 17, 17.5, 12, 18, 30, 40, np.nan], dtype=np.float32)
+    estimates = np.array([19, 26, 17, 18, 30, 17, 24, 40, 1], dtype=np.float32)
+    empty = np.full(9, -1, dtype=np.int8)
+    result = age_assurance(Observations(ages, empty, empty, estimates, estimates, estimates, estimates))
+    assert result["minors_13_17"]["n"] == 4
+    assert result["minors_13_17"]["estimated_18_or_over"]["value"] == 0.75
+    assert result["minors_13_17"]["estimated_25_or_over"]["value"] == 0.25
+    assert result["adults"]["n"] == 3
+    assert result["adults"]["estimated_under_18"]["value"] == pytest.approx(1 / 3, abs=1e-4)
+    assert result["adults"]["estimated_under_25"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_age_assurance_without_anybody_has_no_value(seen: Observations) -> None:
+    result = age_assurance(seen.take(seen.age_true < 10))
+    assert result["adults"] == {
+        "n": 0,
+        "estimated_under_18": {"value": None, "low": None, "high": None},
+        "estimated_under_25": {"value": None, "low": None, "high": None},
+    }
