@@ -1,0 +1,44 @@
+"""What storage says about one object: that it is there, or definitely why it cannot be had."""
+
+from dataclasses import dataclass
+
+from agegender.errors import InputError
+from agegender.schema import Status
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file or object, as listed."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+    """Changes when the content changes; local: the modification time in ns as text."""
+
+
+class ObjectAnswer(InputError):  # noqa: N818  (for most callers it is an answer, not an error)
+    """A definite answer about one object, never an outage: the same question later would get the same answer.
+
+    For an image it becomes a row with ``status``; where the object is the input itself, it is an ``InputError``.
+    """
+
+    def __init__(self, status: Status, uri: str, reason: str) -> None:
+        """Note the answer.
+
+        Args:
+            status: ``MISSING`` or ``UNREADABLE``.
+            uri: the object that was asked for.
+            reason: the words of the system, without the uri.
+        """
+        super().__init__(status, uri, reason)
+        self.status = status
+        self.uri = uri
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.reason}"
+
+
+def is_hidden(relative: str) -> bool:
+    """Whether a listing leaves a path out: some part of it begins with ``.`` or ``_``, as in Spark, Hive and Ray."""
+    return any(part.startswith((".", "_")) for part in relative.split("/"))

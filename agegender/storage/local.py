@@ -1,0 +1,190 @@
+"""The local side of ``files``: the same functions over paths. Reads answer by ``ObjectAnswer``, disks fail by ``ResourceError``."""
+
+import contextlib
+import errno
+import heapq
+import io
+import json
+import os
+import secrets
+import shutil
+import stat as modes
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow.fs
+
+from agegender.errors import ConfigError, InputError, ResourceError
+from agegender.schema import Status
+from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Begins with a dot, so that no listing and no reader of tables ever takes it for data."""
+
+NAMES_IN_MEMORY = 50_000
+"""A folder with more entries is sorted through temporary files, so that memory does not grow with it."""
+
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO}
+_WRONG_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY}
+
+
+def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
+    """See ``files.list_files``; nothing at all where nothing is."""
+    if os.path.isdir(uri):  # noqa: PTH112  (Path.is_dir raises where it may not look)
+        yield from _walk(uri.rstrip("/") or "/", hidden, frozenset())
+    elif (found := stat(uri)) is not None:
+        yield found
+
+
+def _walk(folder: str, hidden: bool, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
+    """Depth first, names in code point order; links are followed, but never back into a folder that is being walked."""
+    here = os.stat(folder)  # noqa: PTH116  (Path costs more than the system call, a million times)
+    identity = (here.st_dev, here.st_ino)
+    if identity in above:
+        return
+    for name in _sorted_names(folder):
+        if not hidden and is_hidden(name):
+            continue
+        path = f"{folder.rstrip('/')}/{name}"
+        try:
+            facts = os.stat(path)  # noqa: PTH116
+        except OSError:  # a broken link, or gone since: reading it gives the reason
+            yield FileInfo(path, 0, "")
+            continue
+        if modes.S_ISDIR(facts.st_mode):
+            yield from _walk(path, hidden, above | {identity})
+        elif modes.S_ISREG(facts.st_mode):
+            yield FileInfo(path, facts.st_size, str(facts.st_mtime_ns))
+
+
+def _sorted_names(folder: str) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        runs = []
+        names: list[str] = []
+        try:
+            for entry in stack.enter_context(os.scandir(folder)):
+                names.append(entry.name)
+                if len(names) == NAMES_IN_MEMORY:
+                    spill = stack.enter_context(tempfile.TemporaryFile("w+", encoding="ascii"))
+                    spill.writelines(json.dumps(name) + "\n" for name in sorted(names))
+                    spill.seek(0)
+                    runs.append(map(json.loads, spill))
+                    names = []
+        except PermissionError as error:
+            raise InputError(
+                f"{folder}: may not be listed ({error.strerror}). Grant this user read access, or leave the folder out of the input."
+            ) from error
+        except OSError as error:
+            raise _outage(folder, error) from error
+        yield from heapq.merge(*runs, sorted(names))
+
+
+def stat(uri: str) -> FileInfo | None:
+    """See ``files.stat``."""
+    try:
+        facts = os.stat(uri)  # noqa: PTH116
+    except (OSError, ValueError) as error:
+        answer = _answer(uri, error)
+        if isinstance(answer, ObjectAnswer) and answer.status is Status.MISSING:
+            return None
+        raise answer from error
+    return FileInfo(uri, facts.st_size, str(facts.st_mtime_ns)) if modes.S_ISREG(facts.st_mode) else None
+
+
+def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
+    """See ``files.read_bytes``."""
+    with open_for_reading(uri) as stream:
+        try:
+            if offset:
+                stream.seek(offset)
+            return stream.read(-1 if length is None else length)
+        except OSError as error:
+            raise _answer(uri, error) from error
+
+
+def open_for_reading(uri: str) -> BinaryIO:
+    """See ``files.open_for_reading``."""
+    try:
+        # O_NONBLOCK: opening a pipe that somebody left in the folder would otherwise wait for its writer for ever
+        descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not modes.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ObjectAnswer(Status.UNREADABLE, uri, "Not a regular file")
+    except (OSError, ValueError) as error:
+        raise _answer(uri, error) from error
+    return os.fdopen(descriptor, "rb")
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """See ``files.write_bytes``."""
+    write_from(io.BytesIO(data), uri)
+
+
+def write_from(source: BinaryIO, uri: str) -> None:
+    """See ``files.write_from``."""
+    target = Path(uri)
+    # A name of its own for each writer: a retried task may run while the first one still does.
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as stream:
+            shutil.copyfileobj(source, stream, 1 << 20)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _write_failure(uri, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def delete(uri: str) -> None:
+    """See ``files.delete``."""
+    try:
+        Path(uri).unlink(missing_ok=True)
+    except OSError as error:
+        raise _write_failure(uri, error) from error
+
+
+def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """See ``files.arrow_filesystem``."""
+    return pyarrow.fs.LocalFileSystem(), str(Path(uri).absolute())
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name survives a power cut too, where the file system can promise that."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _answer(uri: str, error: OSError | ValueError) -> ObjectAnswer | ResourceError:
+    if not isinstance(error, OSError):  # a name with a NUL or characters that no file name can hold
+        return ObjectAnswer(Status.UNREADABLE, uri, str(error))
+    if error.errno in _MISSING:
+        return ObjectAnswer(Status.MISSING, uri, os.strerror(error.errno))
+    if error.errno in _UNREADABLE:
+        return ObjectAnswer(Status.UNREADABLE, uri, os.strerror(error.errno))
+    return _outage(uri, error)
+
+
+def _outage(uri: str, error: OSError) -> ResourceError:
+    return ResourceError(f"{uri}: {error.strerror}. Mend the disk or the mount and run the same command again.")
+
+
+def _write_failure(uri: str, error: OSError) -> ConfigError | ResourceError:
+    if error.errno in _WRONG_PLACE:
+        return ConfigError(f"{uri}: cannot be written ({error.strerror}). Choose another output.")
+    return ResourceError(
+        f"{uri}: cannot be written ({error.strerror}). Make room or grant this user write access, and run the same command again."
+    )
