@@ -34,10 +34,13 @@ _ORDER, _DRAWS = 1, 2  # what a random stream is for
 
 @dataclass(frozen=True)
 class Samples:
-    """Decoded images and their labels, in one order."""
+    """The images of one part and their labels, in one order."""
 
     pixels: npt.NDArray[np.uint8]
-    """uint8[N, S, S, 3], may be memory-mapped."""
+    """uint8[M, S, S, 3] RGB, memory-mapped or not; other parts may lie in it too."""
+
+    rows: Integers
+    """int64[N]: where in ``pixels`` each image is."""
 
     age_years: npt.NDArray[np.float32]
     """float32[N]; NaN where unlabelled."""
@@ -117,7 +120,7 @@ def load_batch(samples: Samples, rows: Integers, rank: int, ranks: int, device: 
     """
     share = rows[part_of(len(rows), rank, ranks)]
     # A permuted view: the memory stays channels-last, as it was decoded and as convolutions like it.
-    images = torch.from_numpy(samples.pixels[share]).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    images = torch.from_numpy(samples.pixels[samples.rows[share]]).permute(0, 3, 1, 2).to(device, non_blocking=True)
     age, gender = samples.age_years[share], samples.gender[share]
     return Batch(
         images,
@@ -193,7 +196,12 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, learning_rate: float, precision: Precision
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    recipe: Recipe,
+    learning_rate: float,
+    precision: Precision,
 ) -> dict[str, Tensor]:
     """Forward, backward, update.
 
@@ -284,7 +292,9 @@ def weighted_loss(terms: Mapping[str, float], recipe: Recipe) -> float:
         "age_error": recipe.age_error_weight,
         "gender": recipe.gender_weight,
     }
-    return sum(weight * terms[name] for name, weight in weights.items() if weight and math.isfinite(terms.get(name, math.nan)))
+    return sum(
+        weight * terms[name] for name, weight in weights.items() if weight and math.isfinite(terms.get(name, math.nan))
+    )
 
 
 class Estimates(NamedTuple):
@@ -319,7 +329,12 @@ def evaluate(
         batch = load_batch(samples, share, 0, 1, device)
         outputs: Outputs = network(batch.images)
         _, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, recipe)
-        tally_terms(tally, {name: float(value) for name, value in terms.items()}, samples.age_years[share], samples.gender[share])
+        tally_terms(
+            tally,
+            {name: float(value) for name, value in terms.items()},
+            samples.age_years[share],
+            samples.gender[share],
+        )
         ages.append(outputs.age_years_B.float().cpu().numpy())
         logits.append(outputs.gender_logit_B.float().cpu().numpy())
     network.train(training)

@@ -1,0 +1,279 @@
+"""What training leaves on disk: the model folder of ``artifact``, and the state that a killed run goes on from.
+
+Tensors are safetensors, everything else JSON: a file that is opened cannot run code.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import agegender
+from agegender.artifact import (
+    GRAPH_FILE,
+    INFO_FILE,
+    TRAINING_IMAGES_FILE,
+    WEIGHTS_FILE,
+    Calibration,
+    ModelInfo,
+    NetworkConfig,
+)
+from agegender.errors import InputError
+from agegender.model.export import export_graph
+from agegender.model.network import FaceNetwork, build_network
+
+STATE_FORMAT_VERSION = 1
+STATE_TENSORS_FILE = "state.safetensors"
+STATE_FILE = "state.json"
+
+
+def save_model(
+    folder: Path,
+    network: FaceNetwork,
+    network_config: NetworkConfig,
+    calibration: Calibration,
+    training_images: npt.NDArray[np.uint64],
+    split_hash: str,
+    config: dict[str, Any],
+    metrics: dict[str, float],
+) -> ModelInfo:
+    """Write a model folder; model.json, which makes it valid, goes last.
+
+    Args:
+        folder: made if absent; an older model in it stops being valid first.
+        network: with the weights to keep.
+        network_config: rebuilds the network's shape.
+        calibration: goes into model.json and into the graph.
+        training_images: uint64[N], first 8 bytes of each training image's content hash, any order.
+        split_hash: of the split it was trained on.
+        config: the resolved config of the run.
+        metrics: of the kept epoch on the validation part.
+
+    Returns:
+        What model.json says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INFO_FILE).unlink(missing_ok=True)
+    save_file(_plain(network.state_dict()), folder / WEIGHTS_FILE)
+    export_graph(network, calibration, folder / GRAPH_FILE)
+    np.unique(training_images).astype("<u8").tofile(folder / TRAINING_IMAGES_FILE)
+    files = {name: _sha256(folder / name) for name in (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE)}
+    info = ModelInfo(
+        model_id=files[WEIGHTS_FILE][:12],
+        network=network_config,
+        calibration=calibration,
+        split_hash=split_hash,
+        config=config,
+        metrics=metrics,
+        files=files,
+        created_by=f"agegender {agegender.__version__}",
+    )
+    _write_whole(folder / INFO_FILE, info.model_dump_json(indent=2))
+    return info
+
+
+def load_network(folder: Path) -> tuple[FaceNetwork, ModelInfo]:
+    """The network of a model folder, on the CPU and in eval mode.
+
+    Raises:
+        InputError: weights that are missing, damaged, or not of the network that model.json describes.
+    """
+    info = ModelInfo.model_validate_json((folder / INFO_FILE).read_bytes())
+    network = build_network(info.network)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"{folder / WEIGHTS_FILE}: not the weights of a {info.network.backbone} network ({error}); "
+            "copy the model folder again, or train it again"
+        ) from error
+    return network.eval(), info
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimizer's memory by parameter name, so that it does not depend on the order of parameters."""
+
+    tensors: dict[str, Tensor]
+    """``PARAMETER/SLOT``, e.g. ``age_head.bias/exp_avg``."""
+
+    groups: list[dict[str, Any]]
+    """Hyper-parameters of each group; ``params`` are names."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that a killed run needs to end as if it had not been killed."""
+
+    epoch: int
+    """Epoch that the run is in, from 0."""
+
+    step: int
+    """Optimizer steps done since the beginning."""
+
+    network: dict[str, Tensor]
+    """``state_dict`` of the network."""
+
+    ema: dict[str, Tensor]
+    """``state_dict`` of the averaged network; empty: no averaging."""
+
+    optimizer: OptimizerState
+    config: dict[str, Any]
+    """The resolved config, JSON-able."""
+
+    split_hash: str
+    schedule: dict[str, Any] = field(default_factory=dict)
+    """``state_dict`` of the learning-rate schedule, JSON-able."""
+
+    random: dict[str, Tensor] = field(default_factory=dict)
+    """Name of a generator -> ``get_state()``, uint8[K]."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry of metrics per finished epoch, JSON-able."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    """Metric sums of the epoch that is not finished."""
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> OptimizerState:
+    """The optimizer's memory under the network's parameter names."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    tensors = {
+        f"{names[id(parameter)]}/{slot}": torch.as_tensor(value)
+        for parameter, slots in optimizer.state.items()
+        for slot, value in slots.items()
+    }
+    groups = [
+        {
+            **{key: value for key, value in group.items() if key != "param_names"},
+            "params": [names[id(p)] for p in params],
+        }
+        for group in optimizer.param_groups
+        for params in (group["params"],)
+    ]
+    return OptimizerState(tensors, groups)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, state: OptimizerState) -> None:
+    """Give a fresh optimizer over the same network its memory back, in place.
+
+    Raises:
+        InputError: the groups hold other parameters than those of the state.
+    """
+    current = optimizer_state(optimizer, network).groups
+    if [group["params"] for group in current] != [group["params"] for group in state.groups]:
+        raise InputError(
+            "training state: its optimizer has other parameters than this network; "
+            "resume with the config it was written with, or train into another OUTPUT"
+        )
+    index = {name: i for i, name in enumerate(name for group in state.groups for name in group["params"])}
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.tensors.items():
+        name, _, slot = key.rpartition("/")
+        slots.setdefault(index[name], {})[slot] = value.clone()
+    groups = [{**group, "params": [index[name] for name in group["params"]]} for group in state.groups]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def save_training_state(folder: Path, state: TrainingState) -> None:
+    """Write ``state.safetensors`` and, last, ``state.json`` with its hash; an older state is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "network": state.network,
+        "ema": state.ema,
+        "optimizer": state.optimizer.tensors,
+        "random": state.random,
+    }
+    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    _replace(folder / STATE_TENSORS_FILE, lambda path: save_file(_plain(tensors), path))
+    said = {
+        "format_version": STATE_FORMAT_VERSION,
+        "created_by": f"agegender {agegender.__version__}",
+        "tensors_sha256": _sha256(folder / STATE_TENSORS_FILE),
+        "optimizer_groups": state.optimizer.groups,
+        **{name: getattr(state, name) for name in _PLAIN_FIELDS},
+    }
+    _write_whole(folder / STATE_FILE, json.dumps(said, indent=1))
+
+
+_PLAIN_FIELDS = ("epoch", "step", "config", "split_hash", "schedule", "history", "sums")
+
+
+def load_training_state(folder: Path, split_hash: str | None = None) -> TrainingState:
+    """Read back what ``save_training_state`` wrote, tensors on the CPU.
+
+    Args:
+        folder: that holds the two files.
+        split_hash: of the split that the run would go on with; None: any.
+
+    Raises:
+        InputError: nothing there, damaged, a foreign format version, or another split.
+    """
+    path = folder / STATE_FILE
+    try:
+        said = json.loads(path.read_bytes())
+        version = said["format_version"]
+        if version != STATE_FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format version {version}, this release reads {STATE_FORMAT_VERSION}; "
+                "resume with the release that wrote it, or train into another OUTPUT"
+            )
+        if split_hash is not None and said["split_hash"] != split_hash:
+            raise InputError(
+                f"{path}: belongs to the split {said['split_hash'][:12]}, this run's is {split_hash[:12]}: images, labels, "
+                "seed or fractions changed; restore them to resume, or train into another OUTPUT"
+            )
+        if _sha256(folder / STATE_TENSORS_FILE) != said["tensors_sha256"]:
+            raise InputError(
+                f"{folder / STATE_TENSORS_FILE}: damaged, its SHA-256 is not the one in {STATE_FILE}; {_NEXT}"
+            )
+        tensors = load_file(folder / STATE_TENSORS_FILE)
+        plain = {name: said[name] for name in _PLAIN_FIELDS}
+        groups = said["optimizer_groups"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path}: no training state that can be read ({error!r}); {_NEXT}") from error
+    return TrainingState(
+        network=_part(tensors, "network"),
+        ema=_part(tensors, "ema"),
+        optimizer=OptimizerState(_part(tensors, "optimizer"), groups),
+        random=_part(tensors, "random"),
+        **plain,
+    )
+
+
+_NEXT = "delete it to begin anew, or resume from an older checkpoint"
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, dense in the common order (not channels_last), none shared."""
+    return {
+        name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    _replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(f"_{path.name}.partial")
+    write(partial)
+    partial.replace(path)
