@@ -53,7 +53,8 @@ def age_group_index(age_years: npt.ArrayLike) -> npt.NDArray[np.int64]:
         int64[N].
     """
     whole = np.floor(np.asarray(age_years, dtype=np.float64) + 0.5)
-    return np.clip((whole - 1) // 10, 0, len(AGE_GROUPS) - 1).astype(np.int64)
+    index: npt.NDArray[np.int64] = np.clip((whole - 1) // 10, 0, len(AGE_GROUPS) - 1).astype(np.int64)
+    return index
 
 
 def age_group(age_years: float) -> str:

@@ -4,7 +4,7 @@ An outage is no reason: it raises ``ResourceError`` and the unit stays undone.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agegender.config import SourceOptions
+from agegender.errors import InputError
 from agegender.schema import Status
 from agegender.storage import files
 
@@ -71,6 +72,10 @@ def _read(row: dict[str, Any], options: SourceOptions) -> Fetched:
         return _bounded(files.read_bytes(row["uri"], length=limit + 1), limit)
     except files.ObjectAnswer as answer:
         return Fetched(None, answer.status, str(answer))
+    except (
+        InputError
+    ) as error:  # a manifest may name any address: a bucket that is not there, a scheme that nobody reads
+        return Fetched(None, Status.UNREADABLE, str(error))
 
 
 def _from_table(container: str, rows: list[dict[str, Any]], options: SourceOptions) -> Iterator[Fetched]:
@@ -91,7 +96,7 @@ def _from_table(container: str, rows: list[dict[str, Any]], options: SourceOptio
                 )
 
 
-def _bytes_by_row(table: pq.ParquetFile, column: str, wanted: Iterable[int]) -> Iterator[bytes | None]:
+def _bytes_by_row(table: pq.ParquetFile, column: str, wanted: Iterable[int]) -> Generator[bytes | None, None, None]:
     wanted_rows = iter(wanted)
     target = next(wanted_rows, None)
     start = 0

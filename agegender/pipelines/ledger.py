@@ -87,8 +87,7 @@ class Ledger:
         self._take_up()
 
     def _take_up(self) -> None:
-        covered = [(first, last, uri) for first, last, uri in parts_of(self._output)]
-        for first, last, uri in covered:
+        for first, last, uri in parts_of(self._output):
             if first != self._next:
                 break  # cannot happen by our own writing; the units are scored again rather than trusted
             self.published += part_counts(uri)
@@ -144,7 +143,8 @@ class Ledger:
         with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
             path = Path(folder) / "part.parquet"
             _write_part(path, (f"{_staged(self._output, self._names[number])}.parquet" for number in run), metadata)
-            files.write_file(uri, path)
+            with path.open("rb") as part:
+                files.write_from(part, uri)
         self.published += counts
         self.parts += 1
         self._next = run[-1] + 1
@@ -179,10 +179,8 @@ def _write_part(path: Path, staged: Iterable[str], metadata: dict[str, str]) -> 
 
 def parts_of(output: str) -> list[tuple[int, int, str]]:
     """(first unit, last unit, address) of every published part, ascending."""
-    if not files.exists_below(output):
-        return []
     found = []
-    for info in files.list_files(output):
+    for info in files.list_files(output, allow_empty=True):
         match = _PART_NAME.fullmatch(files.name(info.uri))
         if match:
             found.append((int(match[1]), int(match[2]), info.uri))
@@ -199,9 +197,7 @@ def part_counts(uri: str) -> UnitCounts:
 def staged_units(output: str) -> dict[int, UnitCounts]:
     """Unit number -> counts, of the units that are scored and not yet published."""
     folder = files.join(output, "_work", "scored")
-    if not files.exists_below(folder):
-        return {}
-    found = [info.uri for info in files.list_files(folder) if info.uri.endswith(".json")]
+    found = [info.uri for info in files.list_files(folder, allow_empty=True) if info.uri.endswith(".json")]
     return {_number(files.name(uri).removesuffix(".json")): _counts(files.read_json(uri)) for uri in found}
 
 

@@ -111,7 +111,7 @@ class SourceReader:
     def _members(self, stream: BinaryIO, found: files.FileInfo) -> Iterator[ListedImage]:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                archive.members.clear()  # tarfile remembers every member: a shard of millions would not be flat
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member: a shard of millions would not be flat
                 if not member.isfile():
                     continue
                 extension = _extension(member.name)
@@ -196,7 +196,7 @@ def _extension(uri: str) -> str:
 
 def _resolve(uri: str, base: str) -> str:
     """An address in a manifest: relative ones count from the manifest's folder; in a table of bytes it is only a name."""
-    return uri if not base or files.is_absolute(uri) else files.join(base, uri)
+    return uri if not base or "://" in uri or uri.startswith("/") else files.join(base, uri)
 
 
 def _in_table(image: ListedImage, found: files.FileInfo, row: int) -> ListedImage:

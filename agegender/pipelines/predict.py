@@ -87,9 +87,9 @@ def _checked_model(config: PredictConfig) -> ModelInfo:
 
 def _identity(config: PredictConfig, info: ModelInfo) -> dict[str, Any]:
     """Everything that, were it different, would give other rows."""
-    named = ("input", "faces", "limit", "keep_columns", "age_distribution", "abstain_above", "batch_size")
-    named += ("uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images")
-    said = config.model_dump(mode="json", include=set(named))
+    named = {"input", "faces", "limit", "keep_columns", "age_distribution", "abstain_above", "batch_size"}
+    named |= {"uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images"}
+    said = config.model_dump(mode="json", include=named)
     return said | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+from agegender.config import PredictConfig
+from agegender.errors import ConfigError
+from agegender.pipelines import ledger as ledger_module
+from agegender.pipelines.ledger import Ledger, stage_unit
+from agegender.pipelines.record import DONE, RUNNING, claim_output, finish_record
+from agegender.pipelines.sources import Listing
+from agegender.schema import prediction_schema
+
+
+def unit_rows(number: int) -> pa.Table:
+    """Three images: one ok with two faces, one ok, one missing."""
+    rows = [
+        {"uri": f"{number}-a", "face_index": 0, "status": "ok", "age_years": 30.0},
+        {"uri": f"{number}-a", "face_index": 1, "status": "ok", "age_years": 40.0},
+        {"uri": f"{number}-b", "face_index": 0, "status": "ok", "age_years": 50.0},
+        {"uri": f"{number}-c", "face_index": 0, "status": "missing"},
+    ]
+    return pa.Table.from_pylist(rows, schema=prediction_schema())
+
+
+@pytest.fixture
+def listing(tmp_path: Path) -> Listing:
+    units = [f"{tmp_path}/_work/listing/unit-{i:07d}.parquet" for i in range(6)]
+    return Listing(f"{tmp_path}/_work/listing", units, images=18, repeated=0, ignored={})
+
+
+def readable(output: Path) -> list[str]:
+    table = pyarrow.dataset.dataset(output, format="parquet").to_table()
+    return sorted(
+        f"{uri}/{face}" for uri, face in zip(table["uri"].to_pylist(), table["face_index"].to_pylist(), strict=True)
+    )
+
+
+def expected(*numbers: int) -> list[str]:
+    rows = [row for n in numbers for row in unit_rows(n).select(["uri", "face_index"]).to_pylist()]
+    return sorted(f"{row['uri']}/{row['face_index']}" for row in rows)
+
+
+def test_units_become_parts_in_order_whatever_order_they_finish_in(
+    tmp_path: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "PART_ROWS", 8)
+    ledger = Ledger(str(tmp_path), listing, {"agegender.model_id": "abc"})
+    for number in (1, 3, 0, 5, 2, 4):
+        ledger.add(listing.units[number], stage_unit(str(tmp_path), listing.units[number], unit_rows(number)))
+    assert [path.name for path in sorted(tmp_path.glob("part-*"))] == [
+        "part-0000000-0000001.parquet", "part-0000002-0000003.parquet", "part-0000004-0000005.parquet"
+    ]  # fmt: skip
+    assert readable(tmp_path) == expected(*range(6))
+    assert ledger.totals.by_status == {"ok": 12, "missing": 6}
+    assert (ledger.totals.images, ledger.totals.rows) == (18, 24)
+    schema = pa.parquet.read_schema(tmp_path / "part-0000000-0000001.parquet")
+    assert schema.metadata[b"agegender.model_id"] == b"abc"
+    assert not list((tmp_path / "_work" / "scored").iterdir())
+
+
+def test_a_killed_run_goes_on_from_the_names_in_its_output(tmp_path: Path, listing: Listing) -> None:
+    output = str(tmp_path)
+    first = Ledger(output, listing, {})
+    for number in (0, 1):
+        first.add(listing.units[number], stage_unit(output, listing.units[number], unit_rows(number)))
+    first.publish_rest()
+    stage_unit(output, listing.units[4], unit_rows(4))  # scored, and the driver killed before it heard of it
+    stage_unit(output, listing.units[1], unit_rows(1))  # published, and killed before it was removed
+    (tmp_path / "_work" / "scored" / "unit-0000005.parquet").write_bytes(b"half")  # rows without counts: not done
+
+    second = Ledger(output, listing, {})
+    assert [Path(unit).stem for unit in second.pending()] == ["unit-0000002", "unit-0000003", "unit-0000005"]
+    for unit in second.pending():
+        number = int(Path(unit).stem[-7:])
+        second.add(unit, stage_unit(output, unit, unit_rows(number)))
+    second.publish_rest()
+    assert readable(tmp_path) == expected(*range(6))
+    assert second.totals.images == 18
+    assert Ledger(output, listing, {}).pending() == []
+
+
+def config(tmp_path: Path) -> PredictConfig:
+    return PredictConfig(input=["a"], output=str(tmp_path), model="m")
+
+
+def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
+    identity = {"model_files": {"model.onnx": "1"}, "limit": None}
+    assert claim_output(str(tmp_path), "predict", config(tmp_path), identity) is None
+    again = claim_output(str(tmp_path), "predict", config(tmp_path), identity)
+    assert again is not None
+    assert again["state"] == RUNNING
+    with pytest.raises(ConfigError, match=r"limit was None, is now 5"):
+        claim_output(str(tmp_path), "predict", config(tmp_path), identity | {"limit": 5})
+    with pytest.raises(ConfigError, match="holds the output of `agegender predict`"):
+        claim_output(str(tmp_path), "eda", config(tmp_path), identity)
+    finish_record(str(tmp_path), "predict", config(tmp_path), identity, {"images": 3})
+    done = claim_output(str(tmp_path), "predict", config(tmp_path), identity)
+    assert done is not None
+    assert (done["state"], done["result"]) == (DONE, {"images": 3})
