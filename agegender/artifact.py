@@ -10,8 +10,11 @@ A model is a folder::
 Pure: reading and checking a folder is ``scoring.load``, writing one is ``model.checkpoint``.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from agegender.schema import AGE_BINS
@@ -25,6 +28,20 @@ INFO_FILE = "model.json"
 GRAPH_INPUT = "images"  # uint8[B, S, S, 3] RGB, as a decoder gives them
 GRAPH_OUTPUTS = ("age_years", "age_low_years", "age_high_years", "female_probability", "age_probabilities")
 """float32[B] each, but the last float32[B, 121]; a scalar age head's graph has no ``age_probabilities``."""
+
+
+
+def image_keys(content_hashes: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    """What ``training_images.u64`` knows an image by: the first 8 bytes of its content hash, little-endian.
+
+    Args:
+        content_hashes: at least 8 bytes each.
+
+    Returns:
+        uint64[N], in the order given.
+    """
+    return np.frombuffer(b"".join(content[:8] for content in content_hashes), dtype="<u8").astype(np.uint64)
+
 
 PerYear = Annotated[list[float], Field(min_length=AGE_BINS, max_length=AGE_BINS)]
 

@@ -79,13 +79,9 @@ class Tally:
         self.sums[name] = self.sums.get(name, 0.0) + total
         self.counts[name] = self.counts.get(name, 0.0) + count
 
-    def mean(self, name: str) -> float:
-        """Mean over the images counted; NaN over none."""
-        return self.sums[name] / self.counts[name] if self.counts.get(name) else math.nan
-
     def means(self) -> dict[str, float]:
-        """Every mean by name."""
-        return {name: self.mean(name) for name in self.sums}
+        """Each mean by name; what was counted over no image is left out."""
+        return {name: self.sums[name] / count for name, count in self.counts.items() if count}
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -286,7 +282,7 @@ def tally_terms(tally: Tally, terms: Mapping[str, float], age_years: npt.NDArray
 
 
 def weighted_loss(terms: Mapping[str, float], recipe: Recipe) -> float:
-    """The loss that is minimised, from its mean terms; a term over no labels counts nothing."""
+    """The loss that is minimised, from its mean terms; a term that is not there, over no labels, counts nothing."""
     weights = {
         "age_distribution": recipe.age_distribution_weight,
         "age_error": recipe.age_error_weight,

@@ -1,0 +1,169 @@
+"""Training images decoded once per node, into one memory-mapped file that all processes of the node share.
+
+A cache is two files: ``NAME.npy`` with uint8[N, S, S, 3] RGB and ``NAME.usable.npy`` with bool[N], which of the rows hold
+an image. ``NAME.npy`` appears whole or not at all. The files serve one run: it builds them, finds them again after a
+kill, and removes them at its end. What killed runs leave behind goes when the next run needs the room.
+"""
+
+import logging
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.data.images import decode, resize
+from agegender.errors import ResourceError
+
+logger = logging.getLogger(__name__)
+
+GIGABYTE = 1_000_000_000
+
+ABANDONED_AFTER_S = 3600.0
+"""An unfinished cache that nobody wrote to for so long belongs to a run that was killed."""
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """An open cache."""
+
+    pixels: Pixels
+    """uint8[N, S, S, 3], mapped read-only: pages are read as they are used and shared by the processes of a node."""
+
+    usable: npt.NDArray[np.bool_]
+    """bool[N]; a row without an image holds zeros."""
+
+
+def cache_size_bytes(images: int, side_px: int) -> int:
+    """Bytes on disk of so many decoded images."""
+    return images * side_px * side_px * 3
+
+
+def open_cache(path: Path) -> DecodedImages | None:
+    """Map a cache that is complete, or None.
+
+    Args:
+        path: ``NAME.npy``.
+    """
+    if not path.exists():
+        return None
+    return DecodedImages(np.load(path, mmap_mode="r"), np.load(_usable_path(path)))
+
+
+def build_cache(
+    path: Path,
+    encoded: Iterable[tuple[int, bytes]],
+    images: int,
+    side_px: int,
+    *,
+    max_pixels: int,
+    threads: int,
+    limit_bytes: int,
+) -> DecodedImages:
+    """Decode images into a new cache; a row that no image arrives for, or that does not decode, is not usable.
+
+    Args:
+        path: ``NAME.npy``; its folder is made.
+        encoded: (row, bytes of an image file), in any order.
+        images: rows, N.
+        side_px: S.
+        max_pixels: images with more are not decoded.
+        threads: decode in parallel.
+        limit_bytes: older caches in the folder are removed until they and this one fit.
+
+    Raises:
+        ResourceError: the disk has no room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed_bytes = cache_size_bytes(images, side_px)
+    make_room(path.parent, limit_bytes - needed_bytes)
+    _check_disk(path.parent, needed_bytes)
+    logger.info("decoding %d images into %s, %.2f GB", images, path, needed_bytes / GIGABYTE)
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    usable = np.zeros(images, np.bool_)
+    try:
+        pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(images, side_px, side_px, 3))
+        for row, face in _decoded(encoded, side_px, max_pixels, threads):
+            pixels[row], usable[row] = face, True
+        pixels.flush()
+        np.save(_usable_path(path), usable)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return DecodedImages(np.load(path, mmap_mode="r"), usable)
+
+
+def remove_cache(path: Path) -> None:
+    """Delete a cache; processes that have it mapped keep what they see."""
+    path.unlink(missing_ok=True)
+    _usable_path(path).unlink(missing_ok=True)
+
+
+def make_room(folder: Path, limit_bytes: int) -> None:
+    """Remove the caches in a folder, oldest first, until those left take at most ``limit_bytes``."""
+    abandoned = [part for part in folder.glob("*.part") if time.time() - _modified_s(part) > ABANDONED_AFTER_S]
+    whole = [file for file in folder.glob("*.npy") if not file.name.endswith(".usable.npy")]
+    caches = sorted(abandoned + whole, key=_modified_s)
+    total_bytes = sum(_size_bytes(file) for file in caches)
+    for file in caches:
+        if total_bytes <= limit_bytes:
+            return
+        total_bytes -= _size_bytes(file)
+        logger.info("removing %s, left by another run, to make room", file)
+        remove_cache(file)
+
+
+def _decoded(
+    encoded: Iterable[tuple[int, bytes]], side_px: int, max_pixels: int, threads: int
+) -> Iterator[tuple[int, Pixels]]:
+    """Decode a little ahead of the reader; ``encoded`` itself is advanced by the calling thread alone."""
+    waiting: deque[tuple[int, Future[Pixels | None]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for row, data in encoded:
+            waiting.append((row, pool.submit(_decode_one, data, side_px, max_pixels)))
+            if len(waiting) >= 8 * threads:
+                yield from _finished(waiting, 1)
+        yield from _finished(waiting, len(waiting))
+
+
+def _finished(waiting: "deque[tuple[int, Future[Pixels | None]]]", count: int) -> Iterator[tuple[int, Pixels]]:
+    for _ in range(count):
+        row, future = waiting.popleft()
+        face = future.result()
+        if face is not None:
+            yield row, face
+
+
+def _decode_one(data: bytes, side_px: int, max_pixels: int) -> Pixels | None:
+    pixels = decode(data, max_pixels).pixels
+    return None if pixels is None else resize(pixels, side_px)
+
+
+def _check_disk(folder: Path, needed_bytes: int) -> None:
+    # A full disk under a memory map kills the process with a bus error, so it is asked before.
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise ResourceError(
+            f"{folder} has {free_bytes / GIGABYTE:.2f} GB free, the decoded images need {needed_bytes / GIGABYTE:.2f} GB: "
+            "free some, or name another folder with --cache-dir"
+        )
+
+
+def _usable_path(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.npy')}.usable.npy")
+
+
+def _modified_s(file: Path) -> float:
+    return file.stat().st_mtime if file.exists() else 0.0
+
+
+def _size_bytes(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

@@ -1,0 +1,306 @@
+"""The training loop of one Ray Train worker. What a step does is ``model.trainer``'s; this is where it runs and goes on.
+
+A checkpoint is written at each epoch's end and every so many steps; all ranks report equally often. Whatever an epoch has
+summed so far travels in the checkpoint, so that a killed run ends with the metrics of one that was not.
+"""
+
+import logging
+import math
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from agegender.data.cache import remove_cache
+from agegender.errors import AgegenderError, ConfigError
+from agegender.model import trainer
+from agegender.model.checkpoint import (
+    TrainingState,
+    load_network,
+    load_training_state,
+    optimizer_state,
+    restore_optimizer,
+    save_training_state,
+)
+from agegender.model.network import build_network
+from agegender.model.trainer import Batch, Integers, Samples, Tally
+from agegender.pipelines.models import localize_model
+from agegender.pipelines.train_data import decode_images, load_samples
+from agegender.pipelines.train_job import TrainJob
+from agegender.pipelines.train_keep import MetricsLog, keep_model
+from agegender.pipelines.train_ranks import TALLIED, anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
+from agegender.storage import files
+
+logger = logging.getLogger(__name__)
+
+POST_INTERVAL_S = 0.5
+
+LOSS_TERMS = ("age_distribution", "age_error", "gender")
+
+
+def train_worker(job: TrainJob) -> None:
+    """Run, or go on with, the training of one rank; Ray Train calls it on each."""
+    torch.set_num_threads(job.threads)
+    worker = _prepare(job)
+    if worker is None or not worker.run():
+        return
+    worker.keep()
+    if ray.train.get_context().get_local_rank() == 0:
+        remove_cache(job.cache_path)
+
+
+def _prepare(job: TrainJob) -> "Worker | None":
+    """Set up, or tell the driver why not: what is wrong with config or data would fail again on every attempt."""
+    error: AgegenderError | None = None
+    worker: Worker | None = None
+    try:
+        decode_images(job)
+    except AgegenderError as caught:
+        error = caught
+    ray.train.collective.barrier()  # without a time limit, other than torch's: decoding may take long
+    if not anyone_failed(job, error):
+        try:
+            worker = Worker(job)
+        except AgegenderError as caught:
+            error = caught
+        if not anyone_failed(job, error):
+            return worker
+    return None
+
+
+class Worker:
+    """One rank: its share of the batches, and, on rank 0, checkpoints, metrics and the model that is kept.
+
+    Args:
+        job: what the driver says.
+    """
+
+    def __init__(self, job: TrainJob) -> None:
+        context = ray.train.get_context()
+        self.job, self.recipe = job, job.config.recipe()
+        self.rank, self.ranks = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.train, self.val = load_samples(job)
+        self.steps = trainer.steps_per_epoch(len(self.train), self.recipe.batch_size)
+        self._check_sizes()
+        state = self._earlier_state()
+        self.epoch, self.step = (state.epoch, state.step) if state else (0, 0)  # step: of the whole run
+        self.history: list[dict[str, Any]] = list(state.history) if state else []
+        self.tally, self.seconds, self.waited_s, self.timed_images = self._restored_sums(state)
+        self.precision = self._agreed_precision(state)
+        self._build(state)
+        self.log = MetricsLog(job, self.history) if self.rank == 0 else None
+        self._pending: list[tuple[dict[str, Tensor], Integers]] = []
+        self._posted_s, self._loss = 0.0, math.nan
+
+    def _check_sizes(self) -> None:
+        if min(len(self.train) // self.steps, len(self.val)) < self.ranks:
+            raise ConfigError(
+                f"{self.ranks} workers for batches of {len(self.train) // self.steps} images ({len(self.train)} training, "
+                f"{len(self.val)} validation images): take fewer --num-workers or a larger --batch-size"
+            )
+
+    def _earlier_state(self) -> TrainingState | None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                return load_training_state(Path(folder), self.job.split_hash)
+        if self.job.resume_from is None:
+            return None
+        with tempfile.TemporaryDirectory() as temporary:
+            files.download_folder(self.job.resume_from, Path(temporary))
+            return load_training_state(Path(temporary), self.job.split_hash)
+
+    def _restored_sums(self, state: TrainingState | None) -> tuple[Tally, float, float, int]:
+        """What the unfinished epoch has summed; rank 0 carries it for all, for it is added up over them."""
+        if state is None or self.rank != 0:
+            return Tally(), 0.0, 0.0, 0
+        said = state.sums
+        tally = Tally({n: said[f"sum/{n}"] for n in TALLIED if f"sum/{n}" in said}, {n: said[f"count/{n}"] for n in TALLIED if f"count/{n}" in said})
+        return tally, said.get("seconds", 0.0), said.get("waited_s", 0.0), int(said.get("timed_images", 0))
+
+    def _agreed_precision(self, state: TrainingState | None) -> trainer.Precision:
+        """Resolved when the run begins and kept for all of it; on mixed machines what all of them are built for."""
+        if state is not None:
+            return trainer.resolve_precision(state.config["precision"], self.device)
+        mine = trainer.resolve_precision(self.recipe.precision, self.device)
+        return "bfloat16" if sum_over_ranks([float(mine == "bfloat16")])[0] == self.ranks else "float32"
+
+    def _build(self, state: TrainingState | None) -> None:
+        torch.manual_seed(self.recipe.seed)
+        if self.job.init is not None and state is None:
+            network, _ = load_network(localize_model(self.job.init))
+        else:
+            network = build_network(self.job.network, None if state else self.recipe.weights)
+        if state is not None:
+            network.load_state_dict(state.network)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.averaged = trainer.averaged_copy(self.network, self.recipe)
+        self.optimizer = trainer.make_optimizer(self.network, self.recipe)
+        if state is not None:
+            restore_optimizer(self.optimizer, self.network, state.optimizer)
+            if state.ema:
+                self.averaged.load_state_dict(state.ema)
+        # Statistics of norms are each rank's own until they are averaged: broadcasting them at each step costs more.
+        self.model: nn.Module = self.network
+        if self.ranks > 1:
+            ids = [self.device] if self.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def run(self) -> bool:
+        """Train all epochs that are left; False where the loss is no longer a number."""
+        while self.epoch < self.recipe.epochs:
+            self._train_epoch()
+            self._end_epoch()
+            if self.history[-1]["train_loss"] is None:
+                return self._diverged()
+        return True
+
+    def keep(self) -> None:
+        """On rank 0, calibrate on the validation part and write the model."""
+        if self.rank == 0:
+            keep_model(self.job, self.averaged, self.val, self.device, self.precision, self.history)
+
+    def _train_epoch(self) -> None:
+        order = trainer.epoch_order(len(self.train), self.recipe.seed, self.epoch)
+        first = self.step - self.epoch * self.steps
+        clock_s = time.perf_counter()
+        with ThreadPoolExecutor(1, "load") as loader:
+            coming = self._load(loader, order, first)
+            for step in range(first, self.steps):
+                asked_s = time.perf_counter()
+                batch = coming.result()
+                self.waited_s += time.perf_counter() - asked_s
+                if step + 1 < self.steps:
+                    coming = self._load(loader, order, step + 1)
+                self._one_step(batch, trainer.batch_rows(order, step, self.recipe.batch_size), step)
+                if (step + 1) % self.job.config.checkpoint_interval_steps == 0 and step + 1 < self.steps:
+                    self._settle()
+                    clock_s = self._lap(clock_s)
+                    self._checkpoint({"epoch": self.epoch, "step": self.step})
+                    clock_s = time.perf_counter()
+        self._settle()
+        self._lap(clock_s)
+
+    def _load(self, loader: ThreadPoolExecutor, order: Integers, step: int) -> "Future[Batch]":
+        """Copy the next batch while this one trains: where the decoded images do not fit into memory, it reads the disk."""
+        rows = trainer.batch_rows(order, step, self.recipe.batch_size)
+        return loader.submit(trainer.load_batch, self.train, rows, self.rank, self.ranks, self.device)
+
+    def _one_step(self, batch: Batch, rows: Integers, step: int) -> None:
+        place = (self.epoch, step, self.rank)
+        trainer.seed_step(self.recipe.seed, place)
+        rate = trainer.learning_rate_at(self.step, self.recipe.epochs * self.steps, self.recipe)
+        batch = trainer.augmented(batch, self.recipe, place)
+        terms = trainer.train_step(self.model, self.optimizer, batch, self.recipe, rate, self.precision)
+        trainer.update_average(self.averaged, self.network, self.recipe.ema_decay, self.step)
+        self.step += 1
+        self.timed_images += len(rows)
+        self._pending.append((terms, rows[trainer.part_of(len(rows), self.rank, self.ranks)]))
+        if time.monotonic() - self._posted_s > POST_INTERVAL_S:
+            self._settle()
+            self._post()
+
+    def _settle(self) -> None:
+        """Read the losses of the last steps off the device; doing it at each step would stall a GPU."""
+        for terms, rows in self._pending:
+            values = {name: float(value) for name, value in terms.items()}
+            trainer.tally_terms(self.tally, values, self.train.age_years[rows], self.train.gender[rows])
+            self._loss = trainer.weighted_loss(values, self.recipe)
+        self._pending.clear()
+
+    def _lap(self, since_s: float) -> float:
+        now_s = time.perf_counter()
+        self.seconds += now_s - since_s
+        return now_s
+
+    def _post(self) -> None:
+        self._posted_s = time.monotonic()
+        if self.rank != 0:
+            return
+        figures = {"epoch": f"{min(self.epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}", "loss": f"{self._loss:.3f}"}
+        if self.history:
+            figures |= {name: _shown(self.history[-1][key]) for name, key in (("val MAE", "age_mae_years"), ("val gender", "gender_accuracy"))}
+        in_epoch = trainer.part_of(len(self.train), self.step - self.epoch * self.steps, self.steps).start
+        self.job.monitor.post.remote(self.epoch * len(self.train) + in_epoch, figures)
+
+    def _end_epoch(self) -> None:
+        train = tally_over_ranks(self.tally)
+        average_statistics(self.averaged, self.ranks)
+        share = trainer.part_of(len(self.val), self.rank, self.ranks)
+        rows = range(share.start, share.stop)
+        val = tally_over_ranks(trainer.evaluate(self.averaged, self.val, rows, self.recipe, self.device)[1])
+        self.history.append(self._measured(train, val))
+        self.epoch += 1
+        self.tally, self.seconds, self.waited_s, self.timed_images = Tally(), 0.0, 0.0, 0
+        metrics = {name: value for name, value in self.history[-1].items() if value is not None}
+        self._checkpoint(metrics)
+        if self.log is not None:
+            self.log.append(self.history)
+        self._post()
+
+    def _measured(self, train: Tally, val: Tally) -> dict[str, Any]:
+        train_terms, val_terms = train.means(), val.means()
+        rate = trainer.learning_rate_at(self.step - 1, self.recipe.epochs * self.steps, self.recipe)
+        row = {
+            "train_loss": trainer.weighted_loss(train_terms, self.recipe),
+            "val_loss": trainer.weighted_loss(val_terms, self.recipe),
+            **{f"train_{name}": train_terms.get(name, math.nan) for name in LOSS_TERMS},
+            "age_mae_years": val_terms.get("age_error_years", math.nan),
+            "gender_accuracy": val_terms.get("gender_correct", math.nan),
+            "learning_rate": rate,
+            "images_per_s": self.timed_images / self.seconds if self.seconds else math.nan,
+            "data_wait_share": self.waited_s / self.seconds if self.seconds else math.nan,
+            "seconds": self.seconds,
+        }
+        whole = {"epoch": self.epoch + 1, "step": self.step, "train_images": len(self.train), "val_images": len(self.val)}
+        return {**whole, **{name: value if math.isfinite(value) else None for name, value in row.items()}}
+
+    def _diverged(self) -> bool:
+        error = ConfigError(
+            f"the loss is not finite in epoch {self.epoch} (learning rate {self.recipe.learning_rate}, {self.precision}): "
+            "lower --learning-rate or set --gradient-clip-norm, and give another --output"
+        )
+        return not anyone_failed(self.job, error)
+
+    def _checkpoint(self, metrics: dict[str, Any]) -> None:
+        for network in (self.network, self.averaged):
+            average_statistics(network, self.ranks)
+        sums = tally_over_ranks(self.tally)
+        if self.rank != 0:
+            self.tally = Tally()
+            ray.train.report(metrics, checkpoint=None)
+            return
+        self.tally = sums
+        with tempfile.TemporaryDirectory() as folder:
+            save_training_state(Path(folder), self._state())
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def _state(self) -> TrainingState:
+        sums = {f"sum/{name}": value for name, value in self.tally.sums.items()}
+        sums |= {f"count/{name}": value for name, value in self.tally.counts.items()}
+        sums |= {"seconds": self.seconds, "waited_s": self.waited_s, "timed_images": float(self.timed_images)}
+        return TrainingState(
+            epoch=self.epoch,
+            step=self.step,
+            network=dict(self.network.state_dict()),
+            ema={} if self.averaged is self.network else dict(self.averaged.state_dict()),
+            optimizer=optimizer_state(self.optimizer, self.network),
+            config=self.job.config.model_dump(mode="json") | {"precision": self.precision},
+            split_hash=self.job.split_hash,
+            schedule={"kind": self.recipe.schedule, "total_steps": self.recipe.epochs * self.steps},
+            history=self.history,
+            sums=sums,
+        )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
