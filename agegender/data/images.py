@@ -23,9 +23,12 @@ from agegender.schema import Status
 
 Pixels = npt.NDArray[np.uint8]
 
-DECODABLE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's names of the formats that are opened, in the order tried. Not all of Pillow's: some run other programs (EPS),
+DECODABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of the formats that are opened, in the order tried; JPEG includes MPO. Not all of Pillow's: some run other programs (EPS),
 some have no magic number and take any bytes for an image (TGA), some hold an image larger than they announce (ICO)."""
+
+Image.init()  # registers every format that this Pillow was built with
+_FORMATS = tuple(name for name in DECODABLE if name in Image.OPEN)
 
 _WHAT_DECODERS_RAISE = (
     *(
@@ -39,7 +42,7 @@ _WHAT_DECODERS_RAISE = (
         ArithmeticError,
         RuntimeError,
     ),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 _TURNED = {
@@ -121,17 +124,17 @@ def decode(data: bytes, max_pixels: int) -> Decoded:
     except _WHAT_DECODERS_RAISE as error:
         return _failed(data, error)
     with image:
-        width, height = _shown_size(image)
+        width, height = image.size
         if width * height > max_pixels:
             words = f"{width} x {height} = {width * height} pixels, bound {max_pixels}"
-            return Decoded(Status.TOO_LARGE, words, None, width, height, image.format)
+            return Decoded(Status.TOO_LARGE, words, None, *_shown_size(image), image.format)
         try:
             image.load()
             pixels = np.array(_upright(_to_rgb(image), _orientation(image)))
         except _UnsupportedPixelsError as error:
-            return Decoded(Status.UNSUPPORTED, str(error), None, width, height, image.format)
+            return Decoded(Status.UNSUPPORTED, str(error), None, *_shown_size(image), image.format)
         except _WHAT_DECODERS_RAISE as error:
-            return _failed(data, error, width, height, image.format)
+            return _failed(data, error, *_shown_size(image), image.format)
         return Decoded(Status.OK, None, pixels, pixels.shape[1], pixels.shape[0], image.format)
 
 
@@ -165,14 +168,14 @@ class _UnsupportedPixelsError(Exception):
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(BytesIO(data), formats=DECODABLE)
+        return Image.open(BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError:
         # Pillow's bound is one global number and the caller's is not. It is lifted for this one look at the header, so that
         # the size is known and the caller's bound decides; other threads keep the caller's bound all the while.
         with _LIFTING_PILLOWS_BOUND:
             bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                return Image.open(BytesIO(data), formats=DECODABLE)
+                return Image.open(BytesIO(data), formats=_FORMATS)
             finally:
                 Image.MAX_IMAGE_PIXELS = bound
 
@@ -180,7 +183,8 @@ def _open(data: bytes) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1-8; 1 where there is none or the EXIF block is damaged, which is no reason to lose an image."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        # Not image.getexif(): a PNG's own version decodes the pixels first, before the bound is checked.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except _WHAT_DECODERS_RAISE:
         return 1
 
