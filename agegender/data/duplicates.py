@@ -17,6 +17,7 @@ from agegender.data import images
 
 Hashes = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
 THUMBNAIL_SIDE_PX = 16
@@ -29,6 +30,7 @@ _FLAT_GREY_LEVELS = 1.0
 """Images whose thumbnails vary less have no looks to compare: a hash of blank pages would be noise."""
 
 _TILE = 1024
+_CONFIRMED_AT_ONCE = 65536
 _LUMA = np.array([0.299, 0.587, 0.114])
 _COSINES = np.cos(np.pi * np.arange(_FREQUENCIES)[:, None] * (2 * np.arange(_SIDE_PX)[None] + 1) / (2 * _SIDE_PX))
 
@@ -167,48 +169,74 @@ def _centred(thumbnails: Pixels) -> npt.NDArray[np.float32]:
     return np.asarray(flat - flat.mean(axis=1, keepdims=True), dtype=np.float32)
 
 
-def exact_groups(content: Sequence[bytes | None]) -> Indices:
-    """Smallest index of the images with the same bytes.
+def equal_groups(keys: Hashes, known: Mask) -> Indices:
+    """Group what has equal keys.
 
     Args:
-        content: [N] ``content_hash`` of each; None: alone.
+        keys: uint64[N].
+        known: bool[N]; who has no key is alone.
 
     Returns:
-        int64[N].
+        int64[N]: the smallest index of the group.
     """
-    return _groups_of_values(content)
+    groups = np.arange(len(keys), dtype=np.int64)
+    rows = np.flatnonzero(known)
+    _, first, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
+    groups[rows] = rows[first[inverse]]
+    return groups
 
 
-def stamp_groups(stamps: Sequence[str | None]) -> Indices:
-    """Smallest index of the images with the same capture stamp; None: alone. Returns int64[N]."""
-    return _groups_of_values(stamps)
-
-
-def _groups_of_values(values: Sequence[bytes | str | None]) -> Indices:
-    first: dict[bytes | str, int] = {}
-    return np.array([i if v is None else first.setdefault(v, i) for i, v in enumerate(values)], dtype=np.int64)
-
-
-def look_pairs(perceptual: Sequence[int | None] | Hashes, thumbnails: Pixels | None, max_bits: int) -> Indices:
+def look_pairs(perceptual: Hashes, known: Mask, thumbnails: Pixels | None, max_bits: int) -> Indices:
     """Pairs of images that look the same.
 
     Args:
-        perceptual: [N] 64-bit hashes; None: alone.
+        perceptual: uint64[N].
+        known: bool[N]; who has no hash is alone.
         thumbnails: uint8[N, T, T], a memory map for instance; None: the hash alone decides.
         max_bits: most bits of the hash that may differ.
 
     Returns:
         int64[M, 2].
     """
-    known = np.array([i for i, value in enumerate(perceptual) if value is not None], dtype=np.int64)
-    hashes = np.array([perceptual[i] for i in known], dtype=np.uint64)
+    rows = np.flatnonzero(known)
     kept = [np.empty((0, 2), np.int64)]
-    for chunk in near_pair_chunks(hashes, max_bits):
-        pairs = known[chunk]
-        for part in np.array_split(pairs, len(pairs) // 65536 + 1):
-            confirmed = thumbnails is None or alike(thumbnails[part[:, 0]], thumbnails[part[:, 1]])
-            kept.append(part[confirmed] if thumbnails is not None else part)
+    for chunk in near_pair_chunks(perceptual[rows], max_bits):
+        pairs = rows[chunk]
+        if thumbnails is None:
+            kept.append(pairs)
+            continue
+        parts = np.array_split(pairs, len(pairs) // _CONFIRMED_AT_ONCE + 1)
+        kept.extend(part[alike(thumbnails[part[:, 0]], thumbnails[part[:, 1]])] for part in parts)
     return np.concatenate(kept)
+
+
+def merge_groups(groupings: Sequence[Indices], pairs: Indices) -> Indices:
+    """The finest grouping that keeps together what any of the given ones keeps together.
+
+    Args:
+        groupings: int64[N] each: the index of one image of the group.
+        pairs: int64[M, 2].
+
+    Returns:
+        int64[N]: the smallest index of the group.
+    """
+    merged = np.arange(len(groupings[0]), dtype=np.int64)
+    parent: dict[int, int] = {}  # of those alone that are in a pair: most images are alone
+
+    def root(index: int) -> int:
+        while (above := parent.get(index, index)) != index:
+            parent[index] = index = parent.get(above, above)
+        return index
+
+    for grouping in groupings:
+        moved = np.flatnonzero(grouping != merged)
+        pairs = np.concatenate([pairs, np.column_stack([grouping[moved], moved])])
+    for a, b in pairs.tolist():
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    for index in list(parent):
+        merged[index] = root(index)
+    return merged
 
 
 def group_ids(
@@ -230,43 +258,20 @@ def group_ids(
     Returns:
         int64[N]: the smallest index of the image's group.
     """
-    parts = [exact_groups(content)] + ([stamp_groups(stamps)] if stamps is not None else [])
-    return merge_groups(parts, look_pairs(perceptual, thumbnails, max_bits))
+    same = [equal_groups(*content_keys(content))] + ([equal_groups(*stamp_keys(stamps))] if stamps is not None else [])
+    return merge_groups(same, look_pairs(*_keys(perceptual), thumbnails, max_bits))
 
 
-def merge_groups(groupings: Sequence[Indices], pairs: Indices) -> Indices:
-    """The finest grouping that keeps together what any of the given ones keeps together.
-
-    Args:
-        groupings: int64[N] each: the index of one image of the group.
-        pairs: int64[M, 2].
-
-    Returns:
-        int64[N]: the smallest index of the group.
-    """
-    count = len(groupings[0])
-    parent = list(range(count))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for grouping in groupings:
-        moved = np.flatnonzero(grouping != np.arange(count))
-        pairs = np.concatenate([pairs, np.column_stack([grouping[moved], moved])])
-    for a, b in pairs.tolist():
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return np.array([root(index) for index in range(count)], dtype=np.int64)
+def content_keys(content: Sequence[bytes | None]) -> tuple[Hashes, Mask]:
+    """First 64 bits of each content hash, and which are known; among a million files none collide by chance (3e-8)."""
+    return _keys([None if value is None else int.from_bytes(value[:8]) for value in content])
 
 
-def contradicts(ages_years: npt.NDArray[np.floating], genders: npt.NDArray[np.floating]) -> bool:
-    """Whether labels of one group cannot all be right: ages or genders differ.
+def stamp_keys(stamps: Sequence[str | None]) -> tuple[Hashes, Mask]:
+    """64-bit hash of each capture stamp, and which are known."""
+    return content_keys([None if stamp is None else content_hash(stamp.encode()) for stamp in stamps])
 
-    Args:
-        ages_years: float[G]; NaN where unlabelled.
-        genders: float[G]; NaN where unlabelled.
-    """
-    return any(len(np.unique(values[~np.isnan(values)])) > 1 for values in (ages_years, genders))
+
+def _keys(values: Sequence[int | None] | Hashes) -> tuple[Hashes, Mask]:
+    known = np.array([value is not None for value in values], dtype=np.bool_)
+    return np.array([value or 0 for value in values], dtype=np.uint64), known

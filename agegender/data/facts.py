@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from agegender.data import duplicates, images, labels
+from agegender.data import duplicates, images
 from agegender.data.images import Pixels
 from agegender.schema import FACTS, Status
 
@@ -64,37 +62,3 @@ def _of_pixels(pixels: Pixels) -> dict[str, Any]:
         "channel_mean": (shares @ values).tolist(),
         "channel_mean_square": (shares @ values**2).tolist(),
     }
-
-
-def thumbnails_of(facts: pa.Table) -> Pixels:
-    """The thumbnails of a facts table; black where there is none.
-
-    Args:
-        facts: rows with ``thumbnail``.
-
-    Returns:
-        uint8[N, T, T].
-    """
-    side = duplicates.THUMBNAIL_SIDE_PX
-    blank = bytes(side * side)
-    data = b"".join(value or blank for value in facts["thumbnail"].to_pylist())
-    return np.frombuffer(data, dtype=np.uint8).reshape(-1, side, side)
-
-
-def group_ids_of_facts(facts: pa.Table, max_bits: int) -> npt.NDArray[np.int64]:
-    """``duplicates.group_ids`` of a facts table: same bytes, same looks (confirmed by thumbnail), same capture stamp.
-
-    Args:
-        facts: rows of ``schema.FACTS``; needs uri, content_hash, perceptual_hash, thumbnail.
-        max_bits: most bits of the perceptual hash that may differ.
-
-    Returns:
-        int64[N]: the smallest row index of the image's group.
-    """
-    return duplicates.group_ids(
-        facts["content_hash"].to_pylist(),
-        facts["perceptual_hash"].to_pylist(),
-        [labels.capture_stamp(uri) for uri in facts["uri"].to_pylist()],
-        max_bits,
-        thumbnails_of(facts),
-    )

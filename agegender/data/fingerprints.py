@@ -1,0 +1,162 @@
+"""Fingerprints of a whole set in compact columns, and its groups of duplicates.
+
+About 40 bytes per image are held; thumbnails may lie in a memory map.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from agegender.data import labels
+from agegender.data.duplicates import (
+    THUMBNAIL_SIDE_PX,
+    Hashes,
+    Indices,
+    Mask,
+    Pixels,
+    content_keys,
+    equal_groups,
+    look_pairs,
+    merge_groups,
+    stamp_keys,
+)
+
+FINGERPRINT_COLUMNS = ("uri", "content_hash", "perceptual_hash", "thumbnail", "age_years", "gender")
+"""What is read of ``schema.FACTS``."""
+
+KINDS = ("exact", "near", "stamp")
+"""Same bytes; same looks though not the same bytes; same capture stamp."""
+
+DUPLICATES = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("group", pa.int64(), nullable=False),  # numbered from 0 within the kind
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("age_years", pa.float32()),
+        pa.field("gender", pa.int8()),
+        pa.field("contradicting", pa.bool_(), nullable=False),  # ages or genders differ within the group
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Columns over N images.
+
+    Attributes:
+        content, perceptual, stamps: uint64[N] keys, each with bool[N] of which are known.
+        thumbnails: uint8[N, T, T].
+        ages_years: float32[N], NaN where unlabelled.
+        genders: float32[N], NaN where unlabelled.
+    """
+
+    content: Hashes
+    content_known: Mask
+    perceptual: Hashes
+    perceptual_known: Mask
+    stamps: Hashes
+    stamps_known: Mask
+    thumbnails: Pixels
+    ages_years: npt.NDArray[np.float32]
+    genders: npt.NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, count: int, thumbnails: Pixels | None = None) -> Self:
+        """Room for ``count`` images; ``thumbnails``: uint8[N, T, T] to use instead of memory."""
+        side = THUMBNAIL_SIDE_PX
+        return cls(
+            *(np.zeros(count, np.uint64), np.zeros(count, np.bool_)),
+            *(np.zeros(count, np.uint64), np.zeros(count, np.bool_)),
+            *(np.zeros(count, np.uint64), np.zeros(count, np.bool_)),
+            np.zeros((count, side, side), np.uint8) if thumbnails is None else thumbnails,
+            *(np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)),
+        )
+
+    def fill(self, start: int, facts: pa.Table) -> None:
+        """Take up facts (``FINGERPRINT_COLUMNS``) as rows ``start`` and following."""
+        rows = slice(start, start + facts.num_rows)
+        columns = {name: facts[name].to_pylist() for name in FINGERPRINT_COLUMNS}
+        self.content[rows], self.content_known[rows] = content_keys(columns["content_hash"])
+        stamps = [labels.capture_stamp(uri) for uri in columns["uri"]]
+        self.stamps[rows], self.stamps_known[rows] = stamp_keys(stamps)
+        hashes = columns["perceptual_hash"]
+        self.perceptual[rows] = np.array([value or 0 for value in hashes], dtype=np.uint64)
+        self.perceptual_known[rows] = [value is not None for value in hashes]
+        blank = bytes(THUMBNAIL_SIDE_PX**2)
+        data = b"".join(value or blank for value in columns["thumbnail"])
+        self.thumbnails[rows] = np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX)
+        self.ages_years[rows] = [np.nan if value is None else value for value in columns["age_years"]]
+        self.genders[rows] = [np.nan if value is None else value for value in columns["gender"]]
+
+    def groups(self, max_bits: int) -> dict[str, Indices]:
+        """int64[N] per kind: the smallest index of the image's group; ``near`` joins groups of ``exact``."""
+        exact = equal_groups(self.content, self.content_known)
+        pairs = look_pairs(self.perceptual, self.perceptual_known, self.thumbnails, max_bits)
+        stamp = equal_groups(self.stamps, self.stamps_known)
+        return {"exact": exact, "near": merge_groups([exact], pairs), "stamp": stamp}
+
+
+def group_ids_of_facts(facts: pa.Table, max_bits: int) -> Indices:
+    """One number per group that must not be parted: same bytes, same looks (confirmed by thumbnail), same capture stamp.
+
+    Args:
+        facts: rows of ``schema.FACTS``, of which ``FINGERPRINT_COLUMNS`` are read.
+        max_bits: most bits of the perceptual hash that may differ.
+
+    Returns:
+        int64[N]: the smallest row index of the image's group.
+    """
+    fingerprints = Fingerprints.empty(facts.num_rows)
+    fingerprints.fill(0, facts)
+    return merge_groups(list(fingerprints.groups(max_bits).values()), np.empty((0, 2), np.int64))
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Images of one kind of likeness: ``members`` int64[G] are their indices."""
+
+    kind: str
+    number: int
+    members: Indices
+    contradicting: bool
+
+
+def duplicate_groups(fingerprints: Fingerprints, max_bits: int) -> Iterator[DuplicateGroup]:
+    """Every group of at least two images, kind by kind; a near group holds at least two different files."""
+    groups = fingerprints.groups(max_bits)
+    for kind in KINDS:
+        number = 0
+        for members in _members(groups[kind]):
+            if kind == "near" and len(np.unique(groups["exact"][members])) == 1:
+                continue
+            contradicting = _differ(fingerprints.ages_years[members]) or _differ(fingerprints.genders[members])
+            yield DuplicateGroup(kind, number, members, contradicting)
+            number += 1
+
+
+def _members(groups: Indices) -> Iterator[Indices]:
+    order = np.argsort(groups, kind="stable")
+    first = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    for members in np.split(order, first[1:]):
+        if len(members) > 1:
+            yield members
+
+
+def _differ(values: npt.NDArray[np.float32]) -> bool:
+    return len(np.unique(values[~np.isnan(values)])) > 1
+
+
+def count_duplicates(groups: list[DuplicateGroup]) -> dict[str, dict[str, int]]:
+    """Kind -> ``groups``, ``images`` in them, and ``contradicting_groups``, whose labels differ."""
+    return {
+        kind: {
+            "groups": sum(group.kind == kind for group in groups),
+            "images": sum(len(group.members) for group in groups if group.kind == kind),
+            "contradicting_groups": sum(group.contradicting for group in groups if group.kind == kind),
+        }
+        for kind in KINDS
+    }

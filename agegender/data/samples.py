@@ -1,0 +1,116 @@
+"""Random images of a set, drawn with a seed and mergeable: the k smallest of a hash of seed and address, per key.
+
+Who draws twice with the same seed draws the same, however the set was cut into parts and in whatever order they came.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from agegender.data import images
+from agegender.data.images import Pixels
+from agegender.schema import AGE_GROUPS, age_group
+
+ALL = "all"
+"""The key of the sample over all images; the other keys are the age groups."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn image; ``rank`` decides, the address breaks ties."""
+
+    rank: int
+    uri: str
+    age_years: float | None
+    gender: int | None
+    jpeg: bytes
+
+
+@dataclass
+class SampleSet:
+    """The k lowest ranked images per key.
+
+    Attributes:
+        seed: of the draw.
+        overall: k of the key ``ALL``.
+        per_group: k of each age group.
+        drawn: key -> samples, ascending by rank.
+    """
+
+    seed: int = 0
+    overall: int = 24
+    per_group: int = 6
+    drawn: dict[str, list[Sample]] = field(default_factory=dict)
+
+    def offer(self, uri: str, age_years: float | None, gender: int | None, jpeg: Callable[[], bytes]) -> None:
+        """Show one image to the draw; ``jpeg`` is asked for its thumbnail only if it gets in."""
+        rank = _rank(self.seed, uri)
+        keys = [key for key in self._keys(age_years) if self._enters(key, rank, uri)]
+        if keys:
+            sample = Sample(rank, uri, age_years, gender, jpeg())
+            for key in keys:
+                self.drawn[key] = _lowest([*self.drawn.get(key, []), sample], self._size(key))
+
+    def merged(self, other: Self) -> "SampleSet":
+        """The draw from both parts together."""
+        both = {
+            key: _lowest([*self.drawn.get(key, []), *other.drawn.get(key, [])], self._size(key))
+            for key in (ALL, *AGE_GROUPS)
+            if key in self.drawn or key in other.drawn
+        }
+        return SampleSet(self.seed, self.overall, self.per_group, both)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        drawn = {
+            key: [[s.rank, s.uri, s.age_years, s.gender, base64.b64encode(s.jpeg).decode()] for s in samples]
+            for key, samples in self.drawn.items()
+        }
+        return {"seed": self.seed, "overall": self.overall, "per_group": self.per_group, "drawn": drawn}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``."""
+        drawn = {
+            key: [Sample(rank, uri, age, gender, base64.b64decode(jpeg)) for rank, uri, age, gender, jpeg in samples]
+            for key, samples in values["drawn"].items()
+        }
+        return cls(values["seed"], values["overall"], values["per_group"], drawn)
+
+    def _keys(self, age_years: float | None) -> list[str]:
+        return [ALL] if age_years is None else [ALL, age_group(age_years)]
+
+    def _size(self, key: str) -> int:
+        return self.overall if key == ALL else self.per_group
+
+    def _enters(self, key: str, rank: int, uri: str) -> bool:
+        inside = self.drawn.get(key, [])
+        return len(inside) < self._size(key) or (rank, uri) < (inside[-1].rank, inside[-1].uri)
+
+
+def _rank(seed: int, uri: str) -> int:
+    # 53 bits: JSON readers everywhere keep them.
+    return int.from_bytes(hashlib.blake2b(f"{seed}|{uri}".encode(), digest_size=8).digest()) >> 11
+
+
+def _lowest(samples: Sequence[Sample], size: int) -> list[Sample]:
+    unique = {sample.uri: sample for sample in samples}
+    return sorted(unique.values(), key=lambda sample: (sample.rank, sample.uri))[:size]
+
+
+def thumbnail_jpeg(pixels: Pixels, side_px: int = 112) -> bytes:
+    """A small JPEG of the middle square of an image.
+
+    Args:
+        pixels: uint8[H, W, 3], RGB.
+        side_px: side of the result.
+    """
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    return images.encode_jpeg(images.resize(square, side_px), quality=85)
