@@ -63,13 +63,14 @@ class CompactBackbone(nn.Module):
                 stages.append(ResidualBlock(channels, width, stride if index == 0 else 1))
                 channels = width
         self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32[B, 3, S, S] -> float32[B, F]."""
-        features_BF: Tensor = self.stages(self.stem(pixels)).mean(dim=(2, 3))
+        features_BF: Tensor = self.pool(self.stages(self.stem(pixels))).flatten(1)
         return features_BF
 
 

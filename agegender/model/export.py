@@ -30,7 +30,7 @@ def export_graph(network: FaceNetwork, calibration: Calibration, path: Path) -> 
     partial = path.with_name(f"_{path.name}.partial")
     with warnings.catch_warnings():
         # the newer exporter needs a further package (onnxscript) and many times longer for the same graph
-        warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export", category=DeprecationWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             CalibratedNetwork(own, calibration).eval(),
             (torch.zeros(2, side, side, 3, dtype=torch.uint8),),

@@ -71,7 +71,7 @@ class FaceNetwork(nn.Module):
         """Estimate age and gender.
 
         Args:
-            images: uint8[B, 3, S, S] RGB, or float32 of the same range 0-255 (augmented).
+            images: uint8[B, 3, S, S] RGB in any memory order, or float32 of the same range 0-255 (augmented).
         """
         pixels = (images.to(self.rgb_mean.dtype) - self.rgb_mean) / self.rgb_std
         features_BF = self.backbone(pixels)
@@ -88,7 +88,8 @@ class FaceNetwork(nn.Module):
         if self.config.age_head == "scalar":
             # softplus: never below 0, the identity from a few years on, and a gradient everywhere
             return Outputs(nn.functional.softplus(age_BX.squeeze(1)), None, gender_logit_B)
-        age_years_B = (age_BX.softmax(dim=1) * self.bin_years).sum(dim=1)
+        # a product, not a sum: runtimes round a sum over rows of odd length by where the row lies in memory
+        age_years_B = age_BX.softmax(dim=1) @ self.bin_years
         return Outputs(age_years_B, age_BX, gender_logit_B)
 
 
@@ -121,7 +122,8 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
     network = FaceNetwork(config, backbone, features)
     if is_file and weights is not None:
         _load_backbone(network.backbone, Path(weights), config.backbone)
-    return network
+    # trains a tenth to a third faster on CPUs than the default order, and is what tensor cores want
+    return network.to(memory_format=torch.channels_last)
 
 
 def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
