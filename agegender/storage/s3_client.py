@@ -39,7 +39,8 @@ DEFAULT_ATTEMPTS = 8
 LONGEST_DELAY_S = 20.0
 
 _TRANSIENT = (
-    boto_errors.HTTPClientError,  # timeouts, refused and broken connections, also amid a body
+    boto_errors.HTTPClientError,  # timeouts and broken connections, also amid a body
+    boto_errors.ConnectionError,  # refused connections, unknown hosts
     boto_errors.IncompleteReadError,
     boto_errors.FlexibleChecksumError,
     ResponseParserError,  # a proxy's page instead of S3's answer
@@ -122,6 +123,8 @@ def _make_client() -> "S3Client":
         session = boto3.session.Session()
         region = session.region_name or ("us-east-1" if has_own_endpoint() else None)
         return session.client("s3", region_name=region, config=config)
+    except _NO_KEYS as error:
+        raise _no_keys("S3", error) from error
     except (boto_errors.BotoCoreError, ValueError) as error:
         raise ConfigError(f"S3: {_words(error)}. Correct the AWS variables or files (docs/s3.md).") from error
 
@@ -201,10 +204,7 @@ def _meaning(error: Exception, uri: str, writing: bool) -> InputError | Resource
     if code == "RequestTimeTooSkewed":
         return ResourceError(f"{uri}: this machine's clock is wrong ({code}). Set it, and run the same command again.")
     if isinstance(error, _NO_KEYS):
-        return ResourceError(
-            f"{uri}: no keys for S3 ({_words(error)}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
-            "and run the same command again."
-        )
+        return _no_keys(uri, error)
     if writing and _http_status(error) == 403:
         return ResourceError(
             f"{uri}: may not be written ({code}). Grant these keys s3:PutObject and s3:DeleteObject there, and run the same command again."
@@ -215,6 +215,13 @@ def _meaning(error: Exception, uri: str, writing: bool) -> InputError | Resource
         return ObjectAnswer(Status.UNREADABLE, uri, code)
     return ResourceError(
         f"{uri}: S3 at {endpoint()}: {_words(error)}. See docs/s3.md, mend it, and run the same command again."
+    )
+
+
+def _no_keys(uri: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"{uri}: no keys for S3 ({_words(error)}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
+        "and run the same command again."
     )
 
 
