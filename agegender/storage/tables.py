@@ -23,7 +23,7 @@ def write_table(uri: str, table: pa.Table) -> int:
         ResourceError: the disk is full or storage does not answer; nothing is written then.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
     write_bytes(uri, data)
     return len(data)
@@ -39,7 +39,7 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """
     with open_for_reading(uri) as stream:
         try:
-            with pq.ParquetFile(stream) as file:
+            with pq.ParquetFile(stream, page_checksum_verification=True) as file:
                 absent = sorted(set(columns or ()) - set(file.schema_arrow.names))
                 if absent:
                     raise InputError(
