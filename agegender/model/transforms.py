@@ -32,7 +32,7 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     batch, _, _, side = images.shape
     # one draw of fixed length, so that switching one variation off leaves the others as they were
     draws = torch.rand(12, batch, generator=generator).to(images.device)
-    varied = images.to(torch.float32)
+    varied = images.to(torch.float32, copy=True)
     if moves:
         varied = _move(varied, settings, draws)
     if settings.brightness or settings.contrast:
@@ -78,7 +78,7 @@ def _light(images: Tensor, settings: Augmentation, draws: Tensor) -> Tensor:
     mean_B111 = images.mean(dim=(1, 2, 3), keepdim=True)
     factor_B111 = contrast_B111 * brightness_B111
     offset_B111 = mean_B111 * brightness_B111 - mean_B111 * factor_B111
-    return torch.addcmul(offset_B111, images, factor_B111).clamp_(0, 255)
+    return images.mul_(factor_B111).add_(offset_B111).clamp_(0, 255)
 
 
 def _erase(images: Tensor, probability: float, draws: Tensor, side: int) -> Tensor:
@@ -89,4 +89,4 @@ def _erase(images: Tensor, probability: float, draws: Tensor, side: int) -> Tens
     place_S = (torch.arange(side, device=images.device) + 0.5) / side
     inside_2BS = (place_S >= start_2B.unsqueeze(2)) & (place_S < (start_2B + size_2B).unsqueeze(2))
     mask_BSS = inside_2BS[0].unsqueeze(2) & inside_2BS[1].unsqueeze(1) & chosen_B.view(-1, 1, 1)
-    return images.masked_fill(mask_BSS.unsqueeze(1), 127.5)
+    return images.masked_fill_(mask_BSS.unsqueeze(1), 127.5)
