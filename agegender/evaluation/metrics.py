@@ -125,3 +125,19 @@ def median_error_years(seen: Observations) -> float | None:
     """Median absolute age error in years; not a sum, so it needs all images at once. None without a known age."""
     error = np.abs(seen.age_pred - seen.age_true)[seen.age_labelled]
     return float(np.median(error)) if error.size else None
+
+
+def error_histogram(seen: Observations, largest_years: int = 40) -> tuple[Floats, Floats]:
+    """Images by signed age error, in bins of a year.
+
+    Args:
+        seen: N images; those without a known age have no part.
+        largest_years: errors beyond count as this.
+
+    Returns:
+        float64[K] images, float64[K + 1] edges in years.
+    """
+    edges = np.arange(-largest_years - 0.5, largest_years + 1)
+    error = (seen.age_pred.astype(np.float64) - seen.age_true)[seen.age_labelled]
+    counts, _ = np.histogram(np.clip(error, -largest_years, largest_years), edges)
+    return counts.astype(np.float64), edges

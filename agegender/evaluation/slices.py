@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from agegender.evaluation.bootstrap import mean_bounds, median_bounds, share_bounds
 from agegender.evaluation.metrics import METRICS, MetricSums, Observations, contributions, median_error_years
@@ -22,6 +23,20 @@ MIN_CROSSED_IMAGES = 30
 """Crossings of three with fewer images are left out: their bounds would say nothing."""
 
 _NAMES: dict[str, tuple[str, ...]] = {"age_group": AGE_GROUPS, "gender": GENDERS, "race": RACES}
+
+SCHEMA = pa.schema(
+    [
+        pa.field("slice", pa.string(), nullable=False),
+        *(pa.field(name, pa.dictionary(pa.int8(), pa.string())) for name in _NAMES),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("n", "n_age", "n_gender")),
+        *(
+            pa.field(f"{metric}{end}", pa.float64())
+            for metric in (*METRICS, "age_median_error_years")
+            for end in ("", "_low", "_high")
+        ),
+    ]
+)
+"""Of slices.parquet: the rows of ``slice_rows``."""
 
 Bounded = dict[str, float | None]
 """``{"value": 5.1, "low": 4.9, "high": 5.3}``; each None where nothing carried the label."""

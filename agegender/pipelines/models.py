@@ -11,6 +11,7 @@ from agegender.artifact import INFO_FILE
 from agegender.errors import InputError, ResourceError
 from agegender.scoring.load import open_model
 from agegender.storage import files
+from agegender.storage.answers import ObjectAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,10 @@ def localize_model(uri: str) -> Path:
 
 
 def _version_key(uri: str) -> str:
-    info = files.stat(files.join(uri, INFO_FILE))
+    try:
+        info = files.stat(files.join(uri, INFO_FILE))
+    except ObjectAnswer as error:
+        raise InputError(f"{uri}: the model may not be read: {error}. Check the rights of your keys") from error
     if info is None:
         raise InputError(
             f"no model at {uri}: {INFO_FILE} is not there. Give --model what `agegender train` wrote, OUTPUT/model"

@@ -20,7 +20,8 @@ from agegender.data.images import decode, resize
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
-from agegender.scoring.cpu import CpuScorer, Predictions
+from agegender.scoring.cpu import CpuScorer
+from agegender.scoring.predictions import Predictions
 
 _STATUSES = tuple(status.value for status in Status)
 
@@ -226,7 +227,7 @@ def _spread_lists(values: npt.NDArray[np.float32] | None, holes: npt.NDArray[np.
 def pool_shape(num_workers: int | None, threads_per_worker: int, node_cpus: Sequence[float]) -> tuple[int, float]:
     """How many scoring actors, and the CPUs that each reserves.
 
-    A fifth of every CPU stays free, and no actor wants more than a node has: a pool that reserves all CPUs, or that cannot
+    A fifth of every CPU stays free, and no actor wants more than a node has: a pool that reserves all CPUs, or cannot
     be placed, makes the job wait for ever without an error.
 
     Args:

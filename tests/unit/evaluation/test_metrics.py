@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from agegender.evaluation.metrics import METRICS, MetricSums, Observations, median_error_years
+from agegender.evaluation.metrics import METRICS, MetricSums, Observations, error_histogram, median_error_years
 
 
 def by_hand(seen: Observations) -> dict[str, float]:
@@ -53,3 +53,11 @@ def test_a_metric_without_a_label_has_no_value(seen: Observations) -> None:
 def test_joined_parts_are_the_whole(seen: Observations) -> None:
     parts = [seen.take(index) for index in np.array_split(np.arange(len(seen)), 7)]
     np.testing.assert_array_equal(Observations.joined(parts).age_pred, seen.age_pred)
+
+
+def test_the_histogram_of_errors_loses_nobody(seen: Observations) -> None:
+    counts, edges = error_histogram(seen, largest_years=10)
+    error = (seen.age_pred - seen.age_true)[~np.isnan(seen.age_true)]
+    assert counts.sum() == error.size
+    assert counts[-1] == (error > 9.5).sum()
+    assert len(edges) == len(counts) + 1

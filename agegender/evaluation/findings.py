@@ -1,0 +1,97 @@
+"""The slices that a reader must not overlook, in words."""
+
+from collections.abc import Iterable
+from typing import Any
+
+Row = dict[str, Any]
+
+MIN_IMAGES = 30
+"""Smaller slices make no finding: chance alone would bring them to the top."""
+
+
+def findings(metrics: dict[str, Any], rows: list[Row]) -> list[str]:
+    """What stands out, worst first, one sentence each.
+
+    Args:
+        metrics: the content of metrics.json.
+        rows: of ``slices.slice_rows``.
+    """
+    said = [*_age_errors(metrics, rows), *_biases(rows), *_gender(metrics, rows), *_races(rows)]
+    return [*said, *_coverage(metrics, rows), *_minors(metrics)]
+
+
+def slice_name(row: Row) -> str:
+    """The people of a slice, e.g. ``female, 61-70, asian``."""
+    return ", ".join(str(row[name]) for name in ("gender", "age_group", "race") if row[name] is not None)
+
+
+def _of(rows: list[Row], by: str, metric: str, counted: str = "n_age") -> list[Row]:
+    return [row for row in rows if row["slice"] == by and row[counted] >= MIN_IMAGES and row[metric] is not None]
+
+
+def _age_errors(metrics: Row, rows: list[Row]) -> Iterable[str]:
+    overall = metrics["age_mae_years"]["value"]
+    for by in ("age_group", "age_group x gender", "age_group x gender x race"):
+        worst = max(_of(rows, by, "age_mae_years"), key=lambda row: float(row["age_mae_years"]), default=None)
+        if worst is not None and worst["age_mae_years_low"] > overall:
+            yield (
+                f"MAE is {worst['age_mae_years']:.1f} years ({worst['age_mae_years_low']:.1f} to "
+                f"{worst['age_mae_years_high']:.1f}) for {slice_name(worst)}, n = {worst['n_age']:,}, "
+                f"against {overall:.1f} over all: the worst of {by.replace(' x ', ' by ').replace('_', ' ')}."
+            )
+
+
+def _biases(rows: list[Row]) -> Iterable[str]:
+    """The groups whose ages are pulled most to either side, where the bounds leave no doubt of the direction."""
+    groups = _of(rows, "age_group", "age_bias_years")
+    for sign, word in ((-1, "young"), (1, "old")):
+        clear = [row for row in groups if min(sign * row["age_bias_years_low"], sign * row["age_bias_years_high"]) > 0]
+        worst = max(clear, key=lambda row: abs(float(row["age_bias_years"])), default=None)
+        if worst is not None and abs(worst["age_bias_years"]) >= 1:
+            years = abs(worst["age_bias_years"])
+            yield f"{slice_name(worst)} are estimated {years:.1f} years too {word} on average, n = {worst['n_age']:,}."
+
+
+def _gender(metrics: Row, rows: list[Row]) -> Iterable[str]:
+    overall = metrics["gender_accuracy"]["value"]
+    for by in ("age_group", "age_group x gender"):
+        worst = min(
+            _of(rows, by, "gender_accuracy", "n_gender"), key=lambda row: float(row["gender_accuracy"]), default=None
+        )
+        if worst is not None and worst["gender_accuracy_high"] < overall:
+            yield (
+                f"Gender is right for {worst['gender_accuracy']:.1%} ({worst['gender_accuracy_low']:.1%} to "
+                f"{worst['gender_accuracy_high']:.1%}) of {slice_name(worst)}, n = {worst['n_gender']:,}, "
+                f"against {overall:.1%} over all."
+            )
+
+
+def _races(rows: list[Row]) -> Iterable[str]:
+    """The two ends, where even their bounds are apart."""
+    for metric, counted, form in (
+        ("age_mae_years", "n_age", "{:.1f} years"),
+        ("gender_accuracy", "n_gender", "{:.1%}"),
+    ):
+        known = sorted(_of(rows, "race", metric, counted), key=lambda row: float(row[metric]))
+        if len(known) >= 2 and known[0][f"{metric}_high"] < known[-1][f"{metric}_low"]:
+            name = "MAE" if metric == "age_mae_years" else "Gender accuracy"
+            low, high = (f"{form.format(row[metric])} for {row['race']}" for row in (known[0], known[-1]))
+            yield f"{name} differs by race beyond chance: {low}, {high}."
+
+
+def _coverage(metrics: Row, rows: list[Row]) -> Iterable[str]:
+    promised = metrics["interval_coverage_promised"]
+    short = [r for r in _of(rows, "age_group", "interval_coverage") if r["interval_coverage_high"] < promised]
+    if short:
+        parts = (f"{row['interval_coverage']:.0%} of {row['age_group']}" for row in short)
+        yield f"The {promised:.0%} interval holds fewer true ages than it says: {', '.join(parts)}."
+
+
+def _minors(metrics: Row) -> Iterable[str]:
+    minors = metrics["age_assurance"]["minors_13_17"]
+    if minors["n"] >= MIN_IMAGES:
+        share = minors["estimated_18_or_over"]
+        yield (
+            f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%}) of those aged 13-17 are estimated 18 or "
+            f"older, n = {minors['n']:,}."
+        )

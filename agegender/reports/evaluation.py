@@ -1,0 +1,320 @@
+"""The page of an evaluation: lead figures with their bounds, error by group, calibration, images beside their estimates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agegender.reports import figures
+from agegender.reports.page import Cell, Figure, GridImage, ImageGrid, Section, Table, render_page
+from agegender.schema import AGE_GROUPS, GENDERS
+
+Row = Mapping[str, Any]
+Histogram = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Ages = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+_EXAMPLE_TITLES = {
+    "random": "Drawn at random: what to expect.",
+    "best": "Nearest to the true age.",
+    "worst": "Farthest from the true age: wrong labels are found here, too.",
+    "gender_mistakes": "Wrong gender, the surest first.",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with what is true and what was estimated; ages in years, gender as coded."""
+
+    jpeg: bytes
+    uri: str
+    age_true: float | None
+    age_pred: float
+    age_low: float
+    age_high: float
+    gender_true: int | None
+    female_probability: float
+
+
+def evaluation_page(
+    metrics: Mapping[str, Any],
+    slices: Sequence[Row],
+    *,
+    ages: Ages,
+    error_histogram: Histogram,
+    confusion: npt.NDArray[np.int64],
+    reliability: Sequence[Row],
+    coverage: Mapping[str, Sequence[Row]],
+    examples: Mapping[str, Sequence[Example]] | None,
+) -> str:
+    """Draw report.html.
+
+    Args:
+        metrics: the content of metrics.json.
+        slices: rows of slices.parquet.
+        ages: float32[N] true (NaN where unlabelled) and float32[N] estimated, in years.
+        error_histogram: float64[K] images and float64[K + 1] edges in years, of estimated less true age.
+        confusion: int64[11, 11], true by estimated age group.
+        reliability: rows of ``evaluation.calibration.reliability``.
+        coverage: ``estimated`` and ``true`` -> rows of ``evaluation.calibration.interval_by_group``.
+        examples: why -> images; None leaves faces out.
+
+    Returns:
+        One self-contained HTML page.
+    """
+    promised = float(metrics["interval_coverage_promised"])
+    sections = [
+        _findings(metrics),
+        _by("Error by age", "age_group", slices),
+        _errors(ages, error_histogram),
+        *([_by("Error by gender", "gender", slices)] if _rows(slices, "gender") else []),
+        *([_by("Error by race", "race", slices)] if _rows(slices, "race") else []),
+        *([_crossed(slices)] if _rows(slices, "age_group x gender") else []),
+        _confusion(confusion),
+        _interval(coverage, promised),
+        *([_gender_calibration(metrics, reliability)] if reliability else []),
+        _age_assurance(metrics["age_assurance"]),
+        *([] if examples is None else [_examples(examples)]),
+        _images(metrics),
+    ]
+    model = metrics["model"]
+    return render_page(
+        "Evaluation",
+        f"{metrics['n']:,} labelled images, scored by model {model['model_id']} ({model['backbone']}). "
+        "Figures in brackets are 95 % bounds: other images of the same kind would mostly give values between them.",
+        sections,
+        warnings=_warnings(metrics),
+        facts=_lead_figures(metrics),
+        footer=f"agegender {metrics['agegender_version']} · model {model['address']} · bounds: {metrics['bounds']}",
+    )
+
+
+def _lead_figures(metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    return [
+        ("images", metrics["n"]),
+        ("mean absolute age error, years", _bounded(metrics["age_mae_years"])),
+        ("median absolute age error, years", _bounded(metrics["age_median_error_years"])),
+        ("within 5 years", _bounded(metrics["age_within_5_years"], share=True)),
+        ("age bias, years", _bounded(metrics["age_bias_years"])),
+        ("gender accuracy", _bounded(metrics["gender_accuracy"], share=True)),
+        (f"{metrics['interval_coverage_promised']:.0%} interval holds", _bounded(metrics["interval_coverage"], share=True)),
+        ("mean width of the interval, years", _bounded(metrics["interval_width_years"])),
+    ]  # fmt: skip
+
+
+def _bounded(value: Mapping[str, float | None], share: bool = False) -> str | None:
+    if value["value"] is None:
+        return None
+    number = "{:.1%}" if share else "{:.2f}"
+    low, high = (number.format(value[end]).rstrip("%") for end in ("low", "high"))
+    return f"{number.format(value['value'])} ({low} to {high})"
+
+
+def _warnings(metrics: Mapping[str, Any]) -> list[str]:
+    seen = metrics["seen_in_training"]
+    if not seen["images"]:
+        return []
+    return [
+        f"{seen['images']:,} of the {metrics['n']:,} images ({seen['share']:.1%}) are images that this model was trained "
+        "on. The figures below are better than what it does on new faces. To measure that, evaluate with "
+        "--split split.parquet --part test of the training run."
+    ]
+
+
+def _findings(metrics: Mapping[str, Any]) -> Section:
+    said = list(metrics["findings"])
+    text = "\n\n".join(said) if said else "No group with 30 or more images stands out from the whole beyond chance."
+    return Section("What stands out", text)
+
+
+def _rows(slices: Sequence[Row], by: str) -> list[Row]:
+    return [row for row in slices if row["slice"] == by and row["n"]]
+
+
+def _by(title: str, by: str, slices: Sequence[Row]) -> Section:
+    """Bars of error and bias with bounds, and the whole table, for one way of slicing."""
+    rows = _rows(slices, by)
+    aged = [row for row in rows if row["age_mae_years"] is not None]
+    name = by.replace("_", " ")
+    charts = []
+    if aged:
+        charts = [
+            Figure(_bars(aged, by, "age_mae_years", "mean absolute error, years"), "Mean absolute age error.", f"MAE by {name}"),
+            Figure(
+                _bars(aged, by, "age_bias_years", "mean signed error, years"),
+                "Signed error: above 0 people are estimated too old, below 0 too young.", f"Bias by {name}",
+            ),
+        ]  # fmt: skip
+    return Section(title, figures=charts, tables=[_slice_table(rows, (by,))])
+
+
+def _bars(rows: Sequence[Row], by: str, metric: str, axis: str) -> bytes:
+    values, low, high = ([float(row[f"{metric}{end}"]) for row in rows] for end in ("", "_low", "_high"))
+    return figures.bars([row[by] for row in rows], values, x=by.replace("_", " "), y=axis, low=low, high=high)
+
+
+def _slice_table(rows: Sequence[Row], by: Sequence[str]) -> Table:
+    header = [
+        *(name.replace("_", " ") for name in by),
+        "n",
+        "MAE, years",
+        "bias, years",
+        "within 5 years",
+        "gender right",
+    ]
+    return Table(
+        [*header, "interval holds", "width, years"],
+        [
+            [
+                *(str(row[name]) for name in by),
+                row["n"],
+                _cell(row, "age_mae_years"),
+                _cell(row, "age_bias_years"),
+                _cell(row, "age_within_5_years", share=True),
+                _cell(row, "gender_accuracy", share=True),
+                _cell(row, "interval_coverage", share=True),
+                None if row["interval_width_years"] is None else float(row["interval_width_years"]),
+            ]
+            for row in rows
+        ],
+        digits=1,
+    )
+
+
+def _cell(row: Row, metric: str, share: bool = False) -> str | None:
+    if row[metric] is None:
+        return None
+    scale, digits = (100, 0) if share else (1, 1)
+    value, low, high = (f"{row[f'{metric}{end}'] * scale:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value}{' %' if share else ''} ({low} to {high})"
+
+
+def _errors(ages: Ages, error_histogram: Histogram) -> Section:
+    true, estimated = (values[~np.isnan(ages[0])].astype(np.float64) for values in ages)
+    return Section(
+        "Estimated against true age",
+        figures=[
+            Figure(
+                figures.scatter(true, estimated, x="true age, years", y="estimated age, years", diagonal=True, limit=110),
+                "Each image; the line is a perfect estimate. Where there are many images, cells are shaded by their number.",
+                "Estimated against true age",
+            ),
+            Figure(
+                figures.histogram(*error_histogram, x="estimated less true age, years", y="images"),
+                "Signed errors; those beyond 40 years count as 40.",
+                "Histogram of signed age errors",
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _crossed(slices: Sequence[Row]) -> Section:
+    tables = [_slice_table(_rows(slices, "age_group x gender"), ("age_group", "gender"))]
+    three = _rows(slices, "age_group x gender x race")
+    if three:
+        tables.append(_slice_table(three, ("age_group", "gender", "race")))
+    return Section("Groups crossed", "Crossings of all three are listed from 30 images on.", tables=tables)
+
+
+def _confusion(confusion: npt.NDArray[np.int64]) -> Section:
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    written = np.where(confusion > 0, confusion, np.nan).astype(np.float64)
+    drawn = figures.heatmap(written, AGE_GROUPS, AGE_GROUPS, x="estimated age group", y="true age group", shade=shares)
+    return Section(
+        "Age groups confused",
+        figures=[Figure(drawn, "Images by true and estimated group, shaded by their share of the true group.",
+                        "Confusion matrix of age groups", wide=True)],
+    )  # fmt: skip
+
+
+def _interval(coverage: Mapping[str, Sequence[Row]], promised: float) -> Section:
+    charts = []
+    for by, note in (
+        ("estimated", "By estimated group, for which the interval is calibrated."),
+        ("true", "By true group: nobody knows it beforehand, and no interval promises anything here."),
+    ):
+        rows = coverage[by]
+        if not rows:
+            continue
+        values, low, high = ([row[name] for row in rows] for name in ("coverage", "low", "high"))
+        names = [row["age_group"] for row in rows]
+        drawn = figures.bars(names, values, x=f"{by} age group", y="share inside", low=low, high=high)
+        charts.append(Figure(drawn, f"{note} Promised: {promised:.0%}.", f"Interval coverage by {by} age group"))
+    cells = [[r["age_group"], r["n"], 100 * r["coverage"], r["width_years"]] for r in coverage["estimated"]]
+    header = ["estimated age group", "n", "inside, %", "width, years"]
+    return Section(
+        "Does the age interval hold the true age?",
+        f"The interval of an estimate shall hold the true age in {promised:.0%} of all cases, and be no wider than needed.",
+        figures=charts,
+        tables=[Table(header, cells, digits=1)],
+    )
+
+
+def _gender_calibration(metrics: Mapping[str, Any], rows: Sequence[Row]) -> Section:
+    stated, observed, counts = ([row[name] for row in rows] for name in ("stated", "observed", "n"))
+    drawn = figures.reliability(
+        stated, observed, counts, x="stated probability of female", y="share that is female"
+    )  # fmt: skip
+    error = metrics["gender_calibration_error"]
+    return Section(
+        "Is the gender probability honest?",
+        f"Of images said to be female with probability 0.8, 80 % should be. Expected calibration error over "
+        f"{len(rows)} bins of equal size: {error:.3f}.",
+        figures=[
+            Figure(drawn, "On the line the probability means what it says.", "Reliability of the gender probability")
+        ],
+    )
+
+
+def _age_assurance(found: Mapping[str, Any]) -> Section:
+    minors, adults = found["minors_13_17"], found["adults"]
+    rows: list[list[Cell]] = [
+        ["13-17 estimated 18 or older", minors["n"], _bounded(minors["estimated_18_or_over"], share=True)],
+        ["13-17 estimated 25 or older", minors["n"], _bounded(minors["estimated_25_or_over"], share=True)],
+        ["adults estimated under 18", adults["n"], _bounded(adults["estimated_under_18"], share=True)],
+        ["adults estimated under 25", adults["n"], _bounded(adults["estimated_under_25"], share=True)],
+    ]
+    return Section(
+        "As an age check",
+        "How often the bare estimate would let a minor pass, and refuse an adult, at a limit of 18 and at 25. It is a "
+        "measurement, not advice: this model is not made for decisions about people.",
+        tables=[Table(["error", "n", "share"], rows)],
+    )
+
+
+def _examples(examples: Mapping[str, Sequence[Example]]) -> Section:
+    grids = [
+        ImageGrid([_grid_image(example) for example in examples[why]], title, beside=True)
+        for why, title in _EXAMPLE_TITLES.items()
+        if examples.get(why)
+    ]
+    return Section("Images", "Each with its label and its estimate.", grids=grids)
+
+
+def _grid_image(example: Example) -> GridImage:
+    age = "age not labelled" if example.age_true is None else f"true {example.age_true:.0f} years"
+    female = example.female_probability >= 0.5
+    sureness = max(example.female_probability, 1 - example.female_probability)
+    gender = "gender not labelled" if example.gender_true is None else f"true {GENDERS[example.gender_true]}"
+    return GridImage(
+        example.jpeg,
+        [
+            f"{age}, estimated {example.age_pred:.1f}",
+            f"interval {example.age_low:.0f} to {example.age_high:.0f}",
+            f"{gender}, estimated {GENDERS[female]} {sureness:.0%}",
+            example.uri.rsplit("/", 1)[-1],
+        ],
+    )
+
+
+def _images(metrics: Mapping[str, Any]) -> Section:
+    images = metrics["images"]
+    rows: list[list[Cell]] = [["listed", images["listed"]], ["listed again, counted once", images["repeated"]]]
+    if metrics["split"] is not None:
+        rows.append([f"in part {metrics['split']['part']} of the split", images["in_part"]])
+    rows += [[f"status {status}", n] for status, n in images["by_status"].items()]
+    rows += [["readable, without a label", images["unlabelled"]], ["evaluated", metrics["n"]]]
+    rows += [["with a known age", metrics["n_age"]], ["with a known gender", metrics["n_gender"]]]
+    return Section("Which images", "From " + ", ".join(metrics["input"]), tables=[Table(["", "images"], rows)])
