@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agegender.artifact import Calibration, NetworkConfig
+from agegender.model.checkpoint import save_model
+from agegender.model.network import build_network
+
+SIDE_PX = 48
+
+
+def write_model(folder: Path, age_head: str = "distribution", backbone: str = "compact") -> Path:
+    """An untrained model whose answers differ from image to image."""
+    torch.manual_seed(0)
+    config = NetworkConfig.model_validate({"backbone": backbone, "age_head": age_head, "image_size_px": SIDE_PX})
+    network = build_network(config)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+    torch.nn.init.normal_(network.age_head.weight, std=3.0 if age_head == "distribution" else 20.0)
+    torch.nn.init.normal_(network.gender_head.weight, std=1.0)
+    calibration = Calibration(age_low_offset_years=[4.0] * 121, age_high_offset_years=[6.0] * 121)
+    save_model(folder, network, config, calibration, np.arange(10, dtype=np.uint64), "ab", {"epochs": 1}, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "distribution")
+
+
+@pytest.fixture(scope="session")
+def scalar_folder(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "scalar", "scalar", "notebook")
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Smooth pictures of many colours and contrasts, as faces are, rather than noise that all looks the same."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.integers(0, 256, (40, 3, 5, 5)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(SIDE_PX, SIDE_PX), mode="bilinear")
+    return smooth.permute(0, 2, 3, 1).contiguous().to(torch.uint8).numpy()
