@@ -64,11 +64,12 @@ def _quieten() -> None:
     """Ray's own bars and start-up chatter would hide ours; each stays settable by its variable."""
     for name, value in {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_DATA_LOG_LEVEL": "ERROR",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",  # each pool of actors prints a line at level error about Ray issue 53727
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="ray")
 
 

@@ -1,0 +1,178 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+from agegender.config import PredictConfig, StatusConfig
+from agegender.data.synthetic import draw_sample
+from agegender.errors import ConfigError, InputError
+from agegender.pipelines.predict import run_predict
+from agegender.pipelines.status import run_status
+from agegender.schema import prediction_schema
+from tests.corpus import MAX_PIXELS, write_corpus
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for index in range(40):
+        name, data = draw_sample(index, seed=3, size_px=48)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def predict(source: Path, output: Path, model: Path, **options: object) -> dict[str, object]:
+    given = {"input": [str(source)], "output": str(output), "model": str(model), "unit_images": 16, "num_workers": 2}
+    return run_predict(PredictConfig(**given | options))
+
+
+def rows(output: Path) -> pa.Table:
+    return pyarrow.dataset.dataset(output, format="parquet").to_table().sort_by([("uri", "ascending"), ("face_index", "ascending")])
+
+
+def test_the_output_is_the_contract_and_every_reader_takes_it_as_one_table(
+    faces: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    result = predict(faces, tmp_path / "out", tiny_model)
+    table = rows(tmp_path / "out")
+    assert table.schema.equals(prediction_schema())
+    assert (result["images"], result["by_status"], table.num_rows) == (40, {"ok": 40}, 40)
+    assert table["uri"].to_pylist() == sorted(str(path) for path in faces.iterdir())
+    assert table["box"].null_count == 40
+    ages = table["age_years"].to_numpy()
+    assert ((table["age_low_years"].to_numpy() <= ages) & (ages <= table["age_high_years"].to_numpy())).all()
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/out/*.parquet')").fetchall() == [(40,)]
+    assert len(pd.read_parquet(tmp_path / "out")) == 40
+    record = json.loads((tmp_path / "out" / "_run.json").read_text())
+    assert (record["state"], record["result"]["images"]) == ("done", 40)
+    assert record["config"]["batch_size"] == 64
+
+
+def test_one_and_two_workers_and_other_batches_of_work_give_identical_rows(
+    faces: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    predict(faces, tmp_path / "two", tiny_model, num_workers=2, unit_images=7)
+    predict(faces, tmp_path / "one", tiny_model, num_workers=1, unit_images=16)
+    assert rows(tmp_path / "two").equals(rows(tmp_path / "one"))
+
+
+def test_bad_files_are_rows_with_their_status_and_leave_the_others_unharmed(tiny_model: Path, tmp_path: Path) -> None:
+    expected = write_corpus(tmp_path / "corpus")
+    (tmp_path / "corpus" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    expected["gone.jpg"] = "missing"
+    output = tmp_path / "out"
+    with pytest.raises(InputError, match=r"files are bad .* --max-bad-fraction 5\.0%"):
+        predict(tmp_path / "corpus", output, tiny_model, max_image_pixels=MAX_PIXELS)
+    table = rows(output)
+    found = {Path(uri).name: status for uri, status in zip(table["uri"].to_pylist(), table["status"].to_pylist(), strict=True)}
+    assert found == {name: str(status) for name, status in expected.items()}
+    for row in table.to_pylist():
+        assert (row["error"] is None) == (row["status"] == "ok")
+        assert (row["age_years"] is None) == (row["status"] != "ok")
+    result = json.loads((output / "_run.json").read_text())["result"]
+    assert sum(result["by_status"].values()) == result["images"] == len(expected)
+
+
+def test_kept_columns_the_distribution_and_abstention_follow_the_contract(
+    faces: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in faces.iterdir())[:5]
+    manifest = faces.parent / f"{faces.name}-manifest.csv"
+    manifest.write_text("uri,id\n" + "".join(f"{faces}/{name},{i}\n" for i, name in enumerate(names)))
+    options = {"keep_columns": ["id"], "age_distribution": True, "abstain_above": 15.0}
+    predict(manifest, tmp_path / "out", tiny_model, **options)
+    table = rows(tmp_path / "out")
+    assert table["id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table["abstained"].to_pylist() == [True] * 5
+    assert [sum(row) for row in table["age_probabilities"].to_pylist()] == pytest.approx([1.0] * 5, abs=1e-4)
+
+
+def test_a_finished_run_says_so_and_another_model_is_refused(
+    faces: Path, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = predict(faces, tmp_path / "out", tiny_model, limit=10)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    caplog.set_level("INFO")
+    assert predict(faces, tmp_path / "out", tiny_model, limit=10) == first
+    assert "finished" in caplog.text
+    with pytest.raises(ConfigError, match="limit was 10, is now 20"):
+        predict(faces, tmp_path / "out", tiny_model, limit=20)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_dry_run_writes_nothing_and_estimates(faces: Path, tiny_model: Path, tmp_path: Path) -> None:
+    result = predict(faces, tmp_path / "out", tiny_model, dry_run=True)
+    assert result["images"] == 40
+    assert result["images_per_s_per_worker"] > 0  # type: ignore[operator]
+    assert not (tmp_path / "out").exists()
+
+
+def damaged(model: Path, to: Path) -> Path:
+    shutil.copytree(model, to)
+    (to / "model.onnx").write_bytes((to / "model.onnx").read_bytes()[:-1])
+    return to
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "foreign"])
+def test_a_model_that_cannot_be_used_ends_the_job_before_anything_is_written(
+    kind: str, faces: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    if kind == "damaged":
+        damaged(tiny_model, model)
+    elif kind == "foreign":
+        model.mkdir()
+        (model / "model.json").write_text('{"format": "something else"}')
+    with pytest.raises(InputError, match=str(model)):
+        predict(faces, tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_every_process_is_killed_goes_on_and_ends_with_the_same_rows(
+    faces: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    predict(faces, tmp_path / "undisturbed", tiny_model, unit_images=2)
+    command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
+    command += ["--output", str(tmp_path / "out"), "--unit-images", "2", "--num-workers", "1", "--num-cpus", "1"]
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    run = subprocess.Popen(command, start_new_session=True, env=environment, stderr=subprocess.DEVNULL)
+    staged = tmp_path / "out" / "_work" / "scored"
+    deadline_s = time.monotonic() + 120
+    while len(list(staged.glob("*.json")) if staged.exists() else []) < 3 and run.poll() is None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    half = run_status(StatusConfig(output=str(tmp_path / "out")))
+    done_before = half["scored"]
+    result = predict(faces, tmp_path / "out", tiny_model, unit_images=2, num_workers=1)
+    assert result["images"] == 40
+    if done_before < 40:  # a fast machine may have finished before the kill
+        assert half["state"] == "running"
+        assert result["images_scored_now"] == 40 - done_before
+    assert rows(tmp_path / "out").equals(rows(tmp_path / "undisturbed"))
+
+
+def test_no_process_of_predict_imports_torch(faces: Path, tiny_model: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap" / "torch"
+    trap.mkdir(parents=True)
+    (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('torch')\nraise ImportError('trap')\n")
+    environment = {**os.environ, "PYTHONPATH": str(trap.parent), "RAY_ADDRESS": ""}
+    command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
+    command += ["--output", str(tmp_path / "out"), "--num-cpus", "1"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "40" in run.stdout
+    assert not (tmp_path / "imported").exists()
