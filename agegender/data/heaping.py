@@ -15,6 +15,9 @@ MIN_EXCESS_DEVIATIONS = 4.0
 
 NEIGHBOURS = 2
 
+_FEW = 4
+"""Counts below it are taken for it when their deviation is asked: among the oldest ages chance alone makes heaps."""
+
 
 @dataclass(frozen=True)
 class Heaping:
@@ -52,6 +55,6 @@ def _standing_out(by_age: Mapping[int, int]) -> dict[int, float]:
     for age, count in sorted(by_age.items()):
         near = [n for n in range(max(age - NEIGHBOURS, 1), min(age + NEIGHBOURS, oldest) + 1) if n != age]
         usual = statistics.median([by_age.get(n, 0) for n in near]) if near else 0
-        if count >= STANDING_OUT * usual and count - usual > MIN_EXCESS_DEVIATIONS * max(usual, 1) ** 0.5 and usual:
+        if count >= STANDING_OUT * usual and count - usual > MIN_EXCESS_DEVIATIONS * max(usual, _FEW) ** 0.5 and usual:
             found[age] = count / usual
     return found

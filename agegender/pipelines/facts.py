@@ -5,6 +5,7 @@
 Image rows never reach the driver: a unit comes back as one small summary.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from agegender.storage import files, tables
 
 _TASK_CPUS = 1.0
 _MAX_RETRIES = 3
-"""Of a unit whose process died; Ray's default is for ever."""
+"""Of a unit whose process died; Ray Data's default is for ever."""
 
 
 def gather_facts(
@@ -61,7 +62,7 @@ def gather_facts(
     }
     total: SetStatistics | None = None
     found = unit_dataset(listing.units).map_batches(
-        _unit_facts, fn_kwargs=arguments, batch_size=1, num_cpus=_TASK_CPUS, max_retries=_MAX_RETRIES
+        _unit_facts, fn_kwargs=arguments, batch_size=1, num_cpus=_TASK_CPUS, ray_remote_args_fn=_remote_args
     )
     with Progress(listing.images, "images", "look at images") as progress, own_errors():
         for row in found.iter_rows():
@@ -77,8 +78,17 @@ def facts_uris(listing: Listing, facts_uri: str) -> list[str]:
     return [_facts_uri(facts_uri, unit) for unit in listing.units]
 
 
+def read_facts(listing: Listing, facts_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """What ``gather_facts`` wrote, in the order of the listing; for sets whose facts fit into memory."""
+    return pa.concat_tables(tables.read_table(uri, columns) for uri in facts_uris(listing, facts_uri))
+
+
 def _facts_uri(facts_uri: str, unit: str) -> str:
     return files.join(facts_uri, unit_name(unit) + ".parquet")
+
+
+def _remote_args() -> dict[str, int]:
+    return {"max_retries": _MAX_RETRIES}
 
 
 def _unit_facts(

@@ -2,10 +2,13 @@
 
 import base64
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jinja2
+
+_NUMBER_AS_TEXT = re.compile(r"[-+−]?[\d.,]+ ?%?|–|")
 
 Cell = str | int | float | None
 """One table cell. Numbers are set flush right; None is an en dash."""
@@ -34,7 +37,7 @@ class Table:
 
     Attributes:
         header: one name per column, with its unit.
-        rows: cells; a column whose cells are all numbers (or None) is set flush right.
+        rows: cells; a column whose cells are all numbers, shares such as ``13.6 %``, or None is set flush right.
         caption: stands above it.
         digits: decimals of float cells.
     """
@@ -48,7 +51,7 @@ class Table:
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers alone."""
         columns = range(len(self.header))
-        return [all(not isinstance(row[column], str) for row in self.rows) for column in columns]
+        return [all(_is_number(row[column]) for row in self.rows) for column in columns]
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,10 @@ def data_uri(data: bytes) -> str:
     """An image file's bytes as a ``data:`` address; JPEG where they begin as one, else PNG."""
     kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _is_number(value: Cell) -> bool:
+    return not isinstance(value, str) or _NUMBER_AS_TEXT.fullmatch(value) is not None
 
 
 def _paragraphs(text: str) -> list[str]:
