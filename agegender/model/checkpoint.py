@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -84,10 +85,17 @@ def save_model(
 def load_network(folder: Path) -> tuple[FaceNetwork, ModelInfo]:
     """The network of a model folder, on the CPU and in eval mode.
 
+    The hashes are not checked: ``scoring.load.open_model`` does that, and says more exactly what is wrong.
+
     Raises:
-        InputError: weights that are missing, damaged, or not of the network that model.json describes.
+        InputError: no model.json, or weights that are missing, damaged, or not of the network that it describes.
     """
-    info = ModelInfo.model_validate_json((folder / INFO_FILE).read_bytes())
+    try:
+        info = ModelInfo.model_validate_json((folder / INFO_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(
+            f"{folder / INFO_FILE}: no trained model ({error}); give the model/ folder that `agegender train` wrote"
+        ) from error
     network = build_network(info.network)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -176,10 +184,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, stat
             "resume with the config it was written with, or train into another OUTPUT"
         )
     index = {name: i for i, name in enumerate(name for group in state.groups for name in group["params"])}
+    parameters = dict(network.named_parameters())
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.tensors.items():
         name, _, slot = key.rpartition("/")
-        slots.setdefault(index[name], {})[slot] = value.clone()
+        own = value.clone()
+        if value.shape == parameters[name].shape:
+            # in the parameter's memory order (channels_last), or each step would walk the two across each other
+            own = torch.empty_like(parameters[name], dtype=value.dtype, requires_grad=False).copy_(value)
+        slots.setdefault(index[name], {})[slot] = own
     groups = [{**group, "params": [index[name] for name in group["params"]]} for group in state.groups]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 

@@ -76,6 +76,8 @@ def test_a_resumed_run_is_bit_identical_to_one_that_went_on(tmp_path):
     again = torch.Generator()
     again.set_state(state.random["augment"])
     torch.set_rng_state(state.random["torch"])
+    for parameter, slots in fresh.state.items():
+        assert slots["exp_avg"].stride() == parameter.stride()
     train(resumed, fresh, again, 3)
     for (name, one), other in zip(network.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -168,6 +170,14 @@ def test_saving_again_replaces_the_model(tmp_path):
         info = save_model(tmp_path, network, CONFIG, Calibration(), np.zeros(0, np.uint64), "", {}, {})
     assert open_model(tmp_path) == info
     assert training_images(tmp_path).tolist() == []
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"model\.json: no trained model"):
+        load_network(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(InputError, match=r"model\.json: no trained model"):
+        load_network(tmp_path)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
