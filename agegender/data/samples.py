@@ -89,6 +89,8 @@ class SampleSet:
 
     def _enters(self, key: str, rank: int, uri: str) -> bool:
         inside = self.drawn.get(key, [])
+        if not self._size(key):
+            return False
         return len(inside) < self._size(key) or (rank, uri) < (inside[-1].rank, inside[-1].uri)
 
 
