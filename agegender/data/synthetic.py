@@ -45,8 +45,20 @@ _AGE_WEIGHTS = 0.4 / 100 + 0.45 * np.exp(-0.5 * ((_AGES - 30) / 11) ** 2) / 27.6
 """Young adults are most frequent, children follow, and every age to 100 occurs."""
 
 
+def sample_name(index: int, seed: int) -> str:
+    """The file name of one drawing, as UTKFace would call it: ``AGE_GENDER_RACE_STAMP.jpg``.
+
+    Args:
+        index: number of the drawing in its sample, below 10**8.
+        seed: names the sample. Each index of each seed from 0 to 2**20 - 1 has a stamp of its own.
+    """
+    age_years, gender, race, _ = _subject(index, seed)
+    time = _FIRST_STAMP + timedelta(milliseconds=seed % _SEEDS_WITH_OWN_STAMPS * _STAMPS_PER_SEED + index)
+    return f"{age_years}_{gender}_{race}_{time:%Y%m%d%H%M%S}{time.microsecond // 1000:03d}.jpg"
+
+
 def draw_sample(index: int, seed: int, size_px: int) -> tuple[str, bytes]:
-    """One labelled drawing of the sample that ``seed`` names.
+    """One labelled drawing of a sample; it depends on the arguments alone.
 
     Args:
         index: number of the drawing in its sample, below 10**8.
@@ -54,17 +66,10 @@ def draw_sample(index: int, seed: int, size_px: int) -> tuple[str, bytes]:
         size_px: S, its side in pixels.
 
     Returns:
-        Its file name as UTKFace would call it, with a stamp of its own for each index and each seed from 0 to 2**20 - 1, and
-        the JPEG file. Both depend on the arguments alone.
+        ``sample_name`` and the JPEG file.
     """
-    rng = np.random.default_rng([seed % 2**64, index])
-    age_years = int(rng.choice(_AGES, p=_AGE_WEIGHTS / _AGE_WEIGHTS.sum()))
-    gender, race = int(rng.integers(2)), int(rng.integers(len(RACES)))
-    pixels = draw_face(age_years, gender, int(rng.integers(2**63)), size_px, race)
-    number = seed % _SEEDS_WITH_OWN_STAMPS * _STAMPS_PER_SEED + index
-    time = _FIRST_STAMP + timedelta(milliseconds=number)
-    stamp = f"{time:%Y%m%d%H%M%S}{time.microsecond // 1000:03d}"
-    return f"{age_years}_{gender}_{race}_{stamp}.jpg", encode_jpeg(pixels)
+    age_years, gender, race, face_seed = _subject(index, seed)
+    return sample_name(index, seed), encode_jpeg(draw_face(age_years, gender, face_seed, size_px, race))
 
 
 def draw_face(age_years: float, gender: int, seed: int, size_px: int, race: int | None = None) -> Pixels:
@@ -85,8 +90,8 @@ def draw_face(age_years: float, gender: int, seed: int, size_px: int, race: int 
     traits = _choose_traits(_Person.of(age_years, gender, rng), race, rng)
     side_px = size_px * _OVERSAMPLING
     image = _background(side_px, rng)
-    centre_px = tuple(side_px * (0.5 + rng.normal(0, 0.025, 2) + (0.0, -0.02)))
-    unit_px = side_px * 0.37 * float(rng.normal(1, 0.05))
+    centre_px = tuple(side_px * (0.5 + rng.normal(0, 0.035, 2) + (0.0, -0.02)))
+    unit_px = side_px * 0.36 * float(rng.normal(1, 0.07))
     tilt_radians = math.radians(float(np.clip(rng.normal(0, 6), -18, 18)))
     draw(Pen(ImageDraw.Draw(image), (centre_px[0], centre_px[1]), unit_px, tilt_radians), traits, rng)
     return _in_the_light(np.asarray(image.reduce(_OVERSAMPLING)), rng)
@@ -122,6 +127,13 @@ class _Person:
         """The length or share that is typical of the gender, likewise."""
         mean, half = (female + male) / 2, (female - male) / 2
         return mean + (half if self.female else -half) * self.lean
+
+
+def _subject(index: int, seed: int) -> tuple[int, int, int, int]:
+    """Age, gender, race and the seed of the face."""
+    rng = np.random.default_rng([seed % 2**64, index])
+    age_years = int(rng.choice(_AGES, p=_AGE_WEIGHTS / _AGE_WEIGHTS.sum()))
+    return age_years, int(rng.integers(2)), int(rng.integers(len(RACES))), int(rng.integers(2**63))
 
 
 def _choose_traits(person: _Person, race: int, rng: np.random.Generator) -> Traits:
@@ -228,11 +240,11 @@ def _pick(colours: tuple[Colour, ...], rng: np.random.Generator) -> Colour:
 
 def _background(side_px: int, rng: np.random.Generator) -> Image.Image:
     """A wall with large patches of other tones."""
-    base = rng.uniform(90, 235) + rng.normal(0, 18, 3)
+    base = rng.uniform(60, 235) + rng.normal(0, 18, 3)
     image = Image.new("RGB", (side_px, side_px), tuple(base.clip(0, 255).astype(int).tolist()))
     canvas = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 6))):
-        red, green, blue = np.clip(base + rng.normal(0, 26, 3), 0, 255).astype(int).tolist()
+        red, green, blue = np.clip(base + rng.normal(0, 30) + rng.normal(0, 26, 3), 0, 255).astype(int).tolist()
         x, y = rng.uniform(-0.2, 1.2, 2) * side_px
         wide, high = rng.uniform(0.1, 0.6, 2) * side_px
         canvas.ellipse((x - wide, y - high, x + wide, y + high), fill=(red, green, blue))
@@ -243,7 +255,7 @@ def _in_the_light(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Light that falls from one side, brightness, and the noise of a sensor."""
     side = pixels.shape[0]
     along = np.linspace(-1, 1, side, dtype=np.float32)
-    from_side, from_above = rng.normal(0, 0.1, 2).astype(np.float32)
+    from_side, from_above = rng.normal(0, 0.17, 2).astype(np.float32)
     light = np.float32(rng.normal(1.0, 0.1)) * (1 + from_side * along[None, :] + from_above * along[:, None])
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(1, 7))
     lit: Pixels = np.clip(pixels * light[..., None] + noise, 0, 255).astype(np.uint8)

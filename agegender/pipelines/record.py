@@ -14,8 +14,8 @@ RUNNING, DONE = "running", "done"
 
 
 def record_uri(output: str, job: str) -> str:
-    """Where the record lies: predict's begins with ``_``, so that every reader takes its folder as one table."""
-    return files.join(output, "_run.json" if job == "predict" else "run.json")
+    """Where the record lies: predict's and sample's begin with ``_``, so that every reader takes the rest as one table or image set."""
+    return files.join(output, "_run.json" if job in ("predict", "sample") else "run.json")
 
 
 def read_record(output: str, job: str) -> dict[str, Any] | None:
