@@ -104,17 +104,25 @@ start_cluster() {
 
 start_gateway() { radosgw -n client.rgw --keyring "$run/rgw/keyring"; }
 
+check_gateway() { # it goes into the background before it takes its port
+  local pid # removed by a gateway that ends in order
+  { pid=$(cat "$run/client.rgw.pid") && running "$pid"; } || { echo "the gateway ended; is port $gateway_port taken?"; return 1; }
+}
+
 add_user() {
   timeout 60 radosgw-admin -n client.rgw --keyring "$run/rgw/keyring" user create \
     --uid="$1" --display-name="$1" --access-key="$1key" --secret-key="$1secret"
 }
 
+running() { # PID: a container's first process may never reap it; without a command line it is gone for our ends
+  [ -n "$(tr -d '\0' 2>/dev/null <"/proc/$1/cmdline")" ]
+} 2>/dev/null
+
 stop_daemon() { # NAME SIGNAL: only the process whose id this run's own daemon wrote down
   local pid
   pid=$(cat "$run/$1.pid" 2>/dev/null) || return 0
   kill "$2" "$pid" 2>/dev/null || true
-  # a container's first process may never reap it: one without a command line is gone for our ends
-  while [ -n "$(tr -d '\0' <"/proc/$pid/cmdline")" ]; do sleep 0.05; done 2>/dev/null
+  while running "$pid"; do sleep 0.05; done
   rm -f "$run/$1.pid"
 }
 
@@ -131,8 +139,11 @@ serve)
   packages=$(absolute "${2:?PACKAGES}") root=$packages/root run=$(absolute "${3:?RUN}") gateway_port=${4:?PORT} mon_port=${5:?PORT}
   use_packages
   trap stop_all EXIT
-  { start_cluster && start_gateway && add_user test && add_user other; } >"$run/start.log" 2>&1 </dev/null ||
-    { tail -20 "$run/start.log" >&2; fail "Ceph did not start; its logs are in $run"; }
+  set +e # and on again inside: bash ignores it in everything that stands before a ||
+  (set -e; start_cluster; start_gateway; check_gateway; add_user test; add_user other; check_gateway) >"$run/start.log" 2>&1 </dev/null
+  started=$?
+  set -e
+  [ "$started" = 0 ] || { tail -20 "$run/start.log" >&2; fail "Ceph did not start; its logs are in $run"; }
   echo "READY http://127.0.0.1:$gateway_port"
   cat >/dev/null ;; # until the caller closes its end, be it by dying
 stop-gateway)
