@@ -21,8 +21,10 @@ def findings(metrics: dict[str, Any], rows: list[Row]) -> list[str]:
 
 
 def slice_name(row: Row) -> str:
-    """The people of a slice, e.g. ``female, 61-70, asian``."""
-    return ", ".join(str(row[name]) for name in ("gender", "age_group", "race") if row[name] is not None)
+    """The people of a slice, e.g. ``asian female, aged 61-70``."""
+    who = " ".join(str(row[name]) for name in ("race", "gender") if row[name] is not None)
+    age = f"aged {row['age_group']}" if row["age_group"] is not None else ""
+    return ", ".join(part for part in (who, age) if part)
 
 
 def _of(rows: list[Row], by: str, metric: str, counted: str = "n_age") -> list[Row]:
@@ -36,8 +38,8 @@ def _age_errors(metrics: Row, rows: list[Row]) -> Iterable[str]:
         if worst is not None and worst["age_mae_years_low"] > overall:
             yield (
                 f"MAE is {worst['age_mae_years']:.1f} years ({worst['age_mae_years_low']:.1f} to "
-                f"{worst['age_mae_years_high']:.1f}) for {slice_name(worst)}, n = {worst['n_age']:,}, "
-                f"against {overall:.1f} over all: the worst of {by.replace(' x ', ' by ').replace('_', ' ')}."
+                f"{worst['age_mae_years_high']:.1f}) for those {slice_name(worst)}, n = {worst['n_age']:,}, "
+                f"against {overall:.1f} over all: the worst by {by.replace(' x ', ' and ').replace('_', ' ')}."
             )
 
 
@@ -49,7 +51,7 @@ def _biases(rows: list[Row]) -> Iterable[str]:
         worst = max(clear, key=lambda row: abs(float(row["age_bias_years"])), default=None)
         if worst is not None and abs(worst["age_bias_years"]) >= 1:
             years = abs(worst["age_bias_years"])
-            yield f"{slice_name(worst)} are estimated {years:.1f} years too {word} on average, n = {worst['n_age']:,}."
+            yield f"Those {slice_name(worst)} are estimated {years:.1f} years too {word} on average, n = {worst['n_age']:,}."
 
 
 def _gender(metrics: Row, rows: list[Row]) -> Iterable[str]:
@@ -61,7 +63,7 @@ def _gender(metrics: Row, rows: list[Row]) -> Iterable[str]:
         if worst is not None and worst["gender_accuracy_high"] < overall:
             yield (
                 f"Gender is right for {worst['gender_accuracy']:.1%} ({worst['gender_accuracy_low']:.1%} to "
-                f"{worst['gender_accuracy_high']:.1%}) of {slice_name(worst)}, n = {worst['n_gender']:,}, "
+                f"{worst['gender_accuracy_high']:.1%}) of those {slice_name(worst)}, n = {worst['n_gender']:,}, "
                 f"against {overall:.1%} over all."
             )
 
@@ -83,7 +85,7 @@ def _coverage(metrics: Row, rows: list[Row]) -> Iterable[str]:
     promised = metrics["interval_coverage_promised"]
     short = [r for r in _of(rows, "age_group", "interval_coverage") if r["interval_coverage_high"] < promised]
     if short:
-        parts = (f"{row['interval_coverage']:.0%} of {row['age_group']}" for row in short)
+        parts = (f"{row['interval_coverage']:.0%} of those aged {row['age_group']}" for row in short)
         yield f"The {promised:.0%} interval holds fewer true ages than it says: {', '.join(parts)}."
 
 

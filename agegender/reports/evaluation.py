@@ -15,6 +15,8 @@ Row = Mapping[str, Any]
 Histogram = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 Ages = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
+_CROSSINGS_SHOWN = 15
+
 _EXAMPLE_TITLES = {
     "random": "Drawn at random: what to expect.",
     "best": "Nearest to the true age.",
@@ -82,7 +84,7 @@ def evaluation_page(
     return render_page(
         "Evaluation",
         f"{metrics['n']:,} labelled images, scored by model {model['model_id']} ({model['backbone']}). "
-        "Figures in brackets are 95 % bounds: other images of the same kind would mostly give values between them.",
+        "Figures in brackets are 95% bounds: other images of the same kind would mostly give values between them.",
         sections,
         warnings=_warnings(metrics),
         facts=_lead_figures(metrics),
@@ -91,16 +93,20 @@ def evaluation_page(
 
 
 def _lead_figures(metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
-    return [
-        ("images", metrics["n"]),
-        ("mean absolute age error, years", _bounded(metrics["age_mae_years"])),
-        ("median absolute age error, years", _bounded(metrics["age_median_error_years"])),
-        ("within 5 years", _bounded(metrics["age_within_5_years"], share=True)),
-        ("age bias, years", _bounded(metrics["age_bias_years"])),
-        ("gender accuracy", _bounded(metrics["gender_accuracy"], share=True)),
-        (f"{metrics['interval_coverage_promised']:.0%} interval holds", _bounded(metrics["interval_coverage"], share=True)),
-        ("mean width of the interval, years", _bounded(metrics["interval_width_years"])),
-    ]  # fmt: skip
+    named = (
+        ("age_mae_years", "mean absolute age error, years", False),
+        ("age_median_error_years", "median absolute age error, years", False),
+        ("age_bias_years", "age bias, years", False),
+        ("age_within_5_years", "age within 5 years", True),
+        ("gender_accuracy", "gender right", True),
+        ("interval_coverage", f"{metrics['interval_coverage_promised']:.0%} interval holds", True),
+        ("interval_width_years", "mean width of the interval, years", False),
+    )
+    facts: list[tuple[str, Cell]] = []
+    for key, name, share in named:
+        value, _, bounds = (_bounded(metrics[key], share) or "").partition(" ")
+        facts.append((f"{name} {bounds}".strip(), value or None))
+    return facts
 
 
 def _bounded(value: Mapping[str, float | None], share: bool = False) -> str | None:
@@ -108,7 +114,12 @@ def _bounded(value: Mapping[str, float | None], share: bool = False) -> str | No
         return None
     number = "{:.1%}" if share else "{:.2f}"
     low, high = (number.format(value[end]).rstrip("%") for end in ("low", "high"))
-    return f"{number.format(value['value'])} ({low} to {high})"
+    return f"{number.format(value['value'])} ({_span(low, high)})"
+
+
+def _span(low: str, high: str) -> str:
+    """Two bounds, short enough for a table's cell; a dash would be lost between minus signs."""
+    return f"{low} to {high}" if "-" in low + high else f"{low}\N{EN DASH}{high}"
 
 
 def _warnings(metrics: Mapping[str, Any]) -> list[str]:
@@ -154,31 +165,18 @@ def _bars(rows: Sequence[Row], by: str, metric: str, axis: str) -> bytes:
     return figures.bars([row[by] for row in rows], values, x=by.replace("_", " "), y=axis, low=low, high=high)
 
 
-def _slice_table(rows: Sequence[Row], by: Sequence[str]) -> Table:
-    header = [
-        *(name.replace("_", " ") for name in by),
-        "n",
-        "MAE, years",
-        "bias, years",
-        "within 5 years",
-        "gender right",
-    ]
+def _slice_table(rows: Sequence[Row], by: Sequence[str], caption: str = "") -> Table:
+    """Every figure with its bounds; crossings leave out one column, so that the table fits the page."""
+    columns = [("MAE, years", "age_mae_years", False), ("bias, years", "age_bias_years", False)]
+    columns += [("within 5 years", "age_within_5_years", True)] if len(by) < 2 else []
+    columns += [("gender right", "gender_accuracy", True), ("interval holds", "interval_coverage", True)]
     return Table(
-        [*header, "interval holds", "width, years"],
+        [*(name.replace("_", " ") for name in by), "n", *(name for name, _, _ in columns)],
         [
-            [
-                *(str(row[name]) for name in by),
-                row["n"],
-                _cell(row, "age_mae_years"),
-                _cell(row, "age_bias_years"),
-                _cell(row, "age_within_5_years", share=True),
-                _cell(row, "gender_accuracy", share=True),
-                _cell(row, "interval_coverage", share=True),
-                None if row["interval_width_years"] is None else float(row["interval_width_years"]),
-            ]
+            [*(str(row[name]) for name in by), row["n"], *(_cell(row, metric, share) for _, metric, share in columns)]
             for row in rows
         ],
-        digits=1,
+        caption=caption,
     )
 
 
@@ -187,7 +185,7 @@ def _cell(row: Row, metric: str, share: bool = False) -> str | None:
         return None
     scale, digits = (100, 0) if share else (1, 1)
     value, low, high = (f"{row[f'{metric}{end}'] * scale:.{digits}f}" for end in ("", "_low", "_high"))
-    return f"{value}{' %' if share else ''} ({low} to {high})"
+    return f"{value}{'%' if share else ''} ({_span(low, high)})"
 
 
 def _errors(ages: Ages, error_histogram: Histogram) -> Section:
@@ -211,10 +209,12 @@ def _errors(ages: Ages, error_histogram: Histogram) -> Section:
 
 def _crossed(slices: Sequence[Row]) -> Section:
     tables = [_slice_table(_rows(slices, "age_group x gender"), ("age_group", "gender"))]
-    three = _rows(slices, "age_group x gender x race")
+    three = [row for row in _rows(slices, "age_group x gender x race") if row["age_mae_years"] is not None]
     if three:
-        tables.append(_slice_table(three, ("age_group", "gender", "race")))
-    return Section("Groups crossed", "Crossings of all three are listed from 30 images on.", tables=tables)
+        worst = sorted(three, key=lambda row: float(row["age_mae_years"]), reverse=True)[:_CROSSINGS_SHOWN]
+        caption = "Crossings of all three with 30 or more images, those with the largest error; slices.parquet has all."
+        tables.append(_slice_table(worst, ("age_group", "gender", "race"), caption))
+    return Section("Groups crossed", tables=tables)
 
 
 def _confusion(confusion: npt.NDArray[np.int64]) -> Section:
@@ -260,7 +260,7 @@ def _gender_calibration(metrics: Mapping[str, Any], rows: Sequence[Row]) -> Sect
     error = metrics["gender_calibration_error"]
     return Section(
         "Is the gender probability honest?",
-        f"Of images said to be female with probability 0.8, 80 % should be. Expected calibration error over "
+        f"Of images said to be female with probability 0.8, 80% should be. Expected calibration error over "
         f"{len(rows)} bins of equal size: {error:.3f}.",
         figures=[
             Figure(drawn, "On the line the probability means what it says.", "Reliability of the gender probability")

@@ -1,0 +1,43 @@
+from dataclasses import replace
+
+import numpy as np
+
+from agegender.evaluation.examples import choose_examples
+from agegender.evaluation.findings import findings
+from agegender.evaluation.metrics import Observations
+from agegender.evaluation.slices import age_assurance, bounded_metrics, slice_rows
+
+
+def said(seen: Observations) -> list[str]:
+    metrics = bounded_metrics(seen, 100, 0) | {"interval_coverage_promised": 0.9, "age_assurance": age_assurance(seen)}
+    return findings(metrics, slice_rows(seen, 100, 0))
+
+
+def test_the_worst_group_is_named_with_its_numbers(seen: Observations) -> None:
+    old = seen.age_true > 80
+    worse = replace(seen, age_pred=np.where(old, seen.age_true - 25, seen.age_pred).astype(np.float32))
+    sentences = said(worse)
+    assert sentences[0].startswith("MAE is 25.0 years (25.0 to 25.0) for those aged ")
+    assert "the worst by age group" in sentences[0]
+    assert any("estimated 25.0 years too young" in sentence for sentence in sentences)
+
+
+def test_equal_groups_make_no_finding() -> None:
+    age = np.tile(np.arange(21, 91), 20).astype(np.float32)
+    turn = np.repeat(np.arange(20), 70)
+    gender = (turn % 2).astype(np.int8)
+    estimate = age + np.where(turn % 4 < 2, 3, -3).astype(np.float32)
+    race = np.full(age.size, -1, dtype=np.int8)
+    assert said(Observations(age, gender, race, estimate, age - 9, age + 9, gender.astype(np.float32))) == []
+
+
+def test_examples_are_the_best_the_worst_and_the_surest_mistakes(seen: Observations) -> None:
+    chosen = choose_examples(seen, seed=0, count=8)
+    error = np.abs(seen.age_pred - seen.age_true)
+    known = np.sort(error[~np.isnan(error)])
+    np.testing.assert_allclose(np.sort(error[chosen["best"]]), known[:8])
+    np.testing.assert_allclose(error[chosen["worst"]], known[::-1][:8])
+    wrong = (seen.female_probability[chosen["gender_mistakes"]] >= 0.5) != seen.gender_true[chosen["gender_mistakes"]]
+    assert wrong.all()
+    assert len(set(chosen["random"].tolist())) == 8
+    assert len(choose_examples(seen.take(np.arange(3)), seed=0, count=8)["random"]) == 3
