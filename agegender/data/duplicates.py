@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
 THUMBNAIL_SIDE_PX = 16
-MIN_CORRELATION = 0.94
+MIN_CORRELATION = 0.95
 """Of two thumbnails that confirm each other; see docs/duplicates.md for what other bounds give."""
 
 _SIDE_PX = 2 * THUMBNAIL_SIDE_PX

@@ -36,7 +36,7 @@ class SetStatistics:
         statuses: status -> images.
         labels: (age, gender, race) -> images; everything about ages and genders follows from it.
         formats: decoder's name -> images.
-        sizes: (width, height) in pixels as shown -> images.
+        sizes: (width, height) in pixels as shown -> images whose size is known, which those cut short may be, too.
         colour_sums: over decoded images, of the mean and the mean square of R, G, B in units of 2^-20.
         problems: kind of label problem -> images.
         examples: kind of problem, or bad status -> a few of them, smallest addresses first, as (uri, words).

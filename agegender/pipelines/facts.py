@@ -5,6 +5,7 @@
 Image rows never reach the driver: a unit comes back as one small summary.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from ray.util.annotations import RayDeprecationWarning
 
 from agegender.config import SourceOptions
 from agegender.data.facts import image_facts
@@ -61,9 +63,13 @@ def gather_facts(
         "samples": samples or SampleSet(overall=0, per_group=0),
     }
     total: SetStatistics | None = None
-    found = unit_dataset(listing.units).map_batches(
-        _unit_facts, fn_kwargs=arguments, batch_size=1, num_cpus=_TASK_CPUS, ray_remote_args_fn=_remote_args
-    )
+    with warnings.catch_warnings():
+        # The only way to bound retries in Ray 2.60 is announced to go in 2.64; unbounded, a file that kills its process
+        # would be tried for ever.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        found = unit_dataset(listing.units).map_batches(
+            _unit_facts, fn_kwargs=arguments, batch_size=1, num_cpus=_TASK_CPUS, max_retries=_MAX_RETRIES
+        )
     with Progress(listing.images, "images", "look at images") as progress, own_errors():
         for row in found.iter_rows():
             part = SetStatistics.from_bytes(row["summary"])
@@ -85,10 +91,6 @@ def read_facts(listing: Listing, facts_uri: str, columns: Sequence[str] | None =
 
 def _facts_uri(facts_uri: str, unit: str) -> str:
     return files.join(facts_uri, unit_name(unit) + ".parquet")
-
-
-def _remote_args() -> dict[str, int]:
-    return {"max_retries": _MAX_RETRIES}
 
 
 def _unit_facts(
