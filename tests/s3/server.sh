@@ -104,9 +104,13 @@ start_cluster() {
 
 start_gateway() { radosgw -n client.rgw --keyring "$run/rgw/keyring"; }
 
-check_gateway() { # it goes into the background before it takes its port
-  local pid # removed by a gateway that ends in order
-  { pid=$(cat "$run/client.rgw.pid") && running "$pid"; } || { echo "the gateway ended; is port $gateway_port taken?"; return 1; }
+check_gateway() { # it goes into the background before it has written its id and taken its port
+  local pid i
+  for i in $(seq 100); do
+    pid=$(cat "$run/client.rgw.pid" 2>/dev/null) && break # removed again by a gateway that ends in order
+    sleep 0.1
+  done
+  running "${pid:-none}" || { echo "the gateway ended; is port $gateway_port taken?"; return 1; }
 }
 
 add_user() {
