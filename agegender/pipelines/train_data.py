@@ -79,7 +79,11 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
     usable = _usable_everywhere(images.usable)
     lost = int((~usable).sum())
     if lost:
-        logger.warning("%d of %d images have vanished or changed since they were split; training goes on without", lost, len(usable))
+        logger.warning(
+            "%d of %d images have vanished or changed since they were split; training goes on without",
+            lost,
+            len(usable),
+        )
     if lost > MAX_LOST_FRACTION * len(usable):
         raise InputError(
             f"{lost} of {len(usable)} images of {', '.join(job.config.input)} have vanished or changed since this run split them: "
@@ -93,7 +97,9 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
     return train, val
 
 
-def _usable_everywhere(usable: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _usable_everywhere(
+    usable: np.ndarray[tuple[int], np.dtype[np.bool_]],
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """All ranks must agree on the images, or their batches would not."""
     if torch.distributed.get_world_size() == 1:
         return usable

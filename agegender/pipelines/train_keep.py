@@ -50,7 +50,7 @@ class MetricsLog:
         self._upload = files.is_s3(self._output)
         folder = tempfile.mkdtemp() if self._upload else files.join(self._output, TENSORBOARD_FOLDER)
         self._folder = Path(folder)
-        self._writer = SummaryWriter(folder, purge_step=len(history) + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(folder, purge_step=len(history) + 1)
         if history:
             self._write(history)
 
@@ -59,8 +59,8 @@ class MetricsLog:
         self._write(history)
         for name, value in history[-1].items():
             if isinstance(value, float):
-                self._writer.add_scalar(name, value, history[-1]["epoch"])  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, history[-1]["epoch"])
+        self._writer.flush()
         if self._upload:
             files.upload_folder(self._folder, files.join(self._output, TENSORBOARD_FOLDER))
 
@@ -70,7 +70,12 @@ class MetricsLog:
 
 
 def keep_model(
-    job: TrainJob, network: FaceNetwork, val: Samples, device: torch.device, precision: str, history: list[dict[str, Any]]
+    job: TrainJob,
+    network: FaceNetwork,
+    val: Samples,
+    device: torch.device,
+    precision: str,
+    history: list[dict[str, Any]],
 ) -> ModelInfo:
     """Calibrate on the validation part and write OUTPUT/model, whose model.json goes last.
 
@@ -115,7 +120,9 @@ def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:
     drawn = np.random.default_rng(recipe.seed).permutation(len(val))[:EXAMPLES]
     return pa.table(
         {
-            "jpeg": pa.array([encode_jpeg(np.ascontiguousarray(val.pixels[row])) for row in val.rows[drawn]], pa.binary()),
+            "jpeg": pa.array(
+                [encode_jpeg(np.ascontiguousarray(val.pixels[row])) for row in val.rows[drawn]], pa.binary()
+            ),
             "age_years": pa.array(val.age_years[drawn], pa.float32(), mask=np.isnan(val.age_years[drawn])),
             "gender": pa.array(val.gender[drawn], pa.int8(), mask=val.gender[drawn] < 0),
             "estimated_age_years": pa.array(estimates.age_years[drawn], pa.float32()),

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
-from agegender.data.facts import group_ids_of_facts
+from agegender.data.fingerprints import group_ids_of_facts
 from agegender.data.splits import split_hash, split_table
 from agegender.errors import ConfigError, InputError
-from agegender.pipelines.facts import gather_facts
+from agegender.pipelines.facts import gather_facts, read_facts
 from agegender.pipelines.sources import Listing
 from agegender.pipelines.train_job import SPLIT_FILE, WORK_FOLDER
 from agegender.schema import SPLIT_PARTS
@@ -54,18 +54,23 @@ def split_images(config: TrainConfig) -> SplitImages:
         split = _split(config, listing, files.join(work_uri, "facts"))
         tables.write_table(split_uri, split)
     split = tables.read_table(split_uri)
+    _check_size(config, split)
     images = SplitImages(listing.units, listing.images, split_hash(split), split)
     logger.info("split %s: %s", images.hash[:12], ", ".join(f"{count} {part}" for part, count in images.parts.items()))
     return images
 
 
 def _split(config: TrainConfig, listing: Listing, facts_uri: str) -> pa.Table:
-    facts = tables.read_table_parts(gather_facts(listing, config, facts_uri))
+    gather_facts(listing, config, facts_uri)
+    facts = read_facts(listing, facts_uri)
     split = split_table(
-        facts, group_ids_of_facts(facts, config.near_duplicate_bits), config.val_fraction, config.test_fraction, config.seed
+        facts,
+        group_ids_of_facts(facts, config.near_duplicate_bits),
+        config.val_fraction,
+        config.test_fraction,
+        config.seed,
     )
     _check_parts(config, facts, split)
-    _check_size(config, split)
     return split
 
 
@@ -81,9 +86,10 @@ def _check_parts(config: TrainConfig, facts: pa.Table, split: pa.Table) -> None:
     parts = Counter(split["part"].to_pylist())
     small = [part for part, least in MIN_PART_IMAGES.items() if parts[part] < least]
     if small or (config.test_fraction > 0 and not parts["test"]):
+        groups = len(set(split["group"].to_pylist()))
         raise InputError(
-            f"too few labelled images in {where}: {split.num_rows} of {facts.num_rows} in {len(set(split['group'].to_pylist()))} groups of "
-            f"duplicates give {_counts({part: parts[part] for part in SPLIT_PARTS})}; needed are {_counts(MIN_PART_IMAGES)}, and a test image "
+            f"too few labelled images in {where}: {split.num_rows} of {facts.num_rows}, in {groups} groups of duplicates, give "
+            f"{_counts({part: parts[part] for part in SPLIT_PARTS})}; needed are {_counts(MIN_PART_IMAGES)}, and a test image "
             "unless --test-fraction is 0. Add images or change --val-fraction and --test-fraction"
         )
 

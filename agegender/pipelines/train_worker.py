@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from agegender.data.cache import remove_cache
-from agegender.errors import AgegenderError, ConfigError
+from agegender.errors import AgegenderError, ConfigError, InputError
 from agegender.model import trainer
 from agegender.model.checkpoint import (
     TrainingState,
@@ -31,7 +31,7 @@ from agegender.model.checkpoint import (
     save_training_state,
 )
 from agegender.model.network import build_network
-from agegender.model.trainer import Batch, Integers, Samples, Tally
+from agegender.model.trainer import Batch, Integers, Tally
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
 from agegender.pipelines.train_job import TrainJob
@@ -46,8 +46,9 @@ POST_INTERVAL_S = 0.5
 LOSS_TERMS = ("age_distribution", "age_error", "gender")
 
 
-def train_worker(job: TrainJob) -> None:
-    """Run, or go on with, the training of one rank; Ray Train calls it on each."""
+def train_worker(config: dict[str, TrainJob]) -> None:
+    """Run, or go on with, the training of one rank; Ray Train calls it on each, with ``{"job": TrainJob}``."""
+    job = config["job"]
     torch.set_num_threads(job.threads)
     worker = _prepare(job)
     if worker is None or not worker.run():
@@ -90,12 +91,20 @@ class Worker:
         self.device = ray.train.torch.get_device()
         self.train, self.val = load_samples(job)
         self.steps = trainer.steps_per_epoch(len(self.train), self.recipe.batch_size)
+        self.total_steps = self.recipe.epochs * self.steps
         self._check_sizes()
+        # What all ranks do together comes before what one of them may stumble over.
+        resolved = trainer.resolve_precision(self.recipe.precision, self.device)
+        native = sum_over_ranks([float(resolved == "bfloat16")])[0] == self.ranks
         state = self._earlier_state()
+        self._check_same_images(state)
+        # Kept for all of a run; on mixed machines what all of them are built for.
+        self.precision: trainer.Precision = "bfloat16" if native else "float32"
+        if state is not None:
+            self.precision = trainer.resolve_precision(state.config["precision"], self.device)
         self.epoch, self.step = (state.epoch, state.step) if state else (0, 0)  # step: of the whole run
         self.history: list[dict[str, Any]] = list(state.history) if state else []
         self.tally, self.seconds, self.waited_s, self.timed_images = self._restored_sums(state)
-        self.precision = self._agreed_precision(state)
         self._build(state)
         self.log = MetricsLog(job, self.history) if self.rank == 0 else None
         self._pending: list[tuple[dict[str, Tensor], Integers]] = []
@@ -106,6 +115,13 @@ class Worker:
             raise ConfigError(
                 f"{self.ranks} workers for batches of {len(self.train) // self.steps} images ({len(self.train)} training, "
                 f"{len(self.val)} validation images): take fewer --num-workers or a larger --batch-size"
+            )
+
+    def _check_same_images(self, state: TrainingState | None) -> None:
+        if state is not None and state.schedule["images"] != len(self.train):
+            raise InputError(
+                f"training began on {state.schedule['images']} images, {len(self.train)} of them are left in "
+                f"{', '.join(self.job.config.input)}: bring them back, or train into another --output"
             )
 
     def _earlier_state(self) -> TrainingState | None:
@@ -124,15 +140,11 @@ class Worker:
         if state is None or self.rank != 0:
             return Tally(), 0.0, 0.0, 0
         said = state.sums
-        tally = Tally({n: said[f"sum/{n}"] for n in TALLIED if f"sum/{n}" in said}, {n: said[f"count/{n}"] for n in TALLIED if f"count/{n}" in said})
+        tally = Tally(
+            {n: said[f"sum/{n}"] for n in TALLIED if f"sum/{n}" in said},
+            {n: said[f"count/{n}"] for n in TALLIED if f"count/{n}" in said},
+        )
         return tally, said.get("seconds", 0.0), said.get("waited_s", 0.0), int(said.get("timed_images", 0))
-
-    def _agreed_precision(self, state: TrainingState | None) -> trainer.Precision:
-        """Resolved when the run begins and kept for all of it; on mixed machines what all of them are built for."""
-        if state is not None:
-            return trainer.resolve_precision(state.config["precision"], self.device)
-        mine = trainer.resolve_precision(self.recipe.precision, self.device)
-        return "bfloat16" if sum_over_ranks([float(mine == "bfloat16")])[0] == self.ranks else "float32"
 
     def _build(self, state: TrainingState | None) -> None:
         torch.manual_seed(self.recipe.seed)
@@ -142,7 +154,7 @@ class Worker:
             network = build_network(self.job.network, None if state else self.recipe.weights)
         if state is not None:
             network.load_state_dict(state.network)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = trainer.averaged_copy(self.network, self.recipe)
         self.optimizer = trainer.make_optimizer(self.network, self.recipe)
         if state is not None:
@@ -153,10 +165,13 @@ class Worker:
         self.model: nn.Module = self.network
         if self.ranks > 1:
             ids = [self.device] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.model = DistributedDataParallel(
+                self.network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def run(self) -> bool:
         """Train all epochs that are left; False where the loss is no longer a number."""
+        self._post()
         while self.epoch < self.recipe.epochs:
             self._train_epoch()
             self._end_epoch()
@@ -198,7 +213,7 @@ class Worker:
     def _one_step(self, batch: Batch, rows: Integers, step: int) -> None:
         place = (self.epoch, step, self.rank)
         trainer.seed_step(self.recipe.seed, place)
-        rate = trainer.learning_rate_at(self.step, self.recipe.epochs * self.steps, self.recipe)
+        rate = trainer.learning_rate_at(self.step, self.total_steps, self.recipe)
         batch = trainer.augmented(batch, self.recipe, place)
         terms = trainer.train_step(self.model, self.optimizer, batch, self.recipe, rate, self.precision)
         trainer.update_average(self.averaged, self.network, self.recipe.ema_decay, self.step)
@@ -226,9 +241,15 @@ class Worker:
         self._posted_s = time.monotonic()
         if self.rank != 0:
             return
-        figures = {"epoch": f"{min(self.epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}", "loss": f"{self._loss:.3f}"}
+        figures = {
+            "epoch": f"{min(self.epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}",
+            "loss": f"{self._loss:.3f}",
+        }
         if self.history:
-            figures |= {name: _shown(self.history[-1][key]) for name, key in (("val MAE", "age_mae_years"), ("val gender", "gender_accuracy"))}
+            figures |= {
+                name: _shown(self.history[-1][key])
+                for name, key in (("val MAE", "age_mae_years"), ("val gender", "gender_accuracy"))
+            }
         in_epoch = trainer.part_of(len(self.train), self.step - self.epoch * self.steps, self.steps).start
         self.job.monitor.post.remote(self.epoch * len(self.train) + in_epoch, figures)
 
@@ -249,7 +270,7 @@ class Worker:
 
     def _measured(self, train: Tally, val: Tally) -> dict[str, Any]:
         train_terms, val_terms = train.means(), val.means()
-        rate = trainer.learning_rate_at(self.step - 1, self.recipe.epochs * self.steps, self.recipe)
+        rate = trainer.learning_rate_at(self.step - 1, self.total_steps, self.recipe)
         row = {
             "train_loss": trainer.weighted_loss(train_terms, self.recipe),
             "val_loss": trainer.weighted_loss(val_terms, self.recipe),
@@ -261,7 +282,12 @@ class Worker:
             "data_wait_share": self.waited_s / self.seconds if self.seconds else math.nan,
             "seconds": self.seconds,
         }
-        whole = {"epoch": self.epoch + 1, "step": self.step, "train_images": len(self.train), "val_images": len(self.val)}
+        whole = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "train_images": len(self.train),
+            "val_images": len(self.val),
+        }
         return {**whole, **{name: value if math.isfinite(value) else None for name, value in row.items()}}
 
     def _diverged(self) -> bool:
@@ -296,11 +322,11 @@ class Worker:
             optimizer=optimizer_state(self.optimizer, self.network),
             config=self.job.config.model_dump(mode="json") | {"precision": self.precision},
             split_hash=self.job.split_hash,
-            schedule={"kind": self.recipe.schedule, "total_steps": self.recipe.epochs * self.steps},
+            schedule={"kind": self.recipe.schedule, "total_steps": self.total_steps, "images": len(self.train)},
             history=self.history,
             sums=sums,
         )
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"

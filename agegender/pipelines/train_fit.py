@@ -1,0 +1,153 @@
+"""Ray Train at work for the driver: workers and their resources, live progress, and errors as ours."""
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from agegender.config import TrainConfig
+from agegender.errors import AgegenderError, ConfigError, ResourceError
+from agegender.pipelines.progress import Progress
+from agegender.pipelines.session import node_cpus
+from agegender.pipelines.train_job import MonitorState, TrainJob
+from agegender.pipelines.train_resume import attempt_name, attempts_uri
+from agegender.pipelines.train_worker import train_worker
+from agegender.storage import files
+
+logger = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT_S = 300
+"""A rank that is silent for so long is lost; torch's own half an hour is a long time to wait for it."""
+
+POLL_INTERVAL_S = 0.5
+
+WORKER_ENV = {"OMP_WAIT_POLICY": "passive"}
+"""Threads that spin while they wait make training on a shared machine five times slower (measured: 22 -> 119 images/s)."""
+
+
+def cpus_per_worker(workers: int, cpus_of_nodes: Sequence[float]) -> float:
+    """The most CPUs that each worker can reserve where all of them find room; below 1 they share.
+
+    Args:
+        workers: at least 1.
+        cpus_of_nodes: CPUs of each node that has any.
+    """
+    for cpus in range(int(max(cpus_of_nodes)), 0, -1):
+        if sum(int(of_node // cpus) for of_node in cpus_of_nodes) >= workers:
+            return float(cpus)
+    room = min(cpus / math.ceil(workers * cpus / sum(cpus_of_nodes)) for cpus in cpus_of_nodes)
+    return max(0.01, math.floor(90 * min(room, 1.0)) / 100)
+
+
+def check_gpus(config: TrainConfig) -> None:
+    """Refuse what a Ray of our own can never give; a cluster may still grow.
+
+    Raises:
+        ConfigError: fewer GPUs than workers.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if config.use_gpu and gpus < config.num_workers:
+        message = f"--use-gpu with {config.num_workers} workers needs as many GPUs, Ray sees {gpus:g}"
+        if config.address is None:
+            raise ConfigError(f"{message}: take fewer --num-workers, or leave --use-gpu out")
+        logger.warning("%s: waiting for the cluster to grow", message)
+
+
+def fit(job: TrainJob, attempt: int, images: int) -> None:
+    """Train until the model is kept; lost workers are replaced and go on from the newest checkpoint.
+
+    Args:
+        job: for the workers.
+        attempt: number of this one.
+        images: training images of all epochs, for the progress bar.
+
+    Raises:
+        AgegenderError: as raised in a worker.
+        ResourceError: more workers were lost than ``max_failures``.
+    """
+    config = job.config
+    filesystem, path = files.arrow_filesystem(attempts_uri(config.output))
+    resources = {"CPU": cpus_per_worker(config.num_workers, node_cpus())} | ({"GPU": 1.0} if config.use_gpu else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=attempt_name(attempt),
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
+            worker_runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in WORKER_ENV.items()}},
+        ),
+    )
+    _run(trainer, job.monitor, images)
+    error = ray.get(job.monitor.read.remote()).error
+    if error is not None:
+        raise error
+
+
+def _run(trainer: TorchTrainer, monitor: Any, images: int) -> None:
+    """Fit in a thread: Ray's own handler of Ctrl-C is for the main thread alone, where ours stays, and progress is drawn."""
+    raised: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  (handed over to the main thread, where it is raised)
+            raised.append(error)
+
+    thread = threading.Thread(target=target, name="ray-train", daemon=True)
+    thread.start()
+    _draw(thread, monitor, images)
+    if raised:
+        _raise_as_ours(raised[0])
+
+
+def _draw(thread: threading.Thread, monitor: Any, images: int) -> None:
+    state: MonitorState = ray.get(monitor.read.remote())
+    while thread.is_alive() and not state.figures:
+        thread.join(POLL_INTERVAL_S)
+        state = ray.get(monitor.read.remote())
+    before = done = state.images
+    # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong.
+    with Progress(images - before, "images", "train") as progress:
+        while thread.is_alive():
+            thread.join(POLL_INTERVAL_S)
+            state = ray.get(monitor.read.remote())
+            # After the loss of a worker the count falls back to the checkpoint: the bar waits until it is caught up with.
+            progress.update(max(0, state.images - done), **state.figures)
+            done = max(done, state.images)
+
+
+def _raise_as_ours(error: BaseException) -> None:
+    failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+    causes = [cause for failure in failures for cause in _causes(failure)]
+    ours = next((cause for cause in causes if isinstance(cause, AgegenderError)), None)
+    if ours is not None:
+        raise ours from error
+    if any(isinstance(cause, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError) for cause in causes):
+        raise ResourceError(
+            f"training lost more workers than --max-failures allows: {causes[0]}. Run the same command again to go on"
+        ) from error
+    raise error
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """An error and what it was raised from; Ray wraps a worker's own in ``_base_exc``."""
+    found = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
+    return found

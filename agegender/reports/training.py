@@ -1,0 +1,175 @@
+"""The page of a training run: how it went epoch by epoch, on which images, with which settings."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from agegender.reports import figures
+from agegender.reports.page import Cell, Figure, GridImage, ImageGrid, Section, Table, render_page
+from agegender.schema import GENDERS, SPLIT_PARTS
+
+Row = Mapping[str, Any]
+
+
+def training_page(
+    result: Row, history: Sequence[Row], split: pa.Table, settings: Row, examples: Sequence[Row] | None
+) -> str:
+    """Draw report.html of a training run.
+
+    Args:
+        result: what ``run_train`` returns.
+        history: rows of metrics.jsonl.
+        split: rows of ``schema.SPLIT``.
+        settings: the resolved config.
+        examples: validation images with jpeg, true and estimated age and gender; None: no faces are shown.
+
+    Returns:
+        The HTML of the page.
+    """
+    sections = [_curves(history), _parts(split), _speed(history)]
+    if examples:
+        sections.append(_examples(examples))
+    sections += [_epochs(history), _settings(settings)]
+    return render_page(
+        "Training report",
+        f"{result['epochs']} epochs on {result['train_images']:,} images; model {result['model_id']}. The figures are of the last "
+        "epoch's averaged weights on the validation part, which also calibrates the intervals: for figures on images that "
+        "nothing was chosen by, run `agegender evaluate` on the test part.",
+        sections,
+        warnings=_warnings(result),
+        facts=[
+            ("Age MAE, validation (years)", result["age_mae_years"]),
+            ("Gender accuracy, validation", _percent(result["gender_accuracy"])),
+            ("Images per second", round(result["images_per_s"])),
+            ("Training time", _duration(result["training_s"])),
+        ],
+        footer=f"{result['model']} · precision {result['precision']}",
+    )
+
+
+def _warnings(result: Row) -> list[str]:
+    seen = {part: result.get(f"{part}_images_seen_by_init", 0) for part in ("val", "test")}
+    return [
+        f"The model that this run began with had been trained on {count:,} images of its {part} part: figures on them flatter."
+        for part, count in seen.items()
+        if count
+    ]
+
+
+def _curve(history: Sequence[Row], series: Mapping[str, str], y: str, scale: float = 1.0) -> bytes | None:
+    epochs = np.array([row["epoch"] for row in history], dtype=float)
+    drawn = {}
+    for name, key in series.items():
+        values = np.array([np.nan if row[key] is None else scale * row[key] for row in history], dtype=float)
+        if np.isfinite(values).any():
+            drawn[name] = (epochs, values)
+    return figures.lines(drawn, x="epoch", y=y, markers=True) if drawn else None
+
+
+def _curves(history: Sequence[Row]) -> Section:
+    charts = [
+        (
+            _curve(history, {"training": "train_loss", "validation": "val_loss"}, "loss"),
+            "What is minimised: in training with augmentation and the weights of the moment, in validation with averaged weights.",
+        ),
+        (
+            _curve(history, {"validation": "age_mae_years"}, "age MAE (years)"),
+            "Mean absolute error of age on the validation part.",
+        ),
+        (
+            _curve(history, {"validation": "gender_accuracy"}, "gender accuracy (%)", 100),
+            "Share of validation images with the right gender.",
+        ),
+        (
+            _curve(history, {"learning rate": "learning_rate"}, "learning rate"),
+            "Learning rate at the end of each epoch.",
+        ),
+    ]
+    return Section("How it went", figures=[Figure(png, caption, caption) for png, caption in charts if png is not None])
+
+
+def _parts(split: pa.Table) -> Section:
+    rows = split.select(["part", "group", "age_years", "gender"]).to_pylist()
+    cells: list[list[Cell]] = []
+    for part in SPLIT_PARTS:
+        mine = [row for row in rows if row["part"] == part]
+        ages = [row["age_years"] for row in mine if row["age_years"] is not None]
+        genders = Counter(row["gender"] for row in mine)
+        groups = len({row["group"] for row in mine})
+        median = float(np.median(ages)) if ages else None
+        cells.append([part, len(mine), groups, *(genders[code] for code in range(len(GENDERS))), median])
+    header = ["part", "images", "groups", *GENDERS, "median age (years)"]
+    text = "Images that show the same (same bytes, same look, same capture stamp) form a group, and a group is in one part alone."
+    return Section("The split", text=text, tables=[Table(header, cells, digits=1)])
+
+
+def _speed(history: Sequence[Row]) -> Section:
+    chart = _curve(history, {"training": "images_per_s"}, "images per second")
+    waited = np.mean([row["data_wait_share"] for row in history if row["data_wait_share"] is not None] or [0.0])
+    caption = "Training images per second, over all workers."
+    return Section(
+        "Speed",
+        text=f"Of the training time {100 * waited:.1f} % was spent waiting for images.",
+        figures=[Figure(chart, caption, caption)] if chart else [],
+    )
+
+
+def _examples(examples: Sequence[Row]) -> Section:
+    images = [
+        GridImage(
+            row["jpeg"],
+            [
+                f"{row['estimated_age_years']:.0f}, {GENDERS[row['estimated_gender']]}",
+                f"true: {_true(row)}",
+            ],
+        )
+        for row in examples
+    ]
+    return Section(
+        "Validation images",
+        grids=[ImageGrid(images, "Drawn at random, as the network sees them: estimated above, true below.")],
+    )
+
+
+def _true(row: Row) -> str:
+    age = "age unknown" if row["age_years"] is None else f"{row['age_years']:.0f}"
+    return f"{age}, {'gender unknown' if row['gender'] is None else GENDERS[row['gender']]}"
+
+
+def _epochs(history: Sequence[Row]) -> Section:
+    keys = [
+        "epoch",
+        "step",
+        "train_loss",
+        "val_loss",
+        "age_mae_years",
+        "gender_accuracy",
+        "learning_rate",
+        "images_per_s",
+        "seconds",
+    ]
+    return Section("Every epoch", tables=[Table(keys, [[row[key] for key in keys] for row in history], digits=4)])
+
+
+def _settings(settings: Row) -> Section:
+    flat = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    flat |= {
+        f"{key}.{name}": value
+        for key, inner in settings.items()
+        if isinstance(inner, dict)
+        for name, value in inner.items()
+    }
+    return Section(
+        "Settings", tables=[Table(["setting", "value"], [[key, str(value)] for key, value in sorted(flat.items())])]
+    )
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

@@ -1,0 +1,210 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from agegender.artifact import NetworkConfig
+from agegender.config import Augmentation, Recipe
+from agegender.model import trainer
+from agegender.model.network import FaceNetwork, build_network
+
+CPU = torch.device("cpu")
+STILL = Augmentation(
+    flip_probability=0,
+    rotation_degrees=0,
+    zoom_min=1,
+    zoom_max=1,
+    shift_fraction=0,
+    brightness=0,
+    contrast=0,
+    erase_probability=0,
+)
+
+
+def _network(backbone: str = "notebook", seed: int = 0) -> FaceNetwork:
+    torch.manual_seed(seed)
+    return build_network(NetworkConfig(backbone=backbone, age_head="distribution", image_size_px=32))
+
+
+def _samples(count: int, seed: int = 0) -> trainer.Samples:
+    """Grey squares: the age is the brightness of the left half, the gender that of the right."""
+    random = np.random.default_rng(seed)
+    ages = random.uniform(1, 90, count).astype(np.float32)
+    genders = random.integers(0, 2, count).astype(np.int64)
+    pixels = random.integers(0, 20, (count, 32, 32, 3)).astype(np.uint8)
+    pixels[:, :, :16] += (2 * ages).astype(np.uint8)[:, None, None, None]
+    pixels[:, :, 16:] += (150 * genders).astype(np.uint8)[:, None, None, None]
+    return trainer.Samples(pixels, np.arange(count), ages, genders)
+
+
+@pytest.mark.parametrize("images", [1, 7, 64, 100, 101, 257])
+@pytest.mark.parametrize("batch_size", [1, 8, 32, 100])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_each_image_is_used_once_per_epoch(images: int, batch_size: int, ranks: int) -> None:
+    order = trainer.epoch_order(images, seed=3, epoch=1)
+    steps = trainer.steps_per_epoch(images, batch_size)
+    batches = [trainer.batch_rows(order, step, batch_size) for step in range(steps)]
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    shares = [batch[trainer.part_of(len(batch), rank, ranks)] for batch in batches for rank in range(ranks)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(images))
+    for batch in batches:
+        counts = [len(batch[trainer.part_of(len(batch), rank, ranks)]) for rank in range(ranks)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+    first = trainer.epoch_order(100, 1, 2)
+    assert np.array_equal(first, trainer.epoch_order(100, 1, 2))
+    assert not np.array_equal(first, trainer.epoch_order(100, 1, 3))
+    assert not np.array_equal(first, trainer.epoch_order(100, 2, 2))
+
+
+def test_augmentation_follows_from_its_place_alone() -> None:
+    recipe, samples = Recipe(), _samples(6)
+    batch = trainer.load_batch(samples, np.arange(6), 0, 1, CPU)
+    first, again = (trainer.augmented(batch, recipe, (1, 2, 0)).images for _ in range(2))
+    assert torch.equal(first, again)
+    for place in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
+        assert not torch.equal(first, trainer.augmented(batch, recipe, place).images)
+
+
+def test_batches_show_the_rows_asked_for() -> None:
+    whole = _samples(10)
+    samples = trainer.Samples(whole.pixels, np.array([9, 4, 2]), whole.age_years[[9, 4, 2]], whole.gender[[9, 4, 2]])
+    batch = trainer.load_batch(samples, np.array([2, 0]), 0, 1, CPU)
+    assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), whole.pixels[[2, 9]])
+    assert batch.age_years_B.tolist() == whole.age_years[[2, 9]].tolist()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_together_take_the_step_of_one(ranks: int) -> None:
+    """Averaged over ranks, the gradient is that of the global batch, also where images and labels fall unevenly."""
+    samples = _samples(10)
+    samples.age_years[[0, 1, 2, 7]] = np.nan
+    samples.gender[[3, 9]] = -1
+    recipe = Recipe(gradient_clip_norm=0, augment=STILL)
+    network = _network()
+    network.eval()  # no dropout
+    rows = np.arange(10)
+
+    def gradient(rank: int, of: int) -> torch.Tensor:
+        batch = trainer.load_batch(samples, rows, rank, of, CPU)
+        loss, _ = trainer.total_loss(
+            network(batch.images), batch.age_years_B, batch.gender_B, trainer._shared(recipe, batch)
+        )
+        network.zero_grad()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    whole = gradient(0, 1)
+    averaged = torch.stack([gradient(rank, ranks) for rank in range(ranks)]).mean(dim=0)
+    assert torch.allclose(averaged, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_one_cycle_warms_up_and_ends_at_zero() -> None:
+    recipe = Recipe(learning_rate=1.0, schedule="one-cycle", warmup_fraction=0.2)
+    rates = [trainer.learning_rate_at(step, 100, recipe) for step in range(100)]
+    assert 0 < rates[0] < 0.1
+    assert max(rates) == pytest.approx(1.0)
+    assert np.argmax(rates) == 20
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_constant_schedule_is_constant() -> None:
+    recipe = Recipe(learning_rate=0.5, schedule="constant")
+    assert {trainer.learning_rate_at(step, 10, recipe) for step in range(10)} == {0.5}
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    network = _network("compact")
+    optimizer = trainer.make_optimizer(network, Recipe(weight_decay=0.1))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        assert decay[id(parameter)] == (0.0 if "norm" in name or name.endswith("bias") or parameter.ndim < 2 else 0.1)
+
+
+def test_average_follows_early_and_slowly_later() -> None:
+    network = _network("compact")
+    averaged = trainer.averaged_copy(network, Recipe(ema_decay=0.9))
+    before = averaged.age_head.weight.clone()
+    with torch.no_grad():
+        network.age_head.weight += 1
+    trainer.update_average(averaged, network, 0.9, step=0)
+    assert torch.allclose(averaged.age_head.weight, before + 0.9, atol=1e-5)  # decay (1 + 0) / (10 + 0)
+    now = averaged.age_head.weight.clone()
+    trainer.update_average(averaged, network, 0.9, step=10_000)
+    assert torch.allclose(averaged.age_head.weight, now + 0.1 * (network.age_head.weight - now), atol=1e-5)
+
+
+def test_without_averaging_the_network_itself_is_kept() -> None:
+    network = _network()
+    assert trainer.averaged_copy(network, Recipe(ema_decay=0)) is network
+
+
+def test_tally_does_not_depend_on_how_images_were_divided() -> None:
+    samples = _samples(11)
+    samples.age_years[3], samples.gender[4] = np.nan, -1
+    network, recipe = _network(), Recipe()
+    estimates, whole = trainer.evaluate(network, samples, range(11), recipe, CPU)
+    parts = [trainer.evaluate(network, samples, rows, recipe, CPU) for rows in (range(4), range(4, 11), range(0))]
+    merged = trainer.Tally()
+    for _, tally in parts:
+        for name, total in tally.sums.items():
+            merged.add(name, total, tally.counts[name])
+    assert merged.counts == whole.counts
+    assert whole.counts["age_error_years"] == whole.counts["gender_correct"] == 10
+    for name, value in whole.means().items():
+        assert merged.means()[name] == pytest.approx(value, rel=1e-5)
+    joined = np.concatenate([part.age_years for part, _ in parts])
+    assert np.allclose(joined, estimates.age_years, atol=1e-3)
+
+
+def test_what_nobody_labelled_counts_nothing() -> None:
+    samples = _samples(4)
+    samples.gender[:] = -1
+    _, tally = trainer.evaluate(_network(), samples, range(4), Recipe(), CPU)
+    means = tally.means()
+    assert "gender" not in means
+    assert "gender_correct" not in means
+    assert math.isfinite(trainer.weighted_loss(means, Recipe()))
+
+
+def test_learns_a_plain_relation() -> None:
+    recipe = Recipe(learning_rate=3e-3, ema_decay=0.9, augment=STILL)
+    train, val = _samples(256), _samples(64, seed=1)
+    network = _network("compact")
+    averaged = trainer.averaged_copy(network, recipe)
+    optimizer = trainer.make_optimizer(network, recipe)
+    _, untrained = trainer.evaluate(averaged, val, range(64), recipe, CPU)
+    step, epochs, steps = 0, 10, trainer.steps_per_epoch(256, 32)
+    for epoch in range(epochs):
+        order = trainer.epoch_order(256, 0, epoch)
+        for in_epoch in range(steps):
+            batch = trainer.load_batch(train, trainer.batch_rows(order, in_epoch, 32), 0, 1, CPU)
+            rate = trainer.learning_rate_at(step, epochs * steps, recipe)
+            trainer.train_step(network, optimizer, batch, recipe, rate, "float32")
+            trainer.update_average(averaged, network, recipe.ema_decay, step)
+            step += 1
+    _, trained = trainer.evaluate(averaged, val, range(64), recipe, CPU)
+    assert trained.means()["age_error_years"] < 8 < untrained.means()["age_error_years"]
+    assert trained.means()["gender_correct"] > 0.9
+
+
+def test_precision_asked_for_is_precision_used() -> None:
+    assert trainer.resolve_precision("float32", CPU) == "float32"
+    assert trainer.resolve_precision("bfloat16", CPU) == "bfloat16"
+    assert trainer.resolve_precision("auto", CPU) in ("float32", "bfloat16")
+
+
+def test_bfloat16_steps_give_finite_float32_weights() -> None:
+    recipe, samples, network = Recipe(), _samples(8), _network("compact")
+    batch = trainer.load_batch(samples, np.arange(8), 0, 1, CPU)
+    terms = trainer.train_step(network, trainer.make_optimizer(network, recipe), batch, recipe, 1e-3, "bfloat16")
+    assert all(math.isfinite(float(value)) for value in terms.values())
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in network.parameters())
