@@ -203,6 +203,7 @@ def _check_evaluated(config: EvaluateConfig, gathered: Gathered) -> None:
 
 def _discard(output: str) -> None:
     files.delete(record_uri(output, "evaluate"))
+    files.delete(files.join(output, "predictions.parquet"))
     _discard_work(output)
 
 
