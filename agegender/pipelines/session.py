@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 
 from agegender.errors import AgegenderError, ResourceError
 
@@ -15,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 1_000_000_000
 """Enough for a Ray of our own: images never pass through the object store, only unit addresses and counts do."""
+
+
+START_ATTEMPTS = 3
 
 
 @contextmanager
@@ -38,7 +49,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         else:
             _start_own(num_cpus)
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ResourceError(
             f"Ray does not answer {where}: {error}. Check `ray status` there, or leave --address out"
@@ -50,14 +61,25 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
 
 
 def _start_own(num_cpus: int | None) -> None:
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-        log_to_driver=logger.isEnabledFor(logging.DEBUG),
-    )
+    """Start Ray on this machine; a busy one may need more than the 30 s that Ray allows itself."""
+    for left in reversed(range(START_ATTEMPTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+                log_to_driver=logger.isEnabledFor(logging.DEBUG),
+            )
+            return
+        except Exception as error:  # Ray raises the bare class here, so it can only be told by its words
+            if type(error) is not Exception or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise ResourceError(f"Ray did not start on this machine: {error} Is the machine overloaded?") from error
+            logger.warning("Ray did not start in time; trying again (%d times left)", left)
 
 
 def _quieten() -> None:
@@ -94,9 +116,13 @@ def own_errors() -> Iterator[None]:
         ours = next((cause for cause in causes if isinstance(cause, AgegenderError)), None)
         if ours is not None:
             raise ours from error
-        if isinstance(causes[-1], RayError) and not isinstance(causes[-1], RayTaskError):
+        if isinstance(causes[-1], LOST):
             raise ResourceError(f"the cluster failed: {causes[-1]}. Run the same command again to go on") from error
         raise
+
+
+LOST = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, ObjectLostError, RaySystemError)
+"""What Ray raises where a process, a node or memory is gone; everything else that comes out of a task is a defect."""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
