@@ -30,7 +30,6 @@ GRAPH_OUTPUTS = ("age_years", "age_low_years", "age_high_years", "female_probabi
 """float32[B] each, but the last float32[B, 121]; a scalar age head's graph has no ``age_probabilities``."""
 
 
-
 def image_keys(content_hashes: Iterable[bytes]) -> npt.NDArray[np.uint64]:
     """What ``training_images.u64`` knows an image by: the first 8 bytes of its content hash, little-endian.
 
