@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def s3_env(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 @pytest.fixture
 def s3_gateway(s3_run: tuple[Path, str], s3_server: str) -> Iterator[Callable[[str], Any]]:
     """Call it with ``stop`` or ``start``: an outage of the server, whose data live on; started again at the end."""
-    run, _ = s3_run
+    run, endpoint = s3_run
     stopped = False
 
     def gateway(action: str) -> None:
@@ -107,10 +108,25 @@ def s3_gateway(s3_run: tuple[Path, str], s3_server: str) -> Iterator[Callable[[s
         command = ["stop-gateway", run] if action == "stop" else ["start-gateway", PACKAGES, run]
         subprocess.run([SERVER, *command], check=True, timeout=START_TIMEOUT_S)
         stopped = action == "stop"
+        if action == "start":
+            _wait_until_it_answers(endpoint)
 
     yield gateway
     if stopped:
         gateway("start")
+
+
+def _wait_until_it_answers(endpoint: str) -> None:
+    """The gateway goes into the background before it takes its port."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    port = int(endpoint.rpartition(":")[2])
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline_s, f"the gateway does not answer at {endpoint}"
+            time.sleep(0.1)
 
 
 def _free_ports(count: int) -> list[int]:

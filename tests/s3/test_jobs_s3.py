@@ -27,7 +27,7 @@ from agegender.storage import files
 FACES = [draw_sample(index, seed=1, size_px=48) for index in range(60)]
 
 
-def agegender(*arguments: str, timeout_s: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def agegender(*arguments: str, timeout_s: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "agegender.cli", *arguments]
     env = {**os.environ, "RAY_ADDRESS": "", **environment}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -174,7 +174,7 @@ def test_predict_on_s3_goes_on_after_every_process_was_killed(s3_bucket: str, fa
     run = subprocess.Popen(
         command, start_new_session=True, env={**os.environ, "RAY_ADDRESS": ""}, stderr=subprocess.DEVNULL
     )
-    deadline_s = time.monotonic() + 180
+    deadline_s = time.monotonic() + 400
     while len(staged_units(output)) < 3 and run.poll() is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
