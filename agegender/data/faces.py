@@ -2,11 +2,12 @@
 
     pixels -> search at several scales -> a second look at each candidate, straightened -> faces, largest first -> crops
 
-The framing is said here and nowhere else: ``FRAMING`` is its name, which a model carries, ``CANONICAL_LANDMARKS`` is
-where it puts a face. A crop of UTKFace has this framing as it comes, so one model serves crops and photographs.
+The framing is said here and nowhere else: ``CANONICAL_LANDMARKS`` is where it puts a face; ``FRAMING`` is its name, which
+a model carries. A crop of UTKFace has this framing as it comes, so one model serves crops and photographs.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,9 +29,6 @@ from agegender.data.face_geometry import (
 )
 from agegender.data.images import Pixels
 from agegender.errors import InputError
-
-FRAMING = "utkface-chip-1"
-"""The face upright, its landmarks at ``CANONICAL_LANDMARKS`` of a square that shows it with a little of what is around."""
 
 CANONICAL_LANDMARKS: Floats = np.array(
     [[0.2933, 0.2901], [0.6906, 0.2769], [0.4909, 0.5078], [0.328, 0.6786], [0.6678, 0.669]]
@@ -113,7 +111,8 @@ class YuNetDetector:
 
 def _face(row: Floats) -> Face:
     """YuNet's x, y, width, height, five landmarks, score; its names for left and right are the person's."""
-    return Face(*(float(value) for value in row[:4]), float(row[14]), row[4:14].reshape(5, 2).copy())
+    x, y, width, height = (float(value) for value in row[:4])
+    return Face(x, y, width, height, float(row[14]), row[4:14].reshape(5, 2).copy())
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,47 @@ class FaceFinder:
             return None
         best = min(near, key=lambda face: float(np.abs(face.centre - middle).sum()))
         return best.mapped(inverse(matrix))
+
+
+@dataclass(frozen=True)
+class FaceSearch:
+    """What a process needs to find faces; goes to the workers of a cluster as it is."""
+
+    model: bytes
+    """The detector's file."""
+
+    min_score: float
+    min_face_px: int
+    max_faces: int | None
+
+    def finder(self, max_faces: int | None = None) -> FaceFinder:
+        """A finder for one thread.
+
+        Args:
+            max_faces: in place of the search's own.
+
+        Raises:
+            InputError: the detector's file is not one.
+        """
+        return FaceFinder(YuNetDetector(self.model), self.min_score, self.min_face_px, max_faces or self.max_faces)
+
+    @property
+    def nothing_found(self) -> str:
+        """What the row of an image without a face says."""
+        return f"no face of at least {self.min_face_px} pixels and score {self.min_score:g}"
+
+
+def largest_face(search: FaceSearch, side_px: int) -> Callable[[Pixels], Pixels | None]:
+    """What cuts the largest face out of a photograph, as uint8[S, S, 3], or None where there is none; any thread may call it."""
+    of_thread = threading.local()
+
+    def cut(pixels: Pixels) -> Pixels | None:
+        if not hasattr(of_thread, "finder"):
+            of_thread.finder = search.finder(max_faces=1)
+        faces = of_thread.finder.find(pixels)
+        return align(pixels, faces[0].landmarks, side_px) if faces else None
+
+    return cut
 
 
 def align(pixels: Pixels, landmarks: Floats, side_px: int) -> Pixels:

@@ -131,7 +131,7 @@ def test_an_object_that_vanished_is_a_row_and_an_outage_is_not(
 
 
 def predict(source: str, model: str, output: str) -> dict[str, Any]:
-    return run_predict(PredictConfig(input=[source], output=output, model=model))
+    return run_predict(PredictConfig(input=[source], output=output, model=model, faces="none"))
 
 
 def test_what_is_not_there_is_named_before_work_begins(s3_bucket: str, faces: str) -> None:
