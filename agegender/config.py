@@ -7,6 +7,7 @@ help texts of the flags; the class docstring is the head of ``agegender JOB --he
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import CliPositionalArg
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -414,6 +415,37 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
 
     max_bad_fraction: Fraction = 0.05
     """share of bad files above which the job ends with exit code 3; what was written stays"""
+
+
+class PreviewConfig(FaceOptions):
+    """Draw on photographs what is estimated of each face: a box, age with its interval, gender, detection score.
+
+    To look at a model's work before an archive is scored, on a few images, in this process.
+
+    Example:
+      agegender preview holiday.jpg photos/ --model out/train/model --output out/preview
+    """
+
+    photographs: Annotated[CliPositionalArg[list[str]], Field(min_length=1)]
+    """IMAGE, a folder of images, or any other source that predict takes"""
+
+    model: str
+    """trained model: a folder or s3:// prefix that train wrote"""
+
+    output: str = "preview"
+    """folder or s3:// prefix for the pictures"""
+
+    faces: Literal["none", "detect"] = "detect"
+    """detect: find the faces; none: each image is one face crop"""
+
+    max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
+    """of one image, the largest so many faces are drawn"""
+
+    limit: Positive | None = None
+    """draw only the first so many images"""
+
+    max_side_px: Annotated[int, Field(ge=100)] = 1600
+    """larger pictures are written smaller"""
 
 
 class ExportConfig(Options):

@@ -152,7 +152,9 @@ class FaceFinder:
             for x, y in tiles(shown.shape[1], shown.shape[0], TILE_PX, TILE_OVERLAP_PX):
                 tile = np.ascontiguousarray(shown[y : y + TILE_PX, x : x + TILE_PX])
                 for face in self.detector.detect(tile, CANDIDATE_SCORE):
-                    yield face.mapped(scaling(1.0, x, y)).mapped(back)
+                    in_image = face.mapped(scaling(1.0, x, y))
+                    if not _is_cut(in_image, (x, y), tile, shown):
+                        yield in_image.mapped(back)
 
     def _second_look(self, pixels: Pixels, candidate: Face) -> Face | None:
         """The candidate found again in a straightened picture of it, whose size does not depend on the photograph's."""
@@ -226,6 +228,17 @@ def align(pixels: Pixels, landmarks: Floats, side_px: int) -> Pixels:
     """
     matrix = similarity(landmarks, CANONICAL_LANDMARKS * side_px)
     return warp(pixels, scaling(0.0) if matrix is None else matrix, side_px)
+
+
+def _is_cut(face: Face, corner: tuple[int, int], tile: Pixels, image: Pixels) -> bool:
+    """Whether a tile ends where a face goes on: the next tile has it whole, or the next scale."""
+    (x, y), (height, width) = corner, tile.shape[:2]
+    return (
+        (x > 0 and face.x <= x + 1)
+        or (y > 0 and face.y <= y + 1)
+        or (x + width < image.shape[1] and face.x + face.width >= x + width - 1)
+        or (y + height < image.shape[0] and face.y + face.height >= y + height - 1)
+    )
 
 
 def _look_transform(landmarks: Floats) -> Floats | None:
