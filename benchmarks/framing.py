@@ -18,6 +18,7 @@ from agegender.data.faces import CANONICAL_LANDMARKS, FaceFinder, YuNetDetector
 
 
 def main() -> None:
+    """Find the landmarks in a sample of crops and print where they stand."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chips", type=Path, required=True)
     parser.add_argument("--detector-model", type=Path, required=True)
