@@ -14,7 +14,7 @@ from agegender.data.cache import GIGABYTE, build_cache, open_cache
 from agegender.data.duplicates import content_hash
 from agegender.data.faces import largest_face
 from agegender.errors import InputError, ResourceError
-from agegender.model.trainer import Samples
+from agegender.model.batches import Samples
 from agegender.pipelines.sources import fetch, read_unit
 from agegender.pipelines.train_job import TrainJob
 from agegender.storage import tables

@@ -16,9 +16,10 @@ from agegender.config import Recipe
 from agegender.data.images import encode_jpeg
 from agegender.evaluation.conformal import fit_calibration
 from agegender.model import trainer
+from agegender.model.batches import Samples
 from agegender.model.checkpoint import save_model
 from agegender.model.network import FaceNetwork
-from agegender.model.trainer import Estimates, Samples
+from agegender.model.trainer import Estimates
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import train_and_val
 from agegender.pipelines.train_job import (

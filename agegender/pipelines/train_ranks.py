@@ -9,9 +9,7 @@ from torch import nn
 from agegender.errors import AgegenderError
 from agegender.model.trainer import Tally
 from agegender.pipelines.train_job import TrainJob
-
-TALLIED = ("age_distribution", "age_error", "gender", "age_error_years", "gender_correct")
-"""What is summed over ranks, in this order on all of them."""
+from agegender.pipelines.train_sums import TALLIED
 
 
 def sum_over_ranks(values: list[float]) -> list[float]:

@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agegender.data.cache import remove_cache
 from agegender.errors import AgegenderError, ConfigError, InputError
-from agegender.model import trainer
+from agegender.model import batches, trainer
+from agegender.model.batches import Batch, Integers
 from agegender.model.checkpoint import (
     TrainingState,
     load_network,
@@ -31,12 +32,13 @@ from agegender.model.checkpoint import (
     save_training_state,
 )
 from agegender.model.network import build_network
-from agegender.model.trainer import Batch, Integers, Tally
+from agegender.model.trainer import Tally
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
 from agegender.pipelines.train_job import TrainJob
 from agegender.pipelines.train_keep import MetricsLog, keep_model
-from agegender.pipelines.train_ranks import TALLIED, anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
+from agegender.pipelines.train_ranks import anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
+from agegender.pipelines.train_sums import EpochSums
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class Worker:
         self.rank, self.ranks = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.train, self.val = load_samples(job)
-        self.steps = trainer.steps_per_epoch(len(self.train), self.recipe.batch_size)
+        self.steps = batches.steps_per_epoch(len(self.train), self.recipe.batch_size)
         self.total_steps = self.recipe.epochs * self.steps
         self._check_sizes()
         # What all ranks do together comes before what one of them may stumble over.
@@ -104,7 +106,8 @@ class Worker:
             self.precision = trainer.resolve_precision(state.config["precision"], self.device)
         self.epoch, self.step = (state.epoch, state.step) if state else (0, 0)  # step: of the whole run
         self.history: list[dict[str, Any]] = list(state.history) if state else []
-        self.tally, self.seconds, self.waited_s, self.timed_images = self._restored_sums(state)
+        # Rank 0 carries for all what the unfinished epoch has summed, for it is added up over them.
+        self.sums = EpochSums.from_plain(state.sums) if state and self.rank == 0 else EpochSums()
         self._build(state)
         self.log = MetricsLog(job, self.history) if self.rank == 0 else None
         self._pending: list[tuple[dict[str, Tensor], Integers]] = []
@@ -134,17 +137,6 @@ class Worker:
         with tempfile.TemporaryDirectory() as temporary:
             files.download_folder(self.job.resume_from, Path(temporary))
             return load_training_state(Path(temporary), self.job.split_hash)
-
-    def _restored_sums(self, state: TrainingState | None) -> tuple[Tally, float, float, int]:
-        """What the unfinished epoch has summed; rank 0 carries it for all, for it is added up over them."""
-        if state is None or self.rank != 0:
-            return Tally(), 0.0, 0.0, 0
-        said = state.sums
-        tally = Tally(
-            {n: said[f"sum/{n}"] for n in TALLIED if f"sum/{n}" in said},
-            {n: said[f"count/{n}"] for n in TALLIED if f"count/{n}" in said},
-        )
-        return tally, said.get("seconds", 0.0), said.get("waited_s", 0.0), int(said.get("timed_images", 0))
 
     def _build(self, state: TrainingState | None) -> None:
         torch.manual_seed(self.recipe.seed)
@@ -185,7 +177,7 @@ class Worker:
             keep_model(self.job, self.averaged, self.val, self.device, self.precision, self.history)
 
     def _train_epoch(self) -> None:
-        order = trainer.epoch_order(len(self.train), self.recipe.seed, self.epoch)
+        order = batches.epoch_order(len(self.train), self.recipe.seed, self.epoch)
         first = self.step - self.epoch * self.steps
         clock_s = time.perf_counter()
         with ThreadPoolExecutor(1, "load") as loader:
@@ -193,10 +185,10 @@ class Worker:
             for step in range(first, self.steps):
                 asked_s = time.perf_counter()
                 batch = coming.result()
-                self.waited_s += time.perf_counter() - asked_s
+                self.sums.waited_s += time.perf_counter() - asked_s
                 if step + 1 < self.steps:
                     coming = self._load(loader, order, step + 1)
-                self._one_step(batch, trainer.batch_rows(order, step, self.recipe.batch_size), step)
+                self._one_step(batch, batches.batch_rows(order, step, self.recipe.batch_size), step)
                 if (step + 1) % self.job.config.checkpoint_interval_steps == 0 and step + 1 < self.steps:
                     self._settle()
                     clock_s = self._lap(clock_s)
@@ -207,19 +199,19 @@ class Worker:
 
     def _load(self, loader: ThreadPoolExecutor, order: Integers, step: int) -> "Future[Batch]":
         """Copy the next batch while this one trains: where the decoded images do not fit into memory, it reads the disk."""
-        rows = trainer.batch_rows(order, step, self.recipe.batch_size)
-        return loader.submit(trainer.load_batch, self.train, rows, self.rank, self.ranks, self.device)
+        rows = batches.batch_rows(order, step, self.recipe.batch_size)
+        return loader.submit(batches.load_batch, self.train, rows, self.rank, self.ranks, self.device)
 
     def _one_step(self, batch: Batch, rows: Integers, step: int) -> None:
         place = (self.epoch, step, self.rank)
-        trainer.seed_step(self.recipe.seed, place)
+        batches.seed_step(self.recipe.seed, place)
         rate = trainer.learning_rate_at(self.step, self.total_steps, self.recipe)
-        batch = trainer.augmented(batch, self.recipe, place)
+        batch = batches.augmented(batch, self.recipe, place)
         terms = trainer.train_step(self.model, self.optimizer, batch, self.recipe, rate, self.precision)
         trainer.update_average(self.averaged, self.network, self.recipe.ema_decay, self.step)
         self.step += 1
-        self.timed_images += len(rows)
-        self._pending.append((terms, rows[trainer.part_of(len(rows), self.rank, self.ranks)]))
+        self.sums.timed_images += len(rows)
+        self._pending.append((terms, rows[batches.part_of(len(rows), self.rank, self.ranks)]))
         if time.monotonic() - self._posted_s > POST_INTERVAL_S:
             self._settle()
             self._post()
@@ -228,13 +220,13 @@ class Worker:
         """Read the losses of the last steps off the device; doing it at each step would stall a GPU."""
         for terms, rows in self._pending:
             values = {name: float(value) for name, value in terms.items()}
-            trainer.tally_terms(self.tally, values, self.train.age_years[rows], self.train.gender[rows])
+            trainer.tally_terms(self.sums.tally, values, self.train.age_years[rows], self.train.gender[rows])
             self._loss = trainer.weighted_loss(values, self.recipe)
         self._pending.clear()
 
     def _lap(self, since_s: float) -> float:
         now_s = time.perf_counter()
-        self.seconds += now_s - since_s
+        self.sums.seconds += now_s - since_s
         return now_s
 
     def _post(self) -> None:
@@ -250,18 +242,18 @@ class Worker:
                 name: _shown(self.history[-1][key])
                 for name, key in (("val MAE", "age_mae_years"), ("val gender", "gender_accuracy"))
             }
-        in_epoch = trainer.part_of(len(self.train), self.step - self.epoch * self.steps, self.steps).start
+        in_epoch = batches.part_of(len(self.train), self.step - self.epoch * self.steps, self.steps).start
         self.job.monitor.post.remote(self.epoch * len(self.train) + in_epoch, figures)
 
     def _end_epoch(self) -> None:
-        train = tally_over_ranks(self.tally)
+        train = tally_over_ranks(self.sums.tally)
         average_statistics(self.averaged, self.ranks)
-        share = trainer.part_of(len(self.val), self.rank, self.ranks)
+        share = batches.part_of(len(self.val), self.rank, self.ranks)
         rows = range(share.start, share.stop)
         val = tally_over_ranks(trainer.evaluate(self.averaged, self.val, rows, self.recipe, self.device)[1])
         self.history.append(self._measured(train, val))
         self.epoch += 1
-        self.tally, self.seconds, self.waited_s, self.timed_images = Tally(), 0.0, 0.0, 0
+        self.sums = EpochSums()
         metrics = {name: value for name, value in self.history[-1].items() if value is not None}
         self._checkpoint(metrics)
         if self.log is not None:
@@ -278,9 +270,7 @@ class Worker:
             "age_mae_years": val_terms.get("age_error_years", math.nan),
             "gender_accuracy": val_terms.get("gender_correct", math.nan),
             "learning_rate": rate,
-            "images_per_s": self.timed_images / self.seconds if self.seconds else math.nan,
-            "data_wait_share": self.waited_s / self.seconds if self.seconds else math.nan,
-            "seconds": self.seconds,
+            **self.sums.speed(),
         }
         whole = {
             "epoch": self.epoch + 1,
@@ -300,20 +290,17 @@ class Worker:
     def _checkpoint(self, metrics: dict[str, Any]) -> None:
         for network in (self.network, self.averaged):
             average_statistics(network, self.ranks)
-        sums = tally_over_ranks(self.tally)
+        tally = tally_over_ranks(self.sums.tally)
         if self.rank != 0:
-            self.tally = Tally()
+            self.sums.tally = Tally()
             ray.train.report(metrics, checkpoint=None)
             return
-        self.tally = sums
+        self.sums.tally = tally
         with tempfile.TemporaryDirectory() as folder:
             save_training_state(Path(folder), self._state())
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _state(self) -> TrainingState:
-        sums = {f"sum/{name}": value for name, value in self.tally.sums.items()}
-        sums |= {f"count/{name}": value for name, value in self.tally.counts.items()}
-        sums |= {"seconds": self.seconds, "waited_s": self.waited_s, "timed_images": float(self.timed_images)}
         return TrainingState(
             epoch=self.epoch,
             step=self.step,
@@ -324,7 +311,7 @@ class Worker:
             split_hash=self.job.split_hash,
             schedule={"kind": self.recipe.schedule, "total_steps": self.total_steps, "images": len(self.train)},
             history=self.history,
-            sums=sums,
+            sums=self.sums.to_plain(),
         )
 
 

@@ -161,7 +161,7 @@ def scatter(
     """
     figure, axes = _axes(x, y, square=diagonal)
     if len(across) > 1500:
-        axes.hexbin(across, up, gridsize=48, cmap="viridis", mincnt=1, bins="log", linewidths=0)
+        axes.hexbin(across, up, gridsize=48, cmap="YlGnBu", mincnt=1, bins="log", linewidths=0)
     else:
         axes.scatter(across, up, s=10, color=COLOURS[0], alpha=0.45, linewidths=0)
     if limit is not None:

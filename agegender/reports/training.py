@@ -140,18 +140,17 @@ def _true(row: Row) -> str:
 
 
 def _epochs(history: Sequence[Row]) -> Section:
-    keys = [
-        "epoch",
-        "step",
-        "train_loss",
-        "val_loss",
-        "age_mae_years",
-        "gender_accuracy",
-        "learning_rate",
-        "images_per_s",
-        "seconds",
+    header = ["epoch", "steps", "train loss", "val loss", "age MAE", "gender", "learning rate", "images/s", "seconds"]
+    rows: list[list[Cell]] = [
+        [
+            *(row[key] for key in ("epoch", "step", "train_loss", "val_loss", "age_mae_years")),
+            _percent(row["gender_accuracy"]),
+            f"{row['learning_rate']:.1e}",
+            *(None if row[key] is None else round(row[key]) for key in ("images_per_s", "seconds")),
+        ]
+        for row in history
     ]
-    return Section("Every epoch", tables=[Table(keys, [[row[key] for key in keys] for row in history], digits=4)])
+    return Section("Every epoch", tables=[Table(header, rows, digits=3)])
 
 
 def _settings(settings: Row) -> Section:

@@ -29,7 +29,7 @@ def counted_another_way(folder: Path) -> dict:
             genders["female" if found[2] == "1" else "male"] += 1
     groups = Counter()
     for age, count in ages.items():
-        groups[max(age - 1, 0) // 10] += count
+        groups[min(max(age - 1, 0) // 10, 10)] += count
     names = ["1-10"] + [f"{low}-{low + 9}" for low in range(11, 101, 10)] + ["101+"]
     return {
         "images": sum(digests.values()),

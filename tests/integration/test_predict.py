@@ -40,7 +40,11 @@ def predict(source: Path, output: Path, model: Path, **options: object) -> dict[
 
 
 def rows(output: Path) -> pa.Table:
-    return pyarrow.dataset.dataset(output, format="parquet").to_table().sort_by([("uri", "ascending"), ("face_index", "ascending")])
+    return (
+        pyarrow.dataset.dataset(output, format="parquet")
+        .to_table()
+        .sort_by([("uri", "ascending"), ("face_index", "ascending")])
+    )
 
 
 def test_the_output_is_the_contract_and_every_reader_takes_it_as_one_table(
@@ -77,7 +81,10 @@ def test_bad_files_are_rows_with_their_status_and_leave_the_others_unharmed(tiny
     with pytest.raises(InputError, match=r"files are bad .* --max-bad-fraction 5\.0%"):
         predict(tmp_path / "corpus", output, tiny_model, max_image_pixels=MAX_PIXELS)
     table = rows(output)
-    found = {Path(uri).name: status for uri, status in zip(table["uri"].to_pylist(), table["status"].to_pylist(), strict=True)}
+    found = {
+        Path(uri).name: status
+        for uri, status in zip(table["uri"].to_pylist(), table["status"].to_pylist(), strict=True)
+    }
     assert found == {name: str(status) for name, status in expected.items()}
     for row in table.to_pylist():
         assert (row["error"] is None) == (row["status"] == "ok")
@@ -169,7 +176,9 @@ def test_a_run_whose_every_process_is_killed_goes_on_and_ends_with_the_same_rows
 def test_no_process_of_predict_imports_torch(faces: Path, tiny_model: Path, tmp_path: Path) -> None:
     trap = tmp_path / "trap" / "torch"
     trap.mkdir(parents=True)
-    (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('torch')\nraise ImportError('trap')\n")
+    (trap / "__init__.py").write_text(
+        f"open({str(tmp_path / 'imported')!r}, 'a').write('torch')\nraise ImportError('trap')\n"
+    )
     environment = {**os.environ, "PYTHONPATH": str(trap.parent), "RAY_ADDRESS": ""}
     command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
     command += ["--output", str(tmp_path / "out"), "--faces", "none", "--num-cpus", "1"]
