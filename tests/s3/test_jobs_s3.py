@@ -74,7 +74,7 @@ def test_sample_eda_train_evaluate_predict_and_export_all_on_s3(s3_bucket: str) 
     ok("evaluate", "--input", faces, "--model", model, "--split", split, "--output", f"{s3_bucket}/evaluation")
     metrics = files.read_json(f"{s3_bucket}/evaluation/metrics.json")
     assert 0 < metrics["n"] < 90
-    assert metrics["seen_in_training"] == 0
+    assert metrics["seen_in_training"]["images"] == 0
     shown = ok("predict", "--input", faces, "--model", model, "--output", f"{s3_bucket}/out", "--faces", "none")
     assert "ok 90" in shown
     assert sorted(rows(f"{s3_bucket}/out")["uri"].to_pylist()) == sorted(info.uri for info in files.list_files(faces))
