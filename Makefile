@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 1; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(RUN)/uv pip install --quiet --python $(RUN)/python --constraint constraints.txt --editable '.[dev]'
+	$(RUN)/uv pip install --quiet --compile-bytecode --python $(RUN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## every job on drawn faces: no data, no network, under 4 minutes

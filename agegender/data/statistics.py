@@ -89,7 +89,7 @@ class SetStatistics:
 
     def merged(self, other: Self) -> "SetStatistics":
         """The summary of both parts together."""
-        kinds = self.examples.keys() | other.examples.keys()
+        kinds = sorted(self.examples.keys() | other.examples.keys())
         sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in (*_COUNTED, *_COUNTERS)}
         return SetStatistics(
             **sums,
@@ -163,6 +163,11 @@ class SetStatistics:
             return None
         squares = [total / _FIXED_POINT / decoded for total in self.colour_sums[3:]]
         return [math.sqrt(max(square - mean**2, 0.0)) for mean, square in zip(means, squares, strict=True)]
+
+
+def ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
+    """Keys and counts, largest first, equal ones by key: the same for every order of merging."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def whole_years(age_years: float) -> int:

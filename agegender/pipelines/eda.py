@@ -12,7 +12,7 @@ from agegender import __version__
 from agegender.config import EdaConfig
 from agegender.data.heaping import age_heaping
 from agegender.data.samples import SampleSet
-from agegender.data.statistics import SetStatistics
+from agegender.data.statistics import SetStatistics, ranked
 from agegender.pipelines.eda_tables import write_lists
 from agegender.pipelines.facts import facts_uris, gather_facts
 from agegender.pipelines.record import DONE, claim_output, finish_record
@@ -85,7 +85,7 @@ def _look(config: EdaConfig, listing: Listing) -> tuple[SetStatistics, dict[str,
 def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], listing: Listing) -> dict[str, Any]:
     """The content of summary.json; docs/eda.md explains every key."""
     heaping = age_heaping(statistics.by_age())
-    sizes = statistics.sizes.most_common(LISTED_SIZES)
+    sizes = ranked(statistics.sizes)[:LISTED_SIZES]
     return {
         "images": statistics.images,
         "labelled": statistics.labelled,
@@ -98,7 +98,7 @@ def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], 
         "by_age": {str(age): count for age, count in statistics.by_age().items()},
         "by_gender_and_age_group": statistics.by_gender_and_age_group(),
         "by_race": statistics.by_race(),
-        "label_problems": dict(statistics.problems.most_common()),
+        "label_problems": dict(ranked(statistics.problems)),
         "age_heaping": {
             "index_5": heaping.index_5,
             "index_10": heaping.index_10,
@@ -106,7 +106,7 @@ def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], 
         },
         "duplicates": duplicates,
         "size_bytes": statistics.size_bytes,
-        "by_format": dict(statistics.formats.most_common()),
+        "by_format": dict(ranked(statistics.formats)),
         "by_size": {f"{width}x{height}": count for (width, height), count in sizes},
         "distinct_sizes": len(statistics.sizes),
         "channel_mean": statistics.channel_mean(),
@@ -142,7 +142,7 @@ def _small_tables(statistics: SetStatistics) -> dict[str, pa.Table]:
         for group, counts in statistics.by_gender_and_age_group().items()
         for gender in GENDERS
     ]
-    sizes = statistics.sizes.most_common()
+    sizes = ranked(statistics.sizes)
     return {
         "ages": pa.table(
             {"age_years": list(by_age), "images": list(by_age.values())}, schema=_counts("age_years", pa.int16())

@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import itertools
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 
 from agegender.data.heaping import age_heaping
 from agegender.data.samples import ALL, SampleSet
-from agegender.data.statistics import SetStatistics, problem_kind
+from agegender.data.statistics import SetStatistics, problem_kind, ranked
 from agegender.schema import FACTS
 
 
@@ -57,6 +58,14 @@ def test_merging_in_any_order_equals_one_pass(seed):
     right = functools.reduce(lambda a, b: b.merged(a), shuffled)
     assert left == whole
     assert right == whole
+
+
+def test_what_is_listed_in_order_does_not_hang_on_the_order_of_merging():
+    parts = [SetStatistics(problems=Counter({kind: 1}), examples={kind: [("a", "b")]}) for kind in "dacb"]
+    for order in itertools.permutations(parts):
+        whole = functools.reduce(lambda a, b: a.merged(b), order, SetStatistics(problems=Counter(e=2)))
+        assert ranked(whole.problems) == [("e", 2), ("a", 1), ("b", 1), ("c", 1), ("d", 1)]
+        assert list(whole.examples) == ["a", "b", "c", "d"]
 
 
 def test_a_summary_survives_travel():
