@@ -25,6 +25,13 @@ GRAPH_FILE = "model.onnx"
 TRAINING_IMAGES_FILE = "training_images.u64"
 INFO_FILE = "model.json"
 
+FRAMING = "utkface-chip-1"
+"""Name of the framing that this release's models learn and that ``data/faces.py`` cuts, which says what it is. Crops that
+are taken whole (``--faces none``) have it as they come."""
+
+EARLIER_FRAMINGS = ("whole",)
+"""Names that the same framing had in models before."""
+
 GRAPH_INPUT = "images"  # uint8[B, S, S, 3] RGB, as a decoder gives them
 GRAPH_OUTPUTS = ("age_years", "age_low_years", "age_high_years", "female_probability", "age_probabilities")
 """float32[B] each, but the last float32[B, 121]; a scalar age head's graph has no ``age_probabilities``."""
@@ -81,8 +88,8 @@ class ModelInfo(BaseModel):
     """First 12 hex digits of the SHA-256 of the weights file."""
 
     network: NetworkConfig
-    framing: str = "whole"
-    """How a face is cut out of its image before it is resized; ``whole``: the image is the crop."""
+    framing: str = FRAMING
+    """Where a face stands in the square that the network sees; a model that learnt another than ``FRAMING`` is refused."""
 
     calibration: Calibration = Calibration()
     split_hash: str = ""

@@ -40,6 +40,7 @@ JOBS = {
     "train": Job(config.TrainConfig, "agegender.pipelines.train", "run_train"),
     "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate", "run_evaluate"),
     "predict": Job(config.PredictConfig, "agegender.pipelines.predict", "run_predict"),
+    "preview": Job(config.PreviewConfig, "agegender.pipelines.preview", "run_preview"),
     "status": Job(config.StatusConfig, "agegender.pipelines.status", "run_status"),
     "export": Job(config.ExportConfig, "agegender.pipelines.export", "run_export"),
 }

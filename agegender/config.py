@@ -7,6 +7,7 @@ help texts of the flags; the class docstring is the head of ``agegender JOB --he
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import CliPositionalArg
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -71,6 +72,24 @@ class ReportOptions(Options):
     """show faces in the report; --no-images leaves them out"""
 
 
+class FaceOptions(Options):
+    """Whether images are photographs in which faces are found, or face crops."""
+
+    faces: Literal["none", "detect"] = "none"
+    """none: each image is one face crop, taken whole; detect: images are photographs, the largest face of each is the
+    labelled one, and those without a face are left out and counted"""
+
+    detector_model: str | None = None
+    """detect: file of the YuNet face detector; default: AGEGENDER_DETECTOR_MODEL, else the user's cache, into which it is
+    downloaded once"""
+
+    min_detection_score: Annotated[float, Field(ge=0.2, le=1)] = 0.6
+    """detect: faces below this score of the detector, 0-1, do not count"""
+
+    min_face_px: Annotated[int, Field(ge=16)] = 40
+    """detect: faces whose box is narrower than so many pixels of the image do not count; smaller takes longer"""
+
+
 class SampleConfig(Options):
     """Draw faces with known age and gender: a small labelled set that needs no download.
 
@@ -96,7 +115,7 @@ class SampleConfig(Options):
     """processes that draw; default: all CPUs"""
 
 
-class EdaConfig(SourceOptions, ClusterOptions, ReportOptions):
+class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     """Say what is in an image set: counts, ages, genders, sizes, bad files, bad names, duplicates.
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
@@ -235,7 +254,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What a preset says in place of the defaults of ``Recipe``; what the user says wins over it."""
 
 
-class TrainConfig(Recipe, SourceOptions, ClusterOptions, ReportOptions):
+class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
     Writes model/ (what predict and evaluate take), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
@@ -323,7 +342,7 @@ class ScoringOptions(Options):
     """threads of the forward pass in one scoring process"""
 
 
-class EvaluateConfig(SourceOptions, ClusterOptions, ReportOptions, ScoringOptions):
+class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
     """Measure a trained model on labelled images, overall and by age group, gender and race.
 
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are
@@ -352,7 +371,7 @@ class EvaluateConfig(SourceOptions, ClusterOptions, ReportOptions, ScoringOption
     """resamples behind the 95 % bounds"""
 
 
-class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
+class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """Score every image of a source and write one row per face to Parquet.
 
     Writes part-*.parquet, one table for every reader; _run.json; _work/. Each listed image ends in the output once; the same
@@ -369,8 +388,15 @@ class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
     model: str
     """trained model: a folder or s3:// prefix that train wrote"""
 
-    faces: Literal["none"] = "none"
-    """none: each image is one face crop, scored whole"""
+    faces: Literal["none", "detect"] = "detect"
+    """detect: images are photographs, each face in them is found, straightened and scored; none: each image is one face
+    crop, scored whole"""
+
+    max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
+    """detect: of one image, the largest so many faces count"""
+
+    save_crops: bool = False
+    """write each face as it was scored to OUTPUT/_crops/"""
 
     limit: Positive | None = None
     """score only the first so many images of the listing"""
@@ -389,6 +415,37 @@ class PredictConfig(SourceOptions, ClusterOptions, ScoringOptions):
 
     max_bad_fraction: Fraction = 0.05
     """share of bad files above which the job ends with exit code 3; what was written stays"""
+
+
+class PreviewConfig(FaceOptions):
+    """Draw on photographs what is estimated of each face: a box, age with its interval, gender, detection score.
+
+    To look at a model's work before an archive is scored, on a few images, in this process.
+
+    Example:
+      agegender preview holiday.jpg photos/ --model out/train/model --output out/preview
+    """
+
+    photographs: Annotated[CliPositionalArg[list[str]], Field(min_length=1)]
+    """IMAGE, a folder of images, or any other source that predict takes"""
+
+    model: str
+    """trained model: a folder or s3:// prefix that train wrote"""
+
+    output: str = "preview"
+    """folder or s3:// prefix for the pictures"""
+
+    faces: Literal["none", "detect"] = "detect"
+    """detect: find the faces; none: each image is one face crop"""
+
+    max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
+    """of one image, the largest so many faces are drawn"""
+
+    limit: Positive | None = None
+    """draw only the first so many images"""
+
+    max_side_px: Annotated[int, Field(ge=100)] = 1600
+    """larger pictures are written smaller"""
 
 
 class ExportConfig(Options):

@@ -123,6 +123,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     ) -> None:
         names = {flag for action in actions for flag in action.option_strings}
         required = [f"{flag} {value}" for flag, value in FIRST_FLAGS.items() if flag in names and flag != "--config"]
+        required += ["IMAGE..." for action in actions if not action.option_strings]
         super().add_usage(" ".join([self._prog, *required, "[options]"]), [], [], prefix)
 
     def add_arguments(self, actions: Iterable[argparse.Action]) -> None:

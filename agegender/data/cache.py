@@ -10,9 +10,10 @@ import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def build_cache(
     max_pixels: int,
     threads: int,
     limit_bytes: int,
+    cut: Callable[[Pixels], Pixels | None] | None = None,
 ) -> DecodedImages:
     """Decode images into a new cache; a row that no image arrives for, or that does not decode, is not usable.
 
@@ -77,6 +79,7 @@ def build_cache(
         side_px: S.
         max_pixels: images with more are not decoded.
         threads: decode in parallel.
+        cut: what cuts the face out of an image, as uint8[S, S, 3], from any thread; None: the image is the face.
         limit_bytes: older caches in the folder are removed until they and this one fit.
 
     Raises:
@@ -91,7 +94,7 @@ def build_cache(
     usable = np.zeros(images, np.bool_)
     try:
         pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(images, side_px, side_px, 3))
-        for row, face in _decoded(encoded, side_px, max_pixels, threads):
+        for row, face in _decoded(encoded, cut or partial(resize, side_px=side_px), max_pixels, threads):
             pixels[row], usable[row] = face, True
         pixels.flush()
         np.save(_usable_path(path), usable)
@@ -122,13 +125,13 @@ def make_room(folder: Path, limit_bytes: int) -> None:
 
 
 def _decoded(
-    encoded: Iterable[tuple[int, bytes]], side_px: int, max_pixels: int, threads: int
+    encoded: Iterable[tuple[int, bytes]], cut: Callable[[Pixels], Pixels | None], max_pixels: int, threads: int
 ) -> Iterator[tuple[int, Pixels]]:
     """Decode a little ahead of the reader; ``encoded`` itself is advanced by the calling thread alone."""
     waiting: deque[tuple[int, Future[Pixels | None]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for row, data in encoded:
-            waiting.append((row, pool.submit(_decode_one, data, side_px, max_pixels)))
+            waiting.append((row, pool.submit(_decode_one, data, cut, max_pixels)))
             if len(waiting) >= 8 * threads:
                 yield from _finished(waiting, 1)
         yield from _finished(waiting, len(waiting))
@@ -142,9 +145,9 @@ def _finished(waiting: "deque[tuple[int, Future[Pixels | None]]]", count: int) -
             yield row, face
 
 
-def _decode_one(data: bytes, side_px: int, max_pixels: int) -> Pixels | None:
+def _decode_one(data: bytes, cut: Callable[[Pixels], Pixels | None], max_pixels: int) -> Pixels | None:
     pixels = decode(data, max_pixels).pixels
-    return None if pixels is None else resize(pixels, side_px)
+    return None if pixels is None else cut(pixels)
 
 
 def _check_disk(folder: Path, needed_bytes: int) -> None:

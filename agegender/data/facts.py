@@ -1,6 +1,6 @@
 """What is known of one image after one look at its bytes: one row of ``schema.FACTS``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ def image_facts(
     fetched: tuple[Status, str | None],
     label: Mapping[str, Any],
     max_pixels: int,
+    cut: Callable[[Pixels], Pixels | None] | None = None,
 ) -> tuple[dict[str, Any], Pixels | None]:
     """Decode one image and note its facts.
 
@@ -27,9 +28,12 @@ def image_facts(
         fetched: why there are no bytes: status and words; looked at only where ``data`` is None.
         label: ``age_years``, ``gender``, ``race`` and ``label_problem``, each may be missing or None.
         max_pixels: bound for the decoder.
+        cut: what cuts the labelled face out of a photograph; where it finds none, the status is ``no_face``. None: the
+            image is the face.
 
     Returns:
-        One row of ``schema.FACTS``, and uint8[H, W, 3] if the status is ok.
+        One row of ``schema.FACTS``, and uint8[H, W, 3] of the face if the status is ok. Size and content hash are the
+        file's; what is said of pixels is said of the face.
     """
     row: dict[str, Any] = dict.fromkeys(FACTS.names)
     row.update(uri=uri, **{name: label.get(name) for name in _LABEL_COLUMNS})
@@ -46,9 +50,12 @@ def image_facts(
         size_bytes=len(data),
         content_hash=duplicates.content_hash(data),
     )
-    if decoded.pixels is not None:
-        row.update(_of_pixels(decoded.pixels))
-    return row, decoded.pixels
+    face = cut(decoded.pixels) if cut is not None and decoded.pixels is not None else decoded.pixels
+    if face is not None:
+        row.update(_of_pixels(face))
+    elif decoded.pixels is not None:
+        row.update(status=Status.NO_FACE.value)
+    return row, face
 
 
 def _of_pixels(pixels: Pixels) -> dict[str, Any]:

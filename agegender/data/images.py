@@ -155,6 +155,16 @@ def resize(pixels: Pixels, side_px: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (side_px, side_px), interpolation=method), dtype=np.uint8)
 
 
+def resize_to_fit(pixels: Pixels, max_side_px: int) -> Pixels:
+    """uint8[H, W, 3] made smaller, in its proportions, until the longer side has at most so many pixels."""
+    height, width = pixels.shape[:2]
+    scale = max_side_px / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
     """Encode uint8[H, W, 3] RGB as JPEG; quality 1-95."""
     target = BytesIO()

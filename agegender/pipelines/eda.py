@@ -10,11 +10,13 @@ import pyarrow as pa
 
 from agegender import __version__
 from agegender.config import EdaConfig
+from agegender.data.faces import FaceSearch
 from agegender.data.heaping import age_heaping
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics, ranked
 from agegender.pipelines.eda_tables import write_lists
 from agegender.pipelines.facts import facts_uris, gather_facts
+from agegender.pipelines.finding import face_search, search_identity
 from agegender.pipelines.record import DONE, claim_output, finish_record
 from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.sources import Listing
@@ -40,14 +42,15 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; what was done stays.
     """
     config = config.model_copy(update={"output": files.absolute(config.output)})
-    identity = _identity(config)
+    search = face_search(config)
+    identity = _identity(config) | search_identity(search)
     earlier = claim_output(config.output, "eda", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
     listing = Listing.create(config, files.join(config.output, "_work", "listing"))
     with ray_session(config.address, config.num_cpus), own_errors():
-        statistics, duplicates = _look(config, listing)
+        statistics, duplicates = _look(config, search, listing)
     summary = summarise(statistics, duplicates, listing)
     _write(config, statistics, summary)
     result = _result(config, summary)
@@ -68,16 +71,18 @@ def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _identity(config: EdaConfig) -> dict[str, Any]:
     """Everything that, were it different, would give another summary."""
-    elsewhere = {"output", "address", "num_cpus"}
+    elsewhere = {"output", "address", "num_cpus", "detector_model"}
     said = config.model_dump(mode="json", exclude=elsewhere)
     return said | {"contract_version": CONTRACT_VERSION}
 
 
-def _look(config: EdaConfig, listing: Listing) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
+def _look(
+    config: EdaConfig, search: FaceSearch | None, listing: Listing
+) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
     images_uri = files.join(config.output, "tables", "images")
     samples = SampleSet(config.seed) if config.images else SampleSet(config.seed, overall=0, per_group=0)
     summaries_uri = files.join(config.output, "_work", "summaries")
-    statistics = gather_facts(listing, config, images_uri, summary_uri=summaries_uri, samples=samples)
+    statistics = gather_facts(listing, config, images_uri, summary_uri=summaries_uri, samples=samples, search=search)
     tables_uri = files.join(config.output, "tables")
     return statistics, write_lists(facts_uris(listing, images_uri), tables_uri, config.near_duplicate_bits)
 

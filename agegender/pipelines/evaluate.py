@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from agegender import __version__
 from agegender.artifact import ModelInfo
 from agegender.config import EvaluateConfig
+from agegender.data.faces import FaceSearch
 from agegender.errors import InputError
 from agegender.evaluation import calibration, slices
 from agegender.evaluation.findings import findings
 from agegender.evaluation.metrics import MetricSums, error_histogram
 from agegender.pipelines.evaluate_units import score_units, source_of
 from agegender.pipelines.examples import show_examples
+from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.gathered import Gathered, Keys, content_keys, gather
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
@@ -50,7 +52,9 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     folder = localize_model(config.model)
     info, seen_keys = open_model(folder), training_images(folder)
     part = read_part(config.split, config.part) if config.split else None
-    identity = _identity(config, info, part)
+    check_framing(info, config.model)
+    search = face_search(config)
+    identity = _identity(config, info, part) | search_identity(search)
     earlier = claim_output(config.output, "evaluate", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
@@ -59,13 +63,13 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         listing = Listing.create(source_of(config), files.join(config.output, "_work", "listing"))
         _check_labels(config, listing)
         with ray_session(config.address, config.num_cpus), own_errors():
-            score_units(config, listing, part)
+            score_units(config, search, listing, part)
         gathered = gather(config.output, listing, seen_keys, _metadata(info))
         _check_evaluated(config, gathered)
     except InputError:
         _discard(config.output)  # nothing came out: a corrected command may use the same OUTPUT
         raise
-    metrics = _write_results(config, info, listing, gathered, part)
+    metrics = _write_results(config, info, search, listing, gathered, part)
     finish_record(config.output, "evaluate", config, identity, metrics)
     _discard_work(config.output)
     return metrics
@@ -98,7 +102,12 @@ def read_part(split_uri: str, part: str) -> Keys:
 
 
 def _write_results(
-    config: EvaluateConfig, info: ModelInfo, listing: Listing, gathered: Gathered, part: Keys | None
+    config: EvaluateConfig,
+    info: ModelInfo,
+    search: FaceSearch | None,
+    listing: Listing,
+    gathered: Gathered,
+    part: Keys | None,
 ) -> dict[str, Any]:
     rows = slices.slice_rows(gathered.seen, config.bootstrap_rounds, config.seed)
     metrics = _metrics(config, info, listing, gathered, part)
@@ -112,7 +121,7 @@ def _write_results(
         confusion=slices.confusion(gathered.seen),
         reliability=calibration.reliability(gathered.seen),
         coverage={by: calibration.interval_by_group(gathered.seen, by) for by in ("estimated", "true")},
-        examples=show_examples(config, listing, gathered) if config.images else None,
+        examples=show_examples(config, search, listing, gathered) if config.images else None,
     )
     files.write_bytes(files.join(config.output, "report.html"), page.encode())
     files.write_json(files.join(config.output, "metrics.json"), metrics)
@@ -153,7 +162,7 @@ def _metrics(
 
 def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:
     """Everything that, were it different, would give other numbers or another page."""
-    placed = {"output", "model", "address", "num_cpus", "num_workers", "threads_per_worker", "split"}
+    placed = {"output", "model", "address", "num_cpus", "num_workers", "threads_per_worker", "split", "detector_model"}
     said = config.model_dump(mode="json", exclude=placed)
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
     return said | {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}

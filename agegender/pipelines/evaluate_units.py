@@ -11,6 +11,7 @@ import numpy.typing as npt
 import ray
 
 from agegender.config import EvaluateConfig, SourceOptions
+from agegender.data.faces import FaceSearch
 from agegender.pipelines.gathered import Keys, is_among, scored_uri, with_label_columns
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.scorer import UnitScorer, pool_shape
@@ -27,9 +28,11 @@ def source_of(config: EvaluateConfig) -> SourceOptions:
 class _EvaluatingActor:
     """One process of the pool: the model loaded once; units in, tables of predictions and labels to storage."""
 
-    def __init__(self, config: EvaluateConfig, part: Keys | None) -> None:
+    def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
         self._output, self._part = config.output, part
-        self._scorer = UnitScorer(config.model, source_of(config), config.threads_per_worker, config.batch_size)
+        self._scorer = UnitScorer(
+            config.model, source_of(config), config.threads_per_worker, config.batch_size, search=search
+        )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         unit = str(batch["unit"][0])
@@ -40,11 +43,12 @@ class _EvaluatingActor:
         return {"images": np.array([listed.num_rows]), "evaluated": np.array([scored.num_rows])}
 
 
-def score_units(config: EvaluateConfig, listing: Listing, part: Keys | None) -> None:
+def score_units(config: EvaluateConfig, search: FaceSearch | None, listing: Listing, part: Keys | None) -> None:
     """Bring the table of predictions and labels of every unit to storage; units whose table is there are done.
 
     Args:
         config: of the run.
+        search: how faces are found, one in each photograph; None: images are face crops.
         listing: its units.
         part: keys of the images to evaluate; None: all.
 
@@ -58,7 +62,7 @@ def score_units(config: EvaluateConfig, listing: Listing, part: Keys | None) -> 
     counted = unit_dataset(pending).map_batches(
         _EvaluatingActor,
         batch_size=1,
-        fn_constructor_args=(config, part),
+        fn_constructor_args=(config, search, part),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
         num_cpus=cpus,
     )

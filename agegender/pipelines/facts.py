@@ -17,6 +17,7 @@ import pyarrow as pa
 from ray.util.annotations import RayDeprecationWarning
 
 from agegender.config import SourceOptions
+from agegender.data.faces import FaceSearch, largest_face
 from agegender.data.facts import image_facts
 from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
@@ -27,6 +28,9 @@ from agegender.schema import FACTS
 from agegender.storage import files, tables
 
 _TASK_CPUS = 1.0
+FACE_PX = 200
+"""Side of a face that is cut out of a photograph, as of UTKFace's crops."""
+
 _MAX_RETRIES = 3
 """Of a unit whose process died; Ray Data's default is for ever."""
 
@@ -38,6 +42,7 @@ def gather_facts(
     *,
     summary_uri: str | None = None,
     samples: SampleSet | None = None,
+    search: FaceSearch | None = None,
 ) -> SetStatistics:
     """Note the facts of every listed image; units that are done already are not done again.
 
@@ -48,6 +53,7 @@ def gather_facts(
         options: how bytes are read and bounded.
         facts_uri: folder for one Parquet of ``schema.FACTS`` per unit.
         summary_uri: folder for one summary per unit, which marks it done; default: ``_summaries`` inside facts_uri.
+        search: how the labelled face of a photograph is found; None: images are face crops.
         samples: an empty draw that says how many images to draw and with which seed; None: none.
 
     Returns:
@@ -61,6 +67,7 @@ def gather_facts(
         "facts_uri": facts_uri,
         "summary_uri": summary_uri or files.join(facts_uri, "_summaries"),
         "samples": samples or SampleSet(overall=0, per_group=0),
+        "search": search,
     }
     total: SetStatistics | None = None
     with warnings.catch_warnings():
@@ -94,29 +101,42 @@ def _facts_uri(facts_uri: str, unit: str) -> str:
 
 
 def _unit_facts(
-    batch: dict[str, npt.NDArray[Any]], options: SourceOptions, facts_uri: str, summary_uri: str, samples: SampleSet
+    batch: dict[str, npt.NDArray[Any]],
+    options: SourceOptions,
+    facts_uri: str,
+    summary_uri: str,
+    samples: SampleSet,
+    search: FaceSearch | None,
 ) -> dict[str, npt.NDArray[Any]]:
     """The task: a unit's address in, its summary out; the facts go to storage from here."""
-    summaries = [_summary(str(unit), options, facts_uri, summary_uri, samples) for unit in batch["unit"]]
+    summaries = [_summary(str(unit), options, facts_uri, summary_uri, samples, search) for unit in batch["unit"]]
     return {"summary": np.array(summaries, dtype=object)}
 
 
-def _summary(unit: str, options: SourceOptions, facts_uri: str, summary_uri: str, samples: SampleSet) -> bytes:
+def _summary(
+    unit: str,
+    options: SourceOptions,
+    facts_uri: str,
+    summary_uri: str,
+    samples: SampleSet,
+    search: FaceSearch | None,
+) -> bytes:
     done_uri = files.join(summary_uri, unit_name(unit) + ".json")
     if files.exists(done_uri):
         return files.read_bytes(done_uri)
     drawn = replace(samples, drawn={})
-    facts = _look(read_unit(unit), options, drawn)
+    facts = _look(read_unit(unit), options, drawn, search)
     tables.write_table(_facts_uri(facts_uri, unit), facts)
     summary = SetStatistics.of_facts(facts, drawn).to_bytes()
     files.write_bytes(done_uri, summary)  # last: from here on the unit counts as done
     return summary
 
 
-def _look(listed: pa.Table, options: SourceOptions, samples: SampleSet) -> pa.Table:
+def _look(listed: pa.Table, options: SourceOptions, samples: SampleSet, search: FaceSearch | None) -> pa.Table:
+    cut = None if search is None else largest_face(search, FACE_PX)
     rows = []
     for label, got in zip(listed.to_pylist(), fetch(listed, options), strict=True):
-        row, pixels = image_facts(label["uri"], got.data, (got.status, got.error), label, options.max_image_pixels)
+        row, pixels = image_facts(label["uri"], got.data, (got.status, got.error), label, options.max_image_pixels, cut)
         rows.append(row)
         if pixels is not None:
             samples.offer(row["uri"], row["age_years"], row["gender"], partial(thumbnail_jpeg, pixels))

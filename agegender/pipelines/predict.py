@@ -6,24 +6,29 @@ Listing -> [UnitScorer in an actor: fetch, decode, score, stage] -> Ledger -> pa
 import hashlib
 import json
 import logging
+import re
 import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import ray
 
 from agegender import __version__
 from agegender.artifact import ModelInfo
 from agegender.config import PredictConfig, SourceOptions
+from agegender.data.faces import FaceSearch
+from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError, ConfigError, InputError
+from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.ledger import Ledger, UnitCounts, stage_unit
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record
 from agegender.pipelines.scorer import UnitScorer, pool_shape
 from agegender.pipelines.session import node_cpus, own_errors, ray_session
-from agegender.pipelines.sources import Listing, list_source, read_unit, unit_dataset
+from agegender.pipelines.sources import Listing, list_source, read_unit, unit_dataset, unit_name
 from agegender.schema import CONTRACT_VERSION, Status
 from agegender.scoring.load import open_model
 from agegender.storage import files
@@ -46,9 +51,10 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     """
     config = config.model_copy(update={"output": files.absolute(config.output), "model": files.absolute(config.model)})
     info = _checked_model(config)
+    search = face_search(config, config.max_faces)
     if config.dry_run:
-        return _dry_run(config)
-    identity = _identity(config, info)
+        return _dry_run(config, search)
+    identity = _identity(config, info, search)
     earlier = claim_output(config.output, "predict", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
@@ -61,7 +67,7 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     before = ledger.totals.images
     if ledger.pending():
         with ray_session(config.address, config.num_cpus), own_errors():
-            _score(config, listing, ledger)
+            _score(config, search, listing, ledger)
     ledger.publish_rest()
     result = _summary(config, listing, ledger, before, time.monotonic() - started_s)
     finish_record(config.output, "predict", config, identity, result)
@@ -77,6 +83,7 @@ def source_of(config: PredictConfig) -> SourceOptions:
 
 def _checked_model(config: PredictConfig) -> ModelInfo:
     info = open_model(localize_model(config.model))
+    check_framing(info, config.model)
     if config.age_distribution and info.network.age_head == "scalar":
         raise ConfigError(
             f"--age-distribution: {config.model} estimates one number and no distribution (age head 'scalar'). "
@@ -85,11 +92,12 @@ def _checked_model(config: PredictConfig) -> ModelInfo:
     return info
 
 
-def _identity(config: PredictConfig, info: ModelInfo) -> dict[str, Any]:
+def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None) -> dict[str, Any]:
     """Everything that, were it different, would give other rows."""
     named = {"input", "faces", "limit", "keep_columns", "age_distribution", "abstain_above", "batch_size"}
     named |= {"uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images"}
     said = config.model_dump(mode="json", include=named)
+    said |= search_identity(search)
     return said | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 
@@ -107,13 +115,15 @@ def _metadata(info: ModelInfo, identity: dict[str, Any]) -> dict[str, str]:
 class _ScoringActor:
     """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here."""
 
-    def __init__(self, config: PredictConfig) -> None:
-        self._output = config.output
-        self._scorer = _unit_scorer(config)
+    def __init__(self, config: PredictConfig, search: FaceSearch | None) -> None:
+        self._output, self._save_crops = config.output, config.save_crops
+        self._scorer = _unit_scorer(config, search)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         unit = str(batch["unit"][0])
-        counts = stage_unit(self._output, unit, self._scorer.score_unit(read_unit(unit)))
+        listing = read_unit(unit)
+        crops = _CropFolder(self._output, unit, listing) if self._save_crops else None
+        counts = stage_unit(self._output, unit, self._scorer.score_unit(listing, keep_crop=crops))
         return {
             "unit": np.array([unit]),
             "images": np.array([counts.images]),
@@ -123,7 +133,19 @@ class _ScoringActor:
         }
 
 
-def _unit_scorer(config: PredictConfig) -> UnitScorer:
+class _CropFolder:
+    """``_crops/UNIT/ROW-FACE-NAME.jpg`` under OUTPUT: names that no two faces share and a second try writes again."""
+
+    def __init__(self, output: str, unit: str, listing: pa.Table) -> None:
+        self._folder = files.join(output, "_crops", unit_name(unit))
+        self._uris = listing.column("uri")
+
+    def __call__(self, image: int, face: int, crop: Pixels) -> None:
+        name = re.sub(r"[^\w.-]+", "_", str(self._uris[image]).rsplit("/", 1)[-1])[-60:]
+        files.write_bytes(files.join(self._folder, f"{image:06d}-{face:02d}-{name}.jpg"), encode_jpeg(crop))
+
+
+def _unit_scorer(config: PredictConfig, search: FaceSearch | None) -> UnitScorer:
     return UnitScorer(
         config.model,
         source_of(config),
@@ -131,16 +153,17 @@ def _unit_scorer(config: PredictConfig) -> UnitScorer:
         config.batch_size,
         age_distribution=config.age_distribution,
         abstain_above_years=config.abstain_above,
+        search=search,
     )
 
 
-def _score(config: PredictConfig, listing: Listing, ledger: Ledger) -> None:
+def _score(config: PredictConfig, search: FaceSearch | None, listing: Listing, ledger: Ledger) -> None:
     pending = ledger.pending()
     actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
     counted = unit_dataset(pending).map_batches(
         _ScoringActor,
         batch_size=1,
-        fn_constructor_args=(config,),
+        fn_constructor_args=(config, search),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
         num_cpus=cpus,
     )
@@ -191,7 +214,7 @@ def _check_bad_fraction(config: PredictConfig, counts: UnitCounts) -> None:
         )
 
 
-def _dry_run(config: PredictConfig) -> dict[str, Any]:
+def _dry_run(config: PredictConfig, search: FaceSearch | None) -> dict[str, Any]:
     """List everything, score a sample in this process, write nothing."""
     images = units = 0
     sample = None
@@ -202,7 +225,7 @@ def _dry_run(config: PredictConfig) -> dict[str, Any]:
         raise InputError(
             f"no images in {', '.join(config.input)}. Point --input at a folder, a manifest, Parquet or tar"
         )
-    scorer = _unit_scorer(config)
+    scorer = _unit_scorer(config, search)
     scorer.score_unit(sample.slice(0, 1))  # the first call pays for caches that later ones find warm
     started_s = time.monotonic()
     rows = scorer.score_unit(sample)

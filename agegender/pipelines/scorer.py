@@ -1,8 +1,8 @@
 """One unit of listed images -> rows of predictions: the step that evaluate and predict share. No Ray.
 
-    fetch -> decode -> crops of the image -> one size -> scored in batches -> columns
+    fetch -> decode -> crops of the image -> scored in batches over many images -> columns
 
-An image is scored whole here; a finder of faces would give ``_Row`` several crops of it, with a box and a score each.
+An image is one crop, or a photograph that gives a crop of each face; its own pixels go as soon as its crops are cut.
 """
 
 import math
@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from agegender.config import SourceOptions
 from agegender.data.duplicates import content_hash
-from agegender.data.images import decode, resize
+from agegender.data.face_geometry import Face
+from agegender.data.faces import FaceSearch, align
+from agegender.data.images import Decoded, Pixels, decode, resize
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
@@ -55,6 +57,7 @@ class UnitScorer:
         batch_size: images per forward pass; also bounds the decoded images that are held at once.
         age_distribution: whether the rows carry ``age_probabilities``.
         abstain_above_years: width of the interval above which a row is marked as abstained; None: none is.
+        search: how the faces of a photograph are found; None: images are face crops, scored whole.
 
     Raises:
         InputError: the model is missing, damaged or foreign.
@@ -69,12 +72,15 @@ class UnitScorer:
         *,
         age_distribution: bool = False,
         abstain_above_years: float | None = None,
+        search: FaceSearch | None = None,
     ) -> None:
         self._scorer = CpuScorer(localize_model(model_uri), threads=threads, batch_size=batch_size)
         self._source = source
         self._batch_size = batch_size
         self._age_distribution = age_distribution
         self._abstain_above_years = abstain_above_years
+        self._search = search
+        self._finder = None if search is None else search.finder()
 
     def score_unit(
         self,
@@ -82,12 +88,14 @@ class UnitScorer:
         *,
         with_content_hash: bool = False,
         wanted: Callable[[bytes], bool] | None = None,
+        keep_crop: Callable[[int, int, Pixels], None] | None = None,
     ) -> pa.Table:
         """Score the images of a unit.
 
         Args:
             listing: rows of ``schema.LISTING``; columns after those are carried into the result.
             with_content_hash: whether ``content_hash`` follows as the last column.
+            keep_crop: is handed each crop before it is scored: row of its image in the listing, face_index, uint8[S, S, 3].
             wanted: by content hash (16 bytes), which images to decode and score; others leave no row. Images without
                 bytes leave no row either then, as nobody can say whether they are meant.
 
@@ -102,6 +110,10 @@ class UnitScorer:
         rows: list[_Row] = []
         scored: list[Predictions] = []
         for batch in _batches(self._rows(listing, hashed, wanted), self._batch_size):
+            if keep_crop is not None:
+                for row in batch:
+                    if row.crop is not None:
+                        keep_crop(row.image, row.face, row.crop)
             rows.extend(batch)
             scored.append(self._score(batch))
         keep = [listing.schema.field(i) for i in range(len(LISTING), listing.num_columns)]
@@ -121,16 +133,28 @@ class UnitScorer:
                 row.content_hash = digest
                 yield row
 
-    def _faces(self, image: int, fetched: Fetched) -> Iterator[_Row]:
-        """The rows of one image, with what is to be scored cut out and brought to the network's size."""
+    def _faces(self, image: int, fetched: Fetched) -> list[_Row]:
+        """The rows of one image, with what is to be scored cut out and brought to the network's size.
+
+        A list, not a generator: that would hold the photograph while its crops wait for a batch to fill.
+        """
         if fetched.data is None:
-            yield _Row(image, 0, fetched.status, fetched.error)
-            return
+            return [_Row(image, 0, fetched.status, fetched.error)]
         decoded = decode(fetched.data, self._source.max_image_pixels)
-        row = _Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)
-        if decoded.pixels is not None:
-            row.crop = resize(decoded.pixels, self._scorer.image_size_px)
-        yield row
+        if decoded.pixels is None:
+            return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
+        if self._finder is None or self._search is None:
+            crop = resize(decoded.pixels, self._scorer.image_size_px)
+            return [_Row(image, 0, decoded.status, None, decoded.width, decoded.height, crop=crop)]
+        faces = self._finder.find(decoded.pixels)
+        if not faces:
+            return [_Row(image, 0, Status.NO_FACE, self._search.nothing_found, decoded.width, decoded.height)]
+        return [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
+
+    def _face_row(self, image: int, index: int, face: Face, decoded: Decoded, pixels: Pixels) -> _Row:
+        box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
+        crop = align(pixels, face.landmarks, self._scorer.image_size_px)
+        return _Row(image, index, Status.OK, None, decoded.width, decoded.height, box, face.score, crop=crop)
 
     def _score(self, batch: list[_Row]) -> Predictions:
         crops = [row.crop for row in batch if row.crop is not None]

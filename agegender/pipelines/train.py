@@ -17,7 +17,9 @@ import numpy as np
 from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
+from agegender.data.faces import FaceSearch
 from agegender.errors import ConfigError, InputError
+from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
 from agegender.pipelines.session import node_cpus, own_errors, ray_session
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 WHERE_IT_RUNS = frozenset(
     {
         *("output", "address", "num_cpus", "num_workers", "use_gpu", "max_failures"),
-        *("cache_dir", "cache_limit_gb", "checkpoint_interval_steps", "images"),
+        *("cache_dir", "cache_limit_gb", "detector_model", "checkpoint_interval_steps", "images"),
     }
 )
 """Settings that may differ when a run is taken up again: they do not make another model."""
@@ -65,17 +67,18 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both give the first weights: leave one of them out"
         )
-    identity = config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS))
+    search = face_search(config)
+    identity = config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | search_identity(search)
     earlier = claim_output(config.output, "train", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
     started_s = time.monotonic()
     with ray_session(config.address, config.num_cpus), own_errors():
-        config, split = _begin(config)
+        config, split = _begin(config, search)
         seen_before = _seen_by_init(config, split)
         if not files.exists(_model_info_uri(config)):
-            _train(config, split)
+            _train(config, search, split)
     result = _result(config, split, seen_before, time.monotonic() - started_s)
     _write_report(config, split, result)
     finish_record(config.output, "train", config, identity, result)
@@ -87,12 +90,12 @@ def _model_info_uri(config: TrainConfig) -> str:
     return files.join(config.output, MODEL_FOLDER, INFO_FILE)
 
 
-def _begin(config: TrainConfig) -> tuple[TrainConfig, SplitImages]:
+def _begin(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages]:
     """Take over the network to start from, and split the images; what fails here leaves OUTPUT free for another try."""
     begun = files.exists(files.join(config.output, SPLIT_FILE))
     try:
         config = _with_init(config)
-        return config, split_images(config)
+        return config, split_images(config, search)
     except (ConfigError, InputError):
         if not begun:
             _delete_folder(files.join(config.output, WORK_FOLDER))
@@ -108,7 +111,9 @@ def _with_init(config: TrainConfig) -> TrainConfig:
     kept = files.join(config.output, WORK_FOLDER, INIT_FOLDER)
     if not files.exists(files.join(kept, INFO_FILE)):
         files.upload_folder(localize_model(files.absolute(config.init)), kept, last=INFO_FILE)
-    network = open_model(localize_model(kept)).network
+    info = open_model(localize_model(kept))
+    check_framing(info, config.init)
+    network = info.network
     taken = {name: value for name, value in network.model_dump().items() if getattr(config, name) != value}
     if taken:
         logger.info("taken over from %s: %s", config.init, ", ".join(f"{k} {v}" for k, v in taken.items()))
@@ -131,7 +136,7 @@ def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     return counts
 
 
-def _train(config: TrainConfig, split: SplitImages) -> None:
+def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages) -> None:
     from agegender.pipelines import (
         train_fit,
         train_resume,
@@ -144,6 +149,7 @@ def _train(config: TrainConfig, split: SplitImages) -> None:
     job = TrainJob(
         config=config,
         network=network,
+        search=search,
         units=split.units,
         split_hash=split.hash,
         threads=max(1, int(train_fit.cpus_per_worker(config.num_workers, node_cpus()))),

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agegender.artifact import NetworkConfig
 from agegender.config import TrainConfig
+from agegender.data.faces import FaceSearch
 from agegender.errors import AgegenderError
 from agegender.schema import CONTRACT_VERSION
 from agegender.storage import files
@@ -25,6 +26,9 @@ class TrainJob:
     """Resolved; ``output`` is absolute."""
 
     network: NetworkConfig
+    search: FaceSearch | None
+    """How the labelled face of a photograph is found; None: images are face crops."""
+
     units: list[str]
     """Unit tables of the listing."""
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
+from agegender.data.faces import FaceSearch
 from agegender.data.fingerprints import group_ids_of_facts
 from agegender.data.splits import split_hash, split_table
 from agegender.errors import ConfigError, InputError
@@ -40,7 +41,7 @@ class SplitImages:
         return {part: counts[part] for part in SPLIT_PARTS}
 
 
-def split_images(config: TrainConfig) -> SplitImages:
+def split_images(config: TrainConfig, search: FaceSearch | None = None) -> SplitImages:
     """List the source, look at each image, keep duplicates together and write the split; or take up the one that is there.
 
     Raises:
@@ -51,7 +52,7 @@ def split_images(config: TrainConfig) -> SplitImages:
     split_uri = files.join(config.output, SPLIT_FILE)
     listing = Listing.create(config, files.join(work_uri, "listing"))
     if not files.exists(split_uri):
-        split = _split(config, listing, files.join(work_uri, "facts"))
+        split = _split(config, search, listing, files.join(work_uri, "facts"))
         tables.write_table(split_uri, split)
     split = tables.read_table(split_uri)
     _check_size(config, split)
@@ -60,8 +61,8 @@ def split_images(config: TrainConfig) -> SplitImages:
     return images
 
 
-def _split(config: TrainConfig, listing: Listing, facts_uri: str) -> pa.Table:
-    gather_facts(listing, config, facts_uri)
+def _split(config: TrainConfig, search: FaceSearch | None, listing: Listing, facts_uri: str) -> pa.Table:
+    gather_facts(listing, config, facts_uri, search=search)
     facts = read_facts(listing, facts_uri)
     split = split_table(
         facts,

@@ -24,7 +24,8 @@ def test_every_query_of_the_predictions_page_runs(
     write_corpus(tmp_path / "corpus")
     output = str(tmp_path / "out" / "predictions")
     source = [str(tmp_path / "corpus")]
-    run_predict(PredictConfig(input=source, output=output, model=str(tiny_model), max_bad_fraction=1.0))
+    config = {"input": source, "output": output, "model": str(tiny_model), "faces": "none"}
+    run_predict(PredictConfig(**config, max_bad_fraction=1.0))
     monkeypatch.chdir(tmp_path)
     for query in blocks("sql"):
         assert duckdb.sql(query).fetchall()

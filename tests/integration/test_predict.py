@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from agegender.pipelines.predict import run_predict
 from agegender.pipelines.status import run_status
 from agegender.schema import prediction_schema
 from tests.corpus import MAX_PIXELS, write_corpus
+from tests.processes import kill_with_all_children
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -34,7 +34,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(source: Path, output: Path, model: Path, **options: object) -> dict[str, object]:
-    given = {"input": [str(source)], "output": str(output), "model": str(model), "unit_images": 16, "num_workers": 2}
+    given = {"input": [str(source)], "output": str(output), "model": str(model), "faces": "none"}
+    given |= {"unit_images": 16, "num_workers": 2}
     return run_predict(PredictConfig(**given | options))
 
 
@@ -152,16 +153,26 @@ def test_a_run_whose_every_process_is_killed_goes_on_and_ends_with_the_same_rows
 ) -> None:
     predict(faces, tmp_path / "undisturbed", tiny_model, unit_images=2)
     command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
-    command += ["--output", str(tmp_path / "out"), "--unit-images", "2", "--num-workers", "1", "--num-cpus", "1"]
+    command += [
+        "--output",
+        str(tmp_path / "out"),
+        "--faces",
+        "none",
+        "--unit-images",
+        "2",
+        "--num-workers",
+        "1",
+        "--num-cpus",
+        "1",
+    ]
     environment = {**os.environ, "RAY_ADDRESS": ""}
-    run = subprocess.Popen(command, start_new_session=True, env=environment, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     staged = tmp_path / "out" / "_work" / "scored"
     deadline_s = time.monotonic() + 400
     while len(list(staged.glob("*.json")) if staged.exists() else []) < 3 and run.poll() is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    kill_with_all_children(run)
     half = run_status(StatusConfig(output=str(tmp_path / "out")))
     done_before = half["scored"]
     result = predict(faces, tmp_path / "out", tiny_model, unit_images=2, num_workers=1)
@@ -180,7 +191,7 @@ def test_no_process_of_predict_imports_torch(faces: Path, tiny_model: Path, tmp_
     )
     environment = {**os.environ, "PYTHONPATH": str(trap.parent), "RAY_ADDRESS": ""}
     command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
-    command += ["--output", str(tmp_path / "out"), "--num-cpus", "1"]
+    command += ["--output", str(tmp_path / "out"), "--faces", "none", "--num-cpus", "1"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert run.returncode == 0, run.stderr
     assert "40" in run.stdout

@@ -1,11 +1,11 @@
 """Training on Ray, end to end, on drawn faces: small, but with real workers, real checkpoints and a real SIGKILL."""
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -24,13 +24,14 @@ from agegender.data.images import decode, resize
 from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.model import batches, trainer
-from agegender.model.checkpoint import load_network
+from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.train import run_train
 from agegender.pipelines.train_fit import cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
 from agegender.scoring.load import open_model, training_images
+from tests.processes import kill_with_all_children
 
-SIDE_PX = 32
+SIDE_PX = 64
 SETTINGS: dict[str, Any] = {
     "image_size_px": SIDE_PX,
     "epochs": 2,
@@ -140,7 +141,7 @@ def test_fine_tuning_with_two_workers(
     config = TrainConfig(
         input=[str(faces)],
         output=str(tmp_path / "tuned"),
-        **SETTINGS | {"epochs": 1, "image_size_px": 64, "seed": 5},
+        **SETTINGS | {"epochs": 1, "image_size_px": 32, "seed": 5},
         init=f"{trained[0].output}/model",
         learning_rate=1e-9,
         ema_decay=0,
@@ -220,38 +221,38 @@ def _command(faces: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "agegender.cli", "train", f"--input={faces}", f"--output={output}", *flags]
 
 
-def _kill_after_checkpoints(command: list[str], output: Path, count: int, log: Path) -> None:
-    """SIGKILL the driver and all that shares its process group once so many checkpoints are there."""
+def _steps_of_whole_checkpoints(output: Path) -> dict[Path, int]:
+    found = {}
+    for state in output.glob(f"{WORK_FOLDER}/attempts/*/checkpoint_*/state.json"):
+        with contextlib.suppress(InputError):  # still being written, or already being removed
+            found[state.parent] = load_training_state(state.parent).step
+    return found
+
+
+def _kill_inside_an_epoch(command: list[str], output: Path, log: Path) -> None:
+    """SIGKILL the driver, Ray and its workers; what is left are whole checkpoints that are not an epoch's last."""
+    steps_per_epoch = 7  # 101 images in batches of 16
     with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command, stdout=sink, stderr=sink, start_new_session=True, env=os.environ | {"RAY_ADDRESS": ""}
-        )
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | {"RAY_ADDRESS": ""})
     deadline_s = time.monotonic() + 600
     try:
-        while len(list(output.glob(f"{WORK_FOLDER}/attempts/*/checkpoint_*/state.json"))) < count:
+        while all(step % steps_per_epoch == 0 for step in _steps_of_whole_checkpoints(output).values()):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.01)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _keep_only_checkpoints_inside_an_epoch(output: Path) -> None:
-    """As if the kill had come before the epoch's end: of two neighbours one is always inside of an epoch."""
-    steps_per_epoch = 7  # 101 images in batches of 16
-    for state in output.glob(f"{WORK_FOLDER}/attempts/*/checkpoint_*/state.json"):
-        if json.loads(state.read_text())["step"] % steps_per_epoch == 0:
-            shutil.rmtree(state.parent)
+        kill_with_all_children(process)
+    for folder, step in _steps_of_whole_checkpoints(output).items():
+        if step % steps_per_epoch == 0:  # the run went on until the kill
+            shutil.rmtree(folder)
 
 
 def test_killed_and_started_again_ends_as_if_undisturbed(
     trained: tuple[TrainConfig, dict[str, Any]], faces: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
-    _kill_after_checkpoints(_command(faces, output), output, 2, tmp_path / "first.log")
+    _kill_inside_an_epoch(_command(faces, output), output, tmp_path / "first.log")
     assert not (output / "model").exists()
-    _keep_only_checkpoints_inside_an_epoch(output)
     again = subprocess.run(
         _command(faces, output),
         capture_output=True,

@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -23,6 +22,7 @@ from agegender.pipelines.ledger import staged_units
 from agegender.pipelines.predict import run_predict
 from agegender.pipelines.sources import Fetched, fetch, list_source
 from agegender.storage import files
+from tests.processes import kill_with_all_children
 
 FACES = [draw_sample(index, seed=1, size_px=48) for index in range(60)]
 
@@ -131,7 +131,7 @@ def test_an_object_that_vanished_is_a_row_and_an_outage_is_not(
 
 
 def predict(source: str, model: str, output: str) -> dict[str, Any]:
-    return run_predict(PredictConfig(input=[source], output=output, model=model))
+    return run_predict(PredictConfig(input=[source], output=output, model=model, faces="none"))
 
 
 def test_what_is_not_there_is_named_before_work_begins(s3_bucket: str, faces: str) -> None:
@@ -171,15 +171,12 @@ def test_predict_on_s3_goes_on_after_every_process_was_killed(s3_bucket: str, fa
     ]
     ok(*common, "--output", f"{s3_bucket}/undisturbed")
     command = [sys.executable, "-m", "agegender.cli", *common, "--output", output]
-    run = subprocess.Popen(
-        command, start_new_session=True, env={**os.environ, "RAY_ADDRESS": ""}, stderr=subprocess.DEVNULL
-    )
+    run = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": ""}, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 400
     while len(staged_units(output)) < 3 and run.poll() is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    kill_with_all_children(run)
     ok(*common, "--output", output)
     left, right = (rows(uri).sort_by("uri") for uri in (f"{s3_bucket}/undisturbed", output))
     assert left.num_rows == 60

@@ -1,0 +1,92 @@
+"""Pictures to look at: photographs with what is estimated of each face drawn on them. In this process, no Ray is started."""
+
+import logging
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from agegender.config import PreviewConfig, SourceOptions
+from agegender.data.annotate import Annotation, annotated
+from agegender.data.images import Pixels, decode, encode_jpeg, resize_to_fit
+from agegender.errors import InputError
+from agegender.pipelines.finding import check_framing, face_search
+from agegender.pipelines.models import localize_model
+from agegender.pipelines.progress import Progress
+from agegender.pipelines.scorer import UnitScorer
+from agegender.pipelines.sources import fetch, list_source
+from agegender.schema import Status
+from agegender.scoring.load import open_model
+from agegender.storage import files
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 32
+
+
+def run_preview(config: PreviewConfig) -> dict[str, Any]:
+    """Write each photograph with boxes, ages, genders and scores drawn on it to OUTPUT.
+
+    Returns:
+        Pictures, faces, images by status, and where the pictures are.
+
+    Raises:
+        InputError: no image, no usable model, or none of the images could be decoded.
+        ResourceError: storage does not answer, or the face detector cannot be had.
+    """
+    output, model = files.absolute(config.output), files.absolute(config.model)
+    check_framing(open_model(localize_model(model)), model)
+    source = SourceOptions(input=config.photographs, labels="none", unit_images=IMAGES_AT_ONCE)
+    scorer = UnitScorer(model, source, search=face_search(config, config.max_faces))
+    by_status: dict[str, int] = {}
+    faces = images = 0
+    with Progress(None, "images", "preview") as progress:
+        for listing in list_source(source, limit=config.limit):
+            rows = scorer.score_unit(listing).to_pylist()
+            drawn = _draw(listing, rows, source, config, output, images)
+            for status in drawn:
+                by_status[status] = by_status.get(status, 0) + 1
+            faces += sum(row["status"] == Status.OK for row in rows)
+            images += listing.num_rows
+            progress.update(listing.num_rows)
+    if not images:
+        raise InputError(f"no images in {', '.join(config.photographs)}. Name photographs or a folder of them")
+    return {"images": images, "faces": faces, "by_status": by_status, "output": output}
+
+
+def _draw(
+    listing: pa.Table, rows: list[dict[str, Any]], source: SourceOptions, config: PreviewConfig, output: str, first: int
+) -> list[str]:
+    """Draw the images of one listing; returns the status of each."""
+    of_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_image.setdefault(row["uri"], []).append(row)
+    statuses = []
+    for number, (uri, got) in enumerate(zip(listing.column("uri").to_pylist(), fetch(listing, source), strict=True)):
+        found = of_image[uri]
+        statuses.append(found[0]["status"])
+        decoded = decode(got.data, source.max_image_pixels) if got.data else None
+        if decoded is None or decoded.pixels is None:
+            logger.warning("%s: %s (%s)", uri, found[0]["status"], found[0]["error"])
+            continue
+        name = re.sub(r"[^\w.-]+", "_", uri.rsplit("/", 1)[-1].rsplit(".", 1)[0])[-80:]
+        picture = annotated(*_to_draw(decoded.pixels, found, config.max_side_px))
+        files.write_bytes(files.join(output, f"{first + number:05d}-{name}.jpg"), encode_jpeg(picture))
+    return statuses
+
+
+def _to_draw(pixels: Pixels, rows: list[dict[str, Any]], max_side_px: int) -> tuple[Pixels, list[Annotation]]:
+    shown = resize_to_fit(pixels, max_side_px)
+    return shown, [_annotation(row, shown.shape[1] / pixels.shape[1]) for row in rows]
+
+
+def _annotation(row: dict[str, Any], scale: float) -> Annotation:
+    if row["status"] != Status.OK:
+        return Annotation(None, [str(row["error"])])
+    age = f"{row['age_years']:.0f} ({row['age_low_years']:.0f}-{row['age_high_years']:.0f}) years"
+    lines = [age, f"{row['gender']} {row['gender_probability']:.0%}"]
+    if row["box"] is None:
+        return Annotation(None, lines)
+    box = {name: value * scale for name, value in row["box"].items()}
+    corners = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
+    return Annotation(corners, [*lines, f"face {row['face_index']}: {row['detection_score']:.2f}"])

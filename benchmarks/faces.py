@@ -1,0 +1,272 @@
+"""Face finding measured: chips pasted into large pictures, chips through detection, and throughput.
+
+    python benchmarks/faces.py pasted     --chips UTKFace/ --model out/train/model --split out/train/split.parquet
+    python benchmarks/faces.py chips      --chips UTKFace/ --model out/train/model --split out/train/split.parquet
+    python benchmarks/faces.py throughput --photographs photos/ --model out/train/model
+
+pasted: share of the pasted faces found, and the mean absolute error of their ages against that of the same chips scored
+whole. chips: the same for chips as they are. With --split, only chips that the model has not been trained on.
+throughput: photographs/s on one core for photographs of 1 and of 12 megapixels, the fused worker against the limits of
+decoding and finding alone and against a loop over single faces; and the resident memory while it goes on.
+The detector's file is found as `agegender predict` finds it.
+"""
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from agegender.config import PredictConfig, SourceOptions
+from agegender.data.duplicates import content_hash
+from agegender.data.face_geometry import Face, Floats, apply, scale_of
+from agegender.data.faces import FaceFinder, FaceSearch, align, warp
+from agegender.data.images import Pixels, decode, encode_jpeg, resize
+from agegender.data.labels import from_filename
+from agegender.pipelines.finding import face_search
+from agegender.pipelines.scorer import UnitScorer
+from agegender.pipelines.sources import list_source
+from agegender.scoring.cpu import CpuScorer
+
+PICTURE_PX = (4000, 3000)
+CHIPS_PER_PICTURE = 6
+CHIP_PX = (60, 600)
+LARGEST_TURN_DEGREES = 30
+MAX_PIXELS = 100_000_000
+
+
+def main() -> None:
+    """Run one of the three measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["pasted", "chips", "throughput"])
+    parser.add_argument("--chips", type=Path)
+    parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--split", type=Path)
+    parser.add_argument("--detector-model")
+    parser.add_argument("--count", type=int, default=600, help="chips, or photographs of each size")
+    arguments = parser.parse_args()
+    {"pasted": pasted, "chips": chips, "throughput": throughput}[arguments.what](arguments)
+
+
+def finder_of(arguments: argparse.Namespace) -> FaceFinder:
+    """The finder with predict's defaults."""
+    search = face_search(config_of(arguments), 1000)
+    assert search is not None
+    return search.finder()
+
+
+def config_of(arguments: argparse.Namespace) -> PredictConfig:
+    """What predict would be told."""
+    return PredictConfig(input=["-"], output="-", model=str(arguments.model), detector_model=arguments.detector_model)
+
+
+def labelled_chips(arguments: argparse.Namespace) -> list[tuple[Pixels, float]]:
+    """Chips with their ages, drawn with a seed; of the test part where a split is given."""
+    names = sorted(path for path in arguments.chips.iterdir() if from_filename(path.name).age_years is not None)
+    random.Random(0).shuffle(names)
+    held_out = None
+    if arguments.split:
+        split = pq.read_table(arguments.split)
+        held_out = {row["content_hash"] for row in split.to_pylist() if row["part"] == "test"}
+    chosen: list[tuple[Pixels, float]] = []
+    for path in names:
+        data = path.read_bytes()
+        pixels = decode(data, MAX_PIXELS).pixels
+        if pixels is not None and (held_out is None or content_hash(data) in held_out):
+            chosen.append((pixels, float(from_filename(path.name).age_years or 0)))
+        if len(chosen) == arguments.count:
+            break
+    return chosen
+
+
+def report(name: str, truth: list[float], whole: list[Pixels], found: list[Pixels | None], scorer: CpuScorer) -> None:
+    """Share found, and the age errors of both ways over the faces that were found."""
+    hits = [i for i, crop in enumerate(found) if crop is not None]
+    ages = np.array([truth[i] for i in hits])
+    direct = scorer.score(np.stack([whole[i] for i in hits]))
+    through = scorer.score(np.stack([crop for crop in found if crop is not None]))
+    error, error_through = np.abs(direct.age_years - ages), np.abs(through.age_years - ages)
+    apart = np.abs(direct.age_years - through.age_years)
+    gender = np.mean((direct.female_probability >= 0.5) == (through.female_probability >= 0.5))
+    difference = error_through - error
+    bound = 1.96 * difference.std() / np.sqrt(len(hits))
+    print(
+        f"{name:<12} found {len(hits)} of {len(truth)} ({len(hits) / len(truth):.1%}); age MAE direct {error.mean():.2f}, "
+        f"through detection {error_through.mean():.2f}: {difference.mean():+.2f} +- {bound:.2f} years; "
+        f"single ages {apart.mean():.2f} years apart; same gender {gender:.1%}"
+    )
+
+
+def chips(arguments: argparse.Namespace) -> None:
+    """Chips as they are, scored whole and through detection."""
+    scorer, finder = CpuScorer(arguments.model), finder_of(arguments)
+    side = scorer.image_size_px
+    sample = labelled_chips(arguments)
+    found: list[Pixels | None] = []
+    for pixels, _ in sample:
+        faces = finder.find(pixels)
+        found.append(align(pixels, faces[0].landmarks, side) if faces else None)
+    report("chips", [age for _, age in sample], [resize(pixels, side) for pixels, _ in sample], found, scorer)
+
+
+def background(rng: np.random.Generator) -> Pixels:
+    """Coloured noise of several grains: nothing that is a face."""
+    width, height = PICTURE_PX
+    small = np.zeros((height // 4, width // 4, 3), np.float32)
+    for grain in (4, 8, 16, 48, 192):
+        noise = rng.normal(0, 25, (grain, grain, 3)).astype(np.float32)
+        small += cv2.resize(noise, (width // 4, height // 4), interpolation=cv2.INTER_CUBIC)
+    coloured = np.clip(small + rng.uniform(60, 190, 3), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.resize(coloured, PICTURE_PX), dtype=np.uint8)
+
+
+def paste(picture: Pixels, chip: Pixels, cell: int, rng: np.random.Generator) -> Floats:
+    """Paste a chip turned and scaled somewhere in one of the six cells; returns the transform chip -> picture."""
+    side = float(np.exp(rng.uniform(*np.log(CHIP_PX))))
+    width, height = PICTURE_PX[0] / 3, PICTURE_PX[1] / 2
+    middle = [rng.uniform(side * 0.8, extent - side * 0.8) for extent in (width, height)] + np.array(
+        [cell % 3 * width, cell // 3 * height]
+    )
+    angle = np.radians(rng.uniform(-LARGEST_TURN_DEGREES, LARGEST_TURN_DEGREES))
+    linear = side / chip.shape[0] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.hstack([linear, (middle - linear @ np.full(2, chip.shape[0] / 2))[:, None]])
+    reach = int(side * 0.75) + 2
+    x, y = (middle - reach).astype(int)
+    moved = matrix.copy()
+    moved[:, 2] -= (x, y)
+    drawn, inside = warp(chip, moved, 2 * reach), warp(np.full_like(chip, 255), moved, 2 * reach) > 127
+    picture[y : y + 2 * reach, x : x + 2 * reach][inside] = drawn[inside]
+    return matrix
+
+
+def matching(faces: list[Face], place: Floats, side: int) -> Face | None:
+    """The face that was found where a chip was pasted."""
+    middle = apply(place, np.full((1, 2), side / 2))[0]
+    near = [face for face in faces if np.hypot(*(face.centre - middle)) < 0.35 * side * scale_of(place)]
+    return near[0] if near else None
+
+
+def pasted(arguments: argparse.Namespace) -> None:
+    """Chips in pictures of 12 megapixels, found and scored."""
+    scorer, finder = CpuScorer(arguments.model), finder_of(arguments)
+    side, rng = scorer.image_size_px, np.random.default_rng(0)
+    sample = labelled_chips(arguments)
+    found: list[Pixels | None] = []
+    sizes: list[float] = []
+    others = 0
+    for first in range(0, len(sample), CHIPS_PER_PICTURE):
+        picture = background(rng)
+        group = sample[first : first + CHIPS_PER_PICTURE]
+        places = [paste(picture, chip, cell, rng) for cell, (chip, _) in enumerate(group)]
+        decoded = decode(encode_jpeg(picture, 92), MAX_PIXELS).pixels
+        assert decoded is not None
+        faces = finder.find(decoded)
+        hits = [matching(faces, place, chip.shape[0]) for place, (chip, _) in zip(places, group, strict=True)]
+        others += len(faces) - sum(face is not None for face in hits)
+        found += [None if face is None else align(decoded, face.landmarks, side) for face in hits]
+        sizes += [scale_of(place) * chip.shape[0] for place, (chip, _) in zip(places, group, strict=True)]
+    ages, whole = [age for _, age in sample], [resize(chip, side) for chip, _ in sample]
+    report("pasted", ages, whole, found, scorer)
+    for low, high in ((60, 120), (120, 240), (240, 600)):
+        rows = [i for i, size in enumerate(sizes) if low <= size < high]
+        pick = lambda values, rows=rows: [values[i] for i in rows]  # noqa: E731
+        report(f"{low}-{high} px", pick(ages), pick(whole), pick(found), scorer)
+    print(f"finds that are no pasted chip: {others} in {-(-len(sample) // CHIPS_PER_PICTURE)} pictures")
+
+
+def photographs(arguments: argparse.Namespace, megapixels: float, folder: Path) -> Path:
+    """Photographs of one size as JPEG, made of those given, no two alike."""
+    folder.mkdir()
+    originals = sorted(
+        path for path in arguments.photographs.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+    rng = np.random.default_rng(0)
+    for index in range(arguments.count):
+        image = Image.open(originals[index % len(originals)]).convert("RGB")
+        scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        noisy = np.asarray(image).astype(np.int16) + rng.integers(-2, 3, (image.height, image.width, 1), dtype=np.int16)
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / f"{index:05d}.jpg", quality=90)
+    return folder
+
+
+def limits_s(files: list[bytes], finder: FaceFinder) -> tuple[float, float]:
+    """CPU seconds, which other processes disturb less than the wall's, of decoding alone and of finding alone."""
+    decode_s = find_s = 0.0
+    for data in files:
+        started_s = time.process_time()
+        pixels = decode(data, MAX_PIXELS).pixels
+        decoded_s = time.process_time()
+        assert pixels is not None
+        finder.find(pixels)
+        decode_s, find_s = decode_s + decoded_s - started_s, find_s + time.process_time() - decoded_s
+    return decode_s, find_s
+
+
+def throughput(arguments: argparse.Namespace) -> None:
+    """One worker, one core: limits, the fused worker, a serial loop."""
+    search = face_search(config_of(arguments), 1000)
+    assert search is not None
+    for megapixels in (1, 12):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = photographs(arguments, megapixels, Path(temporary) / "photographs")
+            measure(arguments, search, folder, f"{megapixels:>2} MP")
+
+
+def measure(arguments: argparse.Namespace, search: FaceSearch, folder: Path, name: str) -> None:
+    """The same photographs each way, in turn and twice, the better of both."""
+    source = SourceOptions(input=[str(folder)], labels="none", unit_images=64)
+    units = list(list_source(source))
+    worker = UnitScorer(str(arguments.model), source, search=search)
+    single = CpuScorer(arguments.model, batch_size=1)
+    finder = search.finder()
+    files = [path.read_bytes() for path in sorted(folder.iterdir())]
+    worker.score_unit(units[0].slice(0, 2))
+    timed: list[tuple[float, ...]] = []
+    for _ in range(2):
+        limits = limits_s(files, finder)
+        started_s = time.process_time()
+        for unit in units:
+            worker.score_unit(unit)
+        fused_s = time.process_time() - started_s
+        serial(files, finder, single)
+        timed.append((*limits, sum(limits), fused_s, time.process_time() - started_s - fused_s))
+    decode_s, find_s, both_s, fused_s, serial_s = (min(column) for column in zip(*timed, strict=True))
+    count = len(files)
+    print(
+        f"{name}, photographs per CPU second: decode only {count / decode_s:.1f}, find only {count / find_s:.1f}, both "
+        f"{count / both_s:.1f}; fused worker, scoring too, {count / fused_s:.1f} ({both_s / fused_s:.2f} of both); serial loop "
+        f"{count / serial_s:.1f} (takes {serial_s / fused_s:.2f} times as long)"
+    )
+    memory(worker, units[0])
+
+
+def serial(files: list[bytes], finder: FaceFinder, scorer: CpuScorer) -> None:
+    """What the usual library does: one photograph after the other, one forward pass per face."""
+    for data in files:
+        shown = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+        for face in finder.find(shown):
+            scorer.score(align(shown, face.landmarks, scorer.image_size_px)[None])
+
+
+def memory(worker: UnitScorer, unit: pa.Table) -> None:
+    """Peak resident memory after one, two and four rounds over a unit of photographs."""
+    peaks = []
+    for rounds in (1, 1, 2):
+        for _ in range(rounds):
+            worker.score_unit(unit)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(f"   peak resident memory after 1, 2, 4 rounds: {', '.join(f'{peak:.0f}' for peak in peaks)} MiB")
+
+
+if __name__ == "__main__":
+    main()

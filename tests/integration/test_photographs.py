@@ -1,0 +1,198 @@
+"""Photographs through the jobs, with the real detector; on drawn scenes of real photographs where those are at hand."""
+
+import csv
+import json
+import os
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+from PIL import Image
+
+from agegender.cli import run_job
+from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, TrainConfig
+from agegender.errors import ConfigError, InputError
+from agegender.pipelines.eda import run_eda
+from agegender.pipelines.evaluate import run_evaluate
+from agegender.pipelines.finding import DETECTOR_VARIABLE
+from agegender.pipelines.predict import run_predict
+from tests.corpus import exif
+
+ROOT = Path(__file__).parents[2]
+DETECTOR = Path(os.environ.get(DETECTOR_VARIABLE, ROOT / "../shared/models/face_detection_yunet_n_dynamic.onnx"))
+PHOTOS = Path(os.environ.get("AGEGENDER_PHOTOS", ROOT / "../shared/data/photos"))
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.skipif(not DETECTOR.is_file(), reason=f"no face detector at {DETECTOR}: set {DETECTOR_VARIABLE}"),
+    pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs at {PHOTOS}: set AGEGENDER_PHOTOS"),
+]
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, int]:
+    with (PHOTOS / "faces.csv").open() as file:
+        return {row["file"]: int(row["faces"]) for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, counted: dict[str, int]) -> Path:
+    """The photographs by links, one without a face, and one that is no image."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in counted:
+        (folder / name).symlink_to((PHOTOS / name).resolve())
+    Image.fromarray(np.full((600, 800, 3), 120, np.uint8)).save(folder / "wall.jpg")
+    (folder / "broken.jpg").write_bytes(b"text")
+    return folder
+
+
+def predict(source: Path, output: Path, model: Path, **options: object) -> dict[str, object]:
+    given = {"input": [str(source)], "output": str(output), "model": str(model), "detector_model": str(DETECTOR)}
+    given |= {"unit_images": 5, "num_workers": 2, "max_bad_fraction": 0.5}
+    return run_predict(PredictConfig(**given | options))
+
+
+def rows(output: Path) -> pa.Table:
+    table = pyarrow.dataset.dataset(output, format="parquet").to_table()
+    return table.sort_by([("uri", "ascending"), ("face_index", "ascending")])
+
+
+@pytest.fixture(scope="module")
+def scored(photos: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("scored") / "out"
+    result = predict(photos, output, tiny_model, save_crops=True)
+    assert result["by_status"] == {"ok": 16, "no_face": 1, "not_an_image": 1}
+    assert result["faces"] == result["rows"] - 2  # type: ignore[operator]
+    return output
+
+
+def test_the_faces_that_a_person_counts_are_found_within_one_in_total(scored: Path, counted: dict[str, int]) -> None:
+    names = [Path(row["uri"]).name for row in rows(scored).to_pylist() if row["status"] == "ok"]
+    off = {name: names.count(name) - count for name, count in counted.items() if names.count(name) != count}
+    assert sum(abs(difference) for difference in off.values()) <= 1, off
+
+
+def test_each_face_is_a_row_by_size_and_an_image_without_one_says_so(scored: Path) -> None:
+    by_name: dict[str, list[dict[str, object]]] = {}
+    for row in rows(scored).to_pylist():
+        by_name.setdefault(Path(row["uri"]).name, []).append(row)
+    for found in by_name.values():
+        assert [row["face_index"] for row in found] == list(range(len(found)))
+        if found[0]["status"] == "ok":
+            areas = [row["box"]["width"] * row["box"]["height"] for row in found]  # type: ignore[index]
+            assert areas == sorted(areas, reverse=True)
+            assert all(row["age_years"] is not None and 0.6 <= row["detection_score"] <= 1 for row in found)  # type: ignore[operator]
+    (wall,) = by_name["wall.jpg"]
+    assert (wall["status"], wall["width"], wall["box"], wall["age_years"]) == ("no_face", 800, None, None)
+
+
+def test_every_crop_is_saved_once(scored: Path) -> None:
+    crops = list((scored / "_crops").rglob("*.jpg"))
+    assert len(crops) == rows(scored)["age_years"].null_count * -1 + rows(scored).num_rows
+    assert Image.open(crops[0]).size == (32, 32)
+
+
+def test_other_workers_and_batches_give_the_same_rows_and_another_search_is_another_run(
+    photos: Path, scored: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    predict(photos, tmp_path / "out", tiny_model, num_workers=1, unit_images=512)
+    assert rows(tmp_path / "out").equals(rows(scored))
+    for other in ({"min_face_px": 60}, {"faces": "none"}, {"max_faces": 2}, {"min_detection_score": 0.7}):
+        with pytest.raises(ConfigError, match=f"{next(iter(other))} was"):
+            predict(photos, tmp_path / "out", tiny_model, num_workers=1, unit_images=512, **other)
+
+
+def test_a_crowd_is_bounded_by_number_size_and_score(photos: Path, tiny_model: Path, tmp_path: Path) -> None:
+    crowd = photos / "selfie-many-people.jpg"
+    predict(crowd, tmp_path / "two", tiny_model, max_faces=2)
+    predict(crowd, tmp_path / "large", tiny_model, min_face_px=104)
+    two, large = rows(tmp_path / "two").to_pylist(), rows(tmp_path / "large").to_pylist()
+    assert [row["face_index"] for row in two] == [0, 1]
+    assert 2 < len(large) < 6
+    assert all(min(row["box"]["width"], row["box"]["height"]) >= 104 for row in large)
+
+
+def test_boxes_are_in_pixels_of_the_image_as_it_is_shown(tiny_model: Path, tmp_path: Path) -> None:
+    upright = Image.open(PHOTOS / "couple.jpg").convert("RGB").reduce(2)
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    stored = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    for orientation, turn in stored.items():
+        target = BytesIO()
+        picture = upright if turn is None else upright.transpose(turn)
+        picture.save(target, "PNG", exif=exif(orientation))
+        (folder / f"{orientation}.png").write_bytes(target.getvalue())
+    predict(folder, tmp_path / "out", tiny_model)
+    found = rows(tmp_path / "out")
+    assert found.num_rows == 8
+    first = found.slice(0, 2).to_pylist()
+    for row, expected in zip(found.to_pylist(), first * 4, strict=True):
+        assert (row["width"], row["height"], row["box"]) == (*upright.size, expected["box"])
+        assert row["age_years"] == expected["age_years"]
+
+
+def test_eda_and_evaluate_take_the_largest_face_of_each_photograph(
+    photos: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    labelled = tmp_path / "set"
+    labelled.mkdir()
+    for index, photo in enumerate(sorted(photos.iterdir())):
+        shutil.copy(photo, labelled / f"{20 + index}_{index % 2}_0_{20170101000000000 + index}.jpg")
+    common = {"input": [str(labelled)], "faces": "detect", "detector_model": str(DETECTOR)}
+    summary = run_eda(EdaConfig(**common, output=str(tmp_path / "eda")))
+    assert summary["by_status"] == {"ok": 16, "no_face": 1, "not_an_image": 1}
+    metrics = run_evaluate(
+        EvaluateConfig(**common, model=str(tiny_model), output=str(tmp_path / "eval"), bootstrap_rounds=100)
+    )
+    assert metrics["n"] == 16
+    assert metrics["images"]["by_status"] == {"ok": 16, "no_face": 1, "not_an_image": 1}
+    predictions = pyarrow.parquet.read_table(tmp_path / "eval" / "predictions.parquet")
+    assert predictions["face_index"].to_pylist() == [0] * 18
+
+
+def test_training_on_photographs_learns_their_largest_faces(photos: Path, tmp_path: Path) -> None:
+    from agegender.pipelines.train import run_train
+
+    labelled = tmp_path / "set"
+    labelled.mkdir()
+    names = [
+        name for name in sorted(path.name for path in photos.iterdir()) if name not in ("broken.jpg", "couple.jpg")
+    ]
+    for index in range(48):  # each photograph several times, cut differently, so that no two are the same file
+        photo = Image.open(photos / names[index % len(names)]).convert("RGB")
+        photo.crop((index, 0, photo.width, photo.height)).save(
+            labelled / f"{20 + index}_{index % 2}_0_{20170101000000000 + index}.jpg"
+        )
+    result = run_train(
+        TrainConfig(
+            input=[str(labelled)], output=str(tmp_path / "out"), faces="detect", detector_model=str(DETECTOR),
+            epochs=1, image_size_px=32, batch_size=8, val_fraction=0.25, test_fraction=0.25, near_duplicate_bits=0, images=False,
+        )
+    )  # fmt: skip
+    assert json.loads((tmp_path / "out" / "model" / "model.json").read_text())["framing"] == "utkface-chip-1"
+    assert result
+
+
+def test_a_model_of_another_framing_is_refused(photos: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    info = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(info | {"framing": "tight-2"}))
+    with pytest.raises(InputError, match=r"'tight-2'.*'utkface-chip-1'"):
+        predict(photos, tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_preview_draws_on_each_photograph(
+    photos: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(photos / "couple.jpg"), str(photos / "wall.jpg"), "--model", str(tiny_model)]
+    assert run_job("preview", [*arguments, "--output", str(tmp_path / "out"), "--detector-model", str(DETECTOR)]) == 0
+    assert "2" in capsys.readouterr().out
+    couple, wall = sorted((tmp_path / "out").iterdir())
+    assert (couple.name, wall.name) == ("00000-couple.jpg", "00001-wall.jpg")
+    assert Image.open(couple).size[0] == 1600

@@ -1,0 +1,119 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from agegender.data.face_geometry import (
+    Face,
+    apply,
+    distinct,
+    inverse,
+    is_same,
+    largest_first,
+    scale_of,
+    scaling,
+    search_scales,
+    similarity,
+    tile_starts,
+    tiles,
+)
+
+POINTS = np.array([[30.0, 30.0], [70.0, 28.0], [50.0, 50.0], [34.0, 68.0], [66.0, 67.0]])
+
+
+def face(x: float, y: float, width: float, height: float, score: float = 0.9) -> Face:
+    return Face(x, y, width, height, score, POINTS)
+
+
+def turned(degrees: float, scale: float, x: float, y: float) -> np.ndarray:
+    angle = np.radians(degrees)
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.hstack([linear, [[x], [y]]])
+
+
+@pytest.mark.parametrize("degrees", [-170, -30, 0, 12, 90])
+def test_a_similarity_is_found_again_from_the_points_that_it_moved(degrees: float) -> None:
+    moved = turned(degrees, 2.5, -40, 7)
+    found = similarity(POINTS, apply(moved, POINTS))
+    assert found is not None
+    np.testing.assert_allclose(found, moved, atol=1e-9)
+    np.testing.assert_allclose(apply(inverse(found), apply(moved, POINTS)), POINTS, atol=1e-9)
+    assert scale_of(found) == pytest.approx(2.5)
+
+
+def test_points_that_coincide_define_no_transform() -> None:
+    assert similarity(np.ones((5, 2)), POINTS) is None
+    assert similarity(POINTS, np.ones((5, 2))) is None
+
+
+def test_a_least_squares_fit_is_no_worse_than_the_transforms_around_it() -> None:
+    rng = np.random.default_rng(0)
+    target = apply(turned(20, 0.7, 5, 5), POINTS) + rng.normal(0, 2, (5, 2))
+    best = similarity(POINTS, target)
+    assert best is not None
+    error = ((apply(best, POINTS) - target) ** 2).sum()
+    for _ in range(100):
+        other = best.copy()
+        turn, shift = rng.normal(0, 1e-3, 2), rng.normal(0, 0.1, 2)
+        other[:, :2] += [[turn[0], -turn[1]], [turn[1], turn[0]]]
+        other[:, 2] += shift
+        assert ((apply(other, POINTS) - target) ** 2).sum() >= error - 1e-9
+
+
+def test_a_mapped_face_keeps_an_upright_box_around_its_centre() -> None:
+    there = face(10, 20, 30, 40).mapped(turned(90, 2, 0, 0))
+    assert (there.width, there.height) == pytest.approx((60, 80))
+    assert there.centre == pytest.approx([-80, 50])
+    back = there.mapped(inverse(turned(90, 2, 0, 0)))
+    assert (back.x, back.y, back.width, back.height) == pytest.approx((10, 20, 30, 40))
+    assert back.landmarks == pytest.approx(POINTS)
+
+
+def test_scaling_moves_after_it_scales() -> None:
+    assert apply(scaling(2, 5, 6), np.array([[10.0, 10.0]]))[0] == pytest.approx([25, 26])
+
+
+@pytest.mark.parametrize("length", [1, 639, 640, 641, 1150, 1152, 1153, 5000])
+def test_tiles_cover_an_image_overlap_enough_and_never_leave_it(length: int) -> None:
+    starts = tile_starts(length, 640, 128)
+    assert starts[0] == 0
+    assert starts[-1] + 640 >= length
+    if length >= 640:
+        assert starts[-1] + 640 == length
+    assert all(before + 640 - after >= 127 for before, after in pairwise(starts))
+    assert len(set(starts)) == len(starts)
+
+
+def test_tiles_go_line_by_line() -> None:
+    assert list(tiles(1000, 500, 640, 128)) == [(0, 0), (360, 0)]
+
+
+def test_scales_end_where_the_largest_faces_are_found() -> None:
+    assert search_scales(300, 0.4, 3, 320) == [0.4]
+    assert search_scales(4000, 0.4, 3, 320) == pytest.approx([0.4, 0.4 / 3, 0.4 / 9])
+    assert search_scales(200, 2.0, 3, 320) == [1.0]
+
+
+def test_of_several_finds_of_one_face_the_best_stays() -> None:
+    finds = [face(0, 0, 100, 100, 0.7), face(5, 5, 100, 100, 0.9), face(300, 0, 50, 50, 0.5)]
+    assert [kept.score for kept in distinct(finds)] == [0.9, 0.5]
+    assert [kept.score for kept in distinct(finds[::-1])] == [0.9, 0.5]
+
+
+def test_a_small_face_before_a_large_one_is_a_face_of_its_own_and_half_a_face_is_not() -> None:
+    assert not is_same(face(0, 0, 100, 100), face(10, 10, 30, 30))
+    assert is_same(face(0, 0, 100, 100), face(0, 0, 60, 60))
+    assert not is_same(face(0, 0, 100, 100), face(100, 0, 100, 100))
+    assert not is_same(face(0, 0, 100, 100), face(60, 0, 100, 100))
+
+
+def test_the_order_is_by_size_and_has_no_ties() -> None:
+    faces = [face(50, 0, 10, 10), face(0, 0, 10, 10), face(0, 0, 20, 20, 0.6), face(0, 0, 10, 10, 0.95)]
+    ordered = largest_first(faces)
+    assert [(each.area, each.score, each.x) for each in ordered] == [
+        (400, 0.6, 0),
+        (100, 0.95, 0),
+        (100, 0.9, 0),
+        (100, 0.9, 50),
+    ]
+    assert [id(each) for each in largest_first(faces[::-1])] == [id(each) for each in ordered]
