@@ -76,6 +76,15 @@ class NetworkConfig(BaseModel):
     backbone: str
     age_head: Literal["distribution", "scalar"]
     image_size_px: int
+    """Side S of the square image that the network takes."""
+
+    crop_fraction: float = 1.0
+    """Side of its middle that the backbone sees, as a share of S; what is around it is margin for augmentation."""
+
+    @property
+    def crop_size_px(self) -> int:
+        """Side of what the backbone sees; the margin is equally wide on all sides."""
+        return self.image_size_px - 2 * round(self.image_size_px * (1 - self.crop_fraction) / 2)
 
 
 class ModelInfo(BaseModel):

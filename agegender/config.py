@@ -175,13 +175,16 @@ class Recipe(Options):
     age_head: Literal["distribution", "scalar"] = "distribution"
     """distribution: 121 bins, one per year, read out as the expectation; scalar: one number"""
 
-    image_size_px: Annotated[int, Field(ge=32, le=512)] = 96
+    image_size_px: Annotated[int, Field(ge=32, le=512)] = 112
     """side of the square that images are resized to"""
 
-    epochs: Positive = 15
+    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.86
+    """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
+
+    epochs: Positive = 24
     """passes over the training part"""
 
-    batch_size: Positive = 128
+    batch_size: Positive = 64
     """images per step over all workers together"""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
@@ -229,6 +232,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "notebook": {
         "backbone": "notebook",
         "age_head": "scalar",
+        "image_size_px": 96,
+        "crop_fraction": 1.0,
         "epochs": 30,
         "batch_size": 64,
         "learning_rate": 1e-3,

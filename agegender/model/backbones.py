@@ -30,8 +30,6 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(
                 nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
-        # each block begins as its short cut: a deep network from scratch starts as a shallow one
-        nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32[B, channels_in, H, W] -> float32[B, channels, H / stride, W / stride]."""

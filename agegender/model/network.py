@@ -73,6 +73,9 @@ class FaceNetwork(nn.Module):
         Args:
             images: uint8[B, 3, S, S] RGB in any memory order, or float32 of the same range 0-255 (augmented).
         """
+        margin_px = (self.config.image_size_px - self.config.crop_size_px) // 2
+        end_px = self.config.image_size_px - margin_px
+        images = images[:, :, margin_px:end_px, margin_px:end_px]
         pixels = (images.to(self.rgb_mean.dtype) - self.rgb_mean) / self.rgb_std
         features_BF = self.backbone(pixels)
         if not torch.is_autocast_enabled(images.device.type):
@@ -114,11 +117,11 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
                 f"weights {hub_name!r}: backbone {config.backbone!r} has no weights by name; "
                 "give a .pth or .safetensors file, or leave --weights out to train from scratch"
             )
-        own = CompactBackbone() if config.backbone == "compact" else NotebookBackbone(config.image_size_px)
+        own = CompactBackbone() if config.backbone == "compact" else NotebookBackbone(config.crop_size_px)
         backbone: nn.Module = own
         features = own.features
     else:
-        backbone, features = torchvision_backbone(config.backbone, config.image_size_px, hub_name)
+        backbone, features = torchvision_backbone(config.backbone, config.crop_size_px, hub_name)
     network = FaceNetwork(config, backbone, features)
     if is_file and weights is not None:
         _load_backbone(network.backbone, Path(weights), config.backbone)

@@ -145,7 +145,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages) -
     train_fit.check_gpus(config)
     resume_from, attempt = train_resume.newest_checkpoint(config.output, split.hash)
     train_resume.delete_attempts_before(config.output, attempt, resume_from)
-    network = NetworkConfig(backbone=config.backbone, age_head=config.age_head, image_size_px=config.image_size_px)
+    network = NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields})
     job = TrainJob(
         config=config,
         network=network,

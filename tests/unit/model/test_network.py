@@ -142,3 +142,15 @@ def test_torchvision_backbones_by_name(images, tmp_path):
         build_network(config("vit_b_16"))
     with pytest.raises(ConfigError, match="no last linear layer"):
         build_network(config("squeezenet1_0"))
+
+
+def test_the_backbone_sees_the_middle_alone():
+    cropped = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=112, crop_fraction=0.86)
+    assert cropped.crop_size_px == 96
+    network = build_network(cropped).eval()
+    images = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
+    other_margin = torch.zeros_like(images)
+    other_margin[:, :, 8:104, 8:104] = images[:, :, 8:104, 8:104]
+    torch.testing.assert_close(network(images), network(other_margin), rtol=0, atol=0)
+    other_margin[:, :, 8] = 255 - other_margin[:, :, 8]
+    assert not torch.equal(network(images).gender_logit_B, network(other_margin).gender_logit_B)
