@@ -29,9 +29,6 @@ FRAMING = "utkface-chip-1"
 """Name of the framing that this release's models learn and that ``data/faces.py`` cuts, which says what it is. Crops that
 are taken whole (``--faces none``) have it as they come."""
 
-EARLIER_FRAMINGS = ("whole",)
-"""Names that the same framing had in models before."""
-
 GRAPH_INPUT = "images"  # uint8[B, S, S, 3] RGB, as a decoder gives them
 GRAPH_OUTPUTS = ("age_years", "age_low_years", "age_high_years", "female_probability", "age_probabilities")
 """float32[B] each, but the last float32[B, 121]; a scalar age head's graph has no ``age_probabilities``."""

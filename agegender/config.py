@@ -232,7 +232,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "notebook": {
         "backbone": "notebook",
         "age_head": "scalar",
-        "image_size_px": 96,
+        "image_size_px": 64,
         "crop_fraction": 1.0,
         "epochs": 30,
         "batch_size": 64,

@@ -141,7 +141,7 @@ def _choose_traits(person: _Person, race: int, rng: np.random.Generator) -> Trai
     skin = mix(_SKIN[race], BLACK if rng.random() < 0.5 else (255, 240, 225), float(rng.uniform(0, 0.16)))
     hair, brows = _choose_hair_colours(person, race, rng)
     style, hairline_y = _choose_hair_style(person, rng)
-    painted = adult and person.chance(rng, 0.6, 0.02)
+    painted = adult and person.chance(rng, 0.8, 0.02)
     lips = _pick(_LIPSTICK, rng) if painted else mix(skin, (176, 60, 60), float(rng.uniform(0.3, 0.5)))
     return Traits(
         skin=skin,
@@ -208,14 +208,14 @@ def _choose_hair_style(person: _Person, rng: np.random.Generator) -> tuple[str, 
 def _choose_hair_length(person: _Person, style: str, rng: np.random.Generator) -> float:
     if style in ("tuft", "bald", "crown") or person.looks_years < 1.5:
         return 0.0
-    long = person.chance(rng, 0.78 - 0.4 * person.ageing, 0.08)
+    long = person.chance(rng, 0.9 - 0.3 * person.ageing, 0.05)
     return float(rng.uniform(0.45, 1.7)) if long else 0.0
 
 
 def _choose_beard(person: _Person, rng: np.random.Generator) -> str:
-    if person.female or person.looks_years < 17 or rng.random() < 0.45:
+    if person.female or person.looks_years < 17 or rng.random() < 0.3:
         return "none"
-    return str(rng.choice(("stubble", "moustache", "full"), p=(0.45, 0.2, 0.35)))
+    return str(rng.choice(("stubble", "moustache", "full"), p=(0.3, 0.25, 0.45)))
 
 
 def _choose_extras(person: _Person, style: str, rng: np.random.Generator) -> frozenset[str]:

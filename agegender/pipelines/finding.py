@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from agegender.artifact import EARLIER_FRAMINGS, FRAMING, ModelInfo
+from agegender.artifact import FRAMING, ModelInfo
 from agegender.config import FaceOptions
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError, ResourceError
@@ -68,7 +68,7 @@ def check_framing(info: ModelInfo, uri: str) -> None:
     Raises:
         InputError: names both.
     """
-    if info.framing not in (FRAMING, *EARLIER_FRAMINGS):
+    if info.framing != FRAMING:
         raise InputError(
             f"{uri}: this model learnt faces framed as {info.framing!r}, this release frames them as {FRAMING!r}: its ages would "
             f"be wrong. Use the release that wrote it ({info.created_by or 'unknown'}), or train it again"

@@ -101,6 +101,5 @@ def test_without_faces_nothing_is_looked_for() -> None:
 
 def test_a_model_that_learnt_another_framing_is_refused_with_both_named() -> None:
     finding.check_framing(ModelInfo(model_id="a", network=NETWORK), "m")
-    finding.check_framing(ModelInfo(model_id="a", network=NETWORK, framing="whole"), "m")
     with pytest.raises(InputError, match=f"'tight-2'.*'{FRAMING}'"):
         finding.check_framing(ModelInfo(model_id="a", network=NETWORK, framing="tight-2"), "m")
