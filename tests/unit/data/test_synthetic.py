@@ -11,7 +11,7 @@ from agegender.schema import Status
 
 @pytest.fixture(scope="module")
 def sample():
-    return [draw_sample(index, seed=3, size_px=64) for index in range(400)]
+    return [draw_sample(index, seed=3, size_px=64) for index in range(600)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_names_are_labels_with_a_stamp_of_their_own(sample, labels):
     stamps = {capture_stamp(name) for name, _ in sample}
     assert len(stamps) == len(sample)
     assert {len(stamp) for stamp in stamps} == {17}
-    assert [sample_name(index, 3) for index in range(400)] == [name for name, _ in sample]
+    assert [sample_name(index, 3) for index in range(600)] == [name for name, _ in sample]
     other = {capture_stamp(draw_sample(index, 4, 32)[0]) for index in range(20)}
     assert not stamps & other
 
@@ -84,9 +84,9 @@ def test_age_and_gender_can_be_learned_but_not_without_error(sample, labels):
     features = np.stack([edges_by_direction(decode(data, 10_000).pixels) for _, data in sample])
     ages = np.array([label.age_years for label in labels])
     genders = np.array([label.gender for label in labels]) * 2.0 - 1
-    train, held_out = np.arange(400) < 280, np.arange(400) >= 280
+    train, held_out = np.arange(600) < 450, np.arange(600) >= 450
     centred = (features - features[train].mean(axis=0)) / features.std()
-    gram = centred[train] @ centred[train].T + 200.0 * np.eye(280)
+    gram = centred[train] @ centred[train].T + 200.0 * np.eye(450)
 
     def predicted(values):
         return values.mean() + centred[held_out] @ centred[train].T @ np.linalg.solve(gram, values - values.mean())
