@@ -119,19 +119,25 @@ def search_scales(long_side_px: int, finest: float, step: float, last_long_side_
     return scales
 
 
-def tile_starts(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
-    """Where tiles begin along one side, so that they cover it, overlap by at least so much, and are spread evenly."""
-    if length_px <= tile_px:
-        return [0]
-    count = math.ceil((length_px - overlap_px) / (tile_px - overlap_px))
-    return [round(i * (length_px - tile_px) / (count - 1)) for i in range(count)]
+def tile_spans(length_px: int, largest_px: int, overlap_px: int) -> list[slice]:
+    """As few tiles along one side as cover it, each no longer than need be, so that little is searched twice.
+
+    Args:
+        length_px: of the side.
+        largest_px: no tile is longer.
+        overlap_px: neighbours share at least so much.
+    """
+    count = max(1, math.ceil((length_px - overlap_px) / (largest_px - overlap_px)))
+    tile_px = math.ceil((length_px + (count - 1) * overlap_px) / count)
+    starts = [index * (length_px - tile_px) // max(1, count - 1) for index in range(count)]
+    return [slice(start, start + tile_px) for start in starts]
 
 
-def tiles(width_px: int, height_px: int, tile_px: int, overlap_px: int) -> Iterator[tuple[int, int]]:
-    """(x, y) of the upper left corner of each tile, line by line."""
-    for y in tile_starts(height_px, tile_px, overlap_px):
-        for x in tile_starts(width_px, tile_px, overlap_px):
-            yield x, y
+def tiles(width_px: int, height_px: int, largest_px: int, overlap_px: int) -> Iterator[tuple[slice, slice]]:
+    """Columns and rows of each tile of a picture, line by line."""
+    for rows in tile_spans(height_px, largest_px, overlap_px):
+        for columns in tile_spans(width_px, largest_px, overlap_px):
+            yield columns, rows
 
 
 def is_same(a: Face, b: Face) -> bool:

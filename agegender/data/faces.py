@@ -47,9 +47,11 @@ SEARCHED_FACE_PX = 16.0
 """The finest scale shows a face of ``min_face_px`` this large: the detector finds it, and costs no more than needed."""
 
 SCALE_STEP = 3.0
-TILE_PX = 640
+LARGEST_TILE_PX = 960
+"""Bounds the detector's memory, whatever the photograph's size."""
+
 TILE_OVERLAP_PX = 128
-"""Of a searched image; a face larger than the overlap may be cut by every tile, and is found at the next scale."""
+"""A face larger than the overlap may be cut by every tile, and is found at the next scale."""
 
 COARSEST_LONG_SIDE_PX = 320
 """The detector misses faces that fill an image much larger than this."""
@@ -156,11 +158,11 @@ class FaceFinder:
         for scale in search_scales(max(width, height), finest, SCALE_STEP, COARSEST_LONG_SIDE_PX):
             shown = _reduced(pixels, scale)
             back = scaling(1 / scale)
-            for x, y in tiles(shown.shape[1], shown.shape[0], TILE_PX, TILE_OVERLAP_PX):
-                tile = np.ascontiguousarray(shown[y : y + TILE_PX, x : x + TILE_PX])
+            for columns, rows in tiles(shown.shape[1], shown.shape[0], LARGEST_TILE_PX, TILE_OVERLAP_PX):
+                tile = np.ascontiguousarray(shown[rows, columns])
                 for face in self.detector.detect(tile, CANDIDATE_SCORE):
-                    in_image = face.mapped(scaling(1.0, x, y))
-                    if not _is_cut(in_image, (x, y), tile, shown):
+                    in_image = face.mapped(scaling(1.0, columns.start, rows.start))
+                    if not _is_cut(in_image, (columns.start, rows.start), tile, shown):
                         yield in_image.mapped(back)
 
     def _second_look(self, pixels: Pixels, candidate: Face) -> Face | None:

@@ -14,7 +14,7 @@ from agegender.data.face_geometry import (
     scaling,
     search_scales,
     similarity,
-    tile_starts,
+    tile_spans,
     tiles,
 )
 
@@ -75,17 +75,17 @@ def test_scaling_moves_after_it_scales() -> None:
 
 @pytest.mark.parametrize("length", [1, 639, 640, 641, 1150, 1152, 1153, 5000])
 def test_tiles_cover_an_image_overlap_enough_and_never_leave_it(length: int) -> None:
-    starts = tile_starts(length, 640, 128)
-    assert starts[0] == 0
-    assert starts[-1] + 640 >= length
-    if length >= 640:
-        assert starts[-1] + 640 == length
-    assert all(before + 640 - after >= 127 for before, after in pairwise(starts))
-    assert len(set(starts)) == len(starts)
+    spans = tile_spans(length, 640, 128)
+    assert spans[0].start == 0
+    assert spans[-1].stop == length
+    assert {span.stop - span.start for span in spans} == {spans[0].stop}
+    assert spans[0].stop <= 640
+    assert all(before.stop - after.start >= 127 for before, after in pairwise(spans))
 
 
-def test_tiles_go_line_by_line() -> None:
-    assert list(tiles(1000, 500, 640, 128)) == [(0, 0), (360, 0)]
+def test_tiles_go_line_by_line_and_share_no_more_than_need_be() -> None:
+    columns = [slice(0, 564), slice(436, 1000)]
+    assert list(tiles(1000, 500, 640, 128)) == [(column, slice(0, 500)) for column in columns]
 
 
 def test_scales_end_where_the_largest_faces_are_found() -> None:
