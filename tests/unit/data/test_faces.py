@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from agegender.data.face_geometry import Face, apply, inverse, scaling, similarity
-from agegender.data.faces import CANONICAL_LANDMARKS, FRAME_LANDMARKS, LARGEST_TILE_PX, FaceFinder, YuNetDetector, align, warp
+from agegender.data.faces import (
+    CANONICAL_LANDMARKS,
+    FRAME_LANDMARKS,
+    LARGEST_TILE_PX,
+    FaceFinder,
+    YuNetDetector,
+    align,
+    warp,
+)
 from agegender.data.images import resize
 from agegender.errors import InputError
 from tests.corpus import picture
