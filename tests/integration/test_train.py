@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for index in range(155):
+    for index in range(150):
         name, data = draw_sample(index, 0, 40)
         (folder / name).write_bytes(data)
     return folder
@@ -231,7 +231,7 @@ def _steps_of_whole_checkpoints(output: Path) -> dict[Path, int]:
 
 def _kill_inside_an_epoch(command: list[str], output: Path, log: Path) -> None:
     """SIGKILL the driver, Ray and its workers; what is left are whole checkpoints that are not an epoch's last."""
-    steps_per_epoch = 7  # 101 images in batches of 16
+    steps_per_epoch = 7  # 107 images in batches of 16
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | {"RAY_ADDRESS": ""})
     deadline_s = time.monotonic() + 600
