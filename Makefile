@@ -28,7 +28,7 @@ demo: $(INSTALLED)  ## every job on drawn faces: no data, no network, under 4 mi
 	rm -rf $(DEMO)
 	$(RUN)/agegender sample --output $(DEMO)/faces --count 1600
 	$(RUN)/agegender eda --input $(DEMO)/faces --output $(DEMO)/eda
-	$(RUN)/agegender train --input $(DEMO)/faces --output $(DEMO)/train --epochs 12 --image-size-px 72 --batch-size 32 --ema-decay 0.98
+	$(RUN)/agegender train --input $(DEMO)/faces --output $(DEMO)/train --epochs 10 --image-size-px 72 --batch-size 32 --ema-decay 0.98
 	$(RUN)/agegender evaluate --input $(DEMO)/faces --model $(DEMO)/train/model \
 	    --split $(DEMO)/train/split.parquet --part test --output $(DEMO)/evaluation
 	$(RUN)/agegender predict --input $(DEMO)/faces --model $(DEMO)/train/model --output $(DEMO)/predictions --faces none
