@@ -2,7 +2,7 @@
 
 A model is a folder::
 
-    weights.safetensors      the averaged weights
+    weights.safetensors      the averaged weights, filters and matrices as float16
     model.onnx               network + pre-processing + calibration in one graph, what CPUs score with
     training_images.u64      sorted little-endian uint64: first 8 bytes of the content hash of each training image
     model.json               ``ModelInfo``: architecture, calibration, metrics, and the SHA-256 of the files beside it
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agegender.schema import AGE_BINS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "model.onnx"
 TRAINING_IMAGES_FILE = "training_images.u64"
@@ -46,6 +46,9 @@ def image_keys(content_hashes: Iterable[bytes]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(content[:8] for content in content_hashes), dtype="<u8").astype(np.uint64)
 
 
+MIN_SPREAD_YEARS = 1.0
+"""Ages are whole years: nobody knows them better."""
+
 PerYear = Annotated[list[float], Field(min_length=AGE_BINS, max_length=AGE_BINS)]
 
 
@@ -58,11 +61,12 @@ class Calibration(BaseModel):
     """The gender logit is divided by it."""
 
     interval_coverage: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    age_low_offset_years: PerYear = [0.0] * AGE_BINS
-    """By predicted age rounded half up: age_low_years = age_years - offset, not below 0."""
+    age_low_factors: PerYear = [0.0] * AGE_BINS
+    """By predicted age rounded half up: age_low_years = age_years - factor x spread, not below 0. The spread is the
+    standard deviation of the estimated age distribution, at least ``MIN_SPREAD_YEARS``, and 1 for a scalar head."""
 
-    age_high_offset_years: PerYear = [0.0] * AGE_BINS
-    """By predicted age rounded half up: age_high_years = age_years + offset, not above 120."""
+    age_high_factors: PerYear = [0.0] * AGE_BINS
+    """By predicted age rounded half up: age_high_years = age_years + factor x spread, not above 120."""
 
 
 class NetworkConfig(BaseModel):
@@ -77,6 +81,12 @@ class NetworkConfig(BaseModel):
 
     crop_fraction: float = 1.0
     """Side of its middle that the backbone sees, as a share of S; what is around it is margin for augmentation."""
+
+    age_readout: Literal["expectation", "median"] = "median"
+    """Of the estimated age distribution, which number is the estimate; the median has the smallest mean absolute error."""
+
+    views: Literal[1, 2] = 1
+    """2: an estimate is made from the image and its mirror image together, by the mean of their features."""
 
     @property
     def crop_size_px(self) -> int:

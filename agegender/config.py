@@ -173,7 +173,13 @@ class Recipe(Options):
     """first weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
 
     age_head: Literal["distribution", "scalar"] = "distribution"
-    """distribution: 121 bins, one per year, read out as the expectation; scalar: one number"""
+    """distribution: 121 bins, one per year; scalar: one number"""
+
+    age_readout: Literal["expectation", "median"] = "median"
+    """what of the age distribution is the estimate; training minimises the error of the expectation all the same"""
+
+    views: Literal[1, 2] = 2
+    """2: estimate from the image and its mirror image together, at twice the time"""
 
     image_size_px: Annotated[int, Field(ge=32, le=512)] = 112
     """side of the square that images are resized to"""
@@ -232,6 +238,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "notebook": {
         "backbone": "notebook",
         "age_head": "scalar",
+        "views": 1,
         "image_size_px": 64,
         "crop_fraction": 1.0,
         "epochs": 30,

@@ -1,11 +1,14 @@
 """What held-out images teach about a model's certainty: calibrated age intervals and gender probabilities.
 
 The interval is split conformal: the error that a share ``coverage`` of calibration images stays within becomes the
-width. Errors grow with age, so they are taken per band of the predicted age (Mondrian conformal), each band wide enough
-to hold ``MIN_BAND_IMAGES``, and joined by straight lines to one entry per year, so that no interval jumps.
+width. An error is measured in spreads of the estimated age distribution, so that a face that the network is unsure of
+gets a wider interval than another of its age. How honest the spread is depends on age, so errors are taken per band of
+the predicted age (Mondrian conformal), each band wide enough to hold ``MIN_BAND_IMAGES``, and joined by straight lines
+to one entry per year, so that no interval jumps.
 
-Source: split and Mondrian conformal prediction (Vovk, Gammerman and Shafer, 2005, ch. 2 and 4); separate tails after
-Romano, Patterson and Candes (2019), theorem 2; temperature scaling (Guo et al., 2017) with Platt's (1999) targets.
+Source: split and Mondrian conformal prediction (Vovk, Gammerman and Shafer, 2005, ch. 2 and 4); errors in units of their
+expected size after Lei et al. (2018), sec. 5.2; separate tails after Romano, Patterson and Candes (2019), theorem 2;
+temperature scaling (Guo et al., 2017) with Platt's (1999) targets.
 """
 
 import math
@@ -23,8 +26,8 @@ Integers = npt.NDArray[np.int64]
 MIN_BAND_IMAGES = 100
 """Below it a 5 % tail rests on fewer than five images."""
 
-_SMALLEST_OFFSET_YEARS = 0.5
-"""Ages are whole years: an interval cannot honestly be narrower. Also keeps the tails divisible."""
+_SMALLEST_FACTOR = 0.5
+"""With the least spread half a year: ages are whole years. Also keeps the tails divisible."""
 
 _TEMPERATURE_RANGE = (0.1, 10.0)
 
@@ -32,6 +35,7 @@ _TEMPERATURE_RANGE = (0.1, 10.0)
 def fit_calibration(
     age_true: npt.ArrayLike,
     age_pred: npt.ArrayLike,
+    age_spread: npt.ArrayLike,
     gender_true: npt.ArrayLike,
     gender_logit: npt.ArrayLike,
     coverage: float = 0.9,
@@ -41,6 +45,7 @@ def fit_calibration(
     Args:
         age_true: float[N], years; NaN where unlabelled.
         age_pred: float[N], years.
+        age_spread: float[N], years, above 0: of the estimated distribution; ones for a scalar head.
         gender_true: int[N], 0 male, 1 female; negative where unlabelled.
         gender_logit: float[N], raw logit of female.
         coverage: share of faces whose age the interval shall hold, 0-1.
@@ -48,12 +53,12 @@ def fit_calibration(
     Returns:
         A calibration; without a labelled age the interval is the whole range, without a gender the temperature is 1.
     """
-    low, high = interval_offsets(age_true, age_pred, coverage)
+    low, high = interval_factors(age_true, age_pred, age_spread, coverage)
     return Calibration(
         gender_temperature=gender_temperature(gender_true, gender_logit),
         interval_coverage=coverage,
-        age_low_offset_years=[round(float(value), 4) for value in low],
-        age_high_offset_years=[round(float(value), 4) for value in high],
+        age_low_factors=[round(float(value), 4) for value in low],
+        age_high_factors=[round(float(value), 4) for value in high],
     )
 
 
@@ -81,33 +86,40 @@ def gender_temperature(gender_true: npt.ArrayLike, gender_logit: npt.ArrayLike) 
     return round(math.exp(_golden_section(loss_nats, *(math.log(bound) for bound in _TEMPERATURE_RANGE))), 6)
 
 
-def interval_offsets(age_true: npt.ArrayLike, age_pred: npt.ArrayLike, coverage: float = 0.9) -> tuple[Floats, Floats]:
-    """How far below and above the estimate the interval reaches, by predicted age rounded half up.
+def interval_factors(
+    age_true: npt.ArrayLike, age_pred: npt.ArrayLike, age_spread: npt.ArrayLike, coverage: float = 0.9
+) -> tuple[Floats, Floats]:
+    """How many spreads below and above the estimate the interval reaches, by predicted age rounded half up.
 
     Args:
         age_true: float[N], years; NaN where unlabelled.
         age_pred: float[N], years.
+        age_spread: float[N], years, above 0.
         coverage: share of faces that the interval shall hold, 0-1.
 
     Returns:
-        Two float[121], years, at least 0.5: the estimate less the lower end, the upper end less the estimate.
+        Two float[121], at least 0.5: the estimate less the lower end, the upper end less the estimate, both by the
+        spread; without a labelled age both reach over all ages.
     """
-    truth, estimate = np.asarray(age_true, dtype=np.float64), np.asarray(age_pred, dtype=np.float64)
+    truth, estimate, spread = (np.asarray(values, dtype=np.float64) for values in (age_true, age_pred, age_spread))
     labelled = ~np.isnan(truth)
-    truth, estimate = truth[labelled], estimate[labelled]
+    truth, estimate, spread = truth[labelled], estimate[labelled], spread[labelled]
     if not truth.size:
         return np.full(AGE_BINS, float(MAX_AGE_YEARS)), np.full(AGE_BINS, float(MAX_AGE_YEARS))
     tail = 1 - (1 - coverage) / 2
     bands = age_bands(estimate)
     centres = np.array([np.median(estimate[bands == band]) for band in range(bands.max() + 1)])
     tables = []
-    for errors in (estimate - truth, truth - estimate):
-        offsets = [conformal_quantile(errors[bands == band], tail) for band in range(centres.size)]
-        by_year = np.interp(np.arange(AGE_BINS), centres, np.maximum(offsets, _SMALLEST_OFFSET_YEARS))
+    for errors in ((estimate - truth) / spread, (truth - estimate) / spread):
+        factors = [conformal_quantile(errors[bands == band], tail) for band in range(centres.size)]
+        by_year = np.interp(np.arange(AGE_BINS), centres, np.maximum(factors, _SMALLEST_FACTOR))
         tables.append(by_year)
     low, high = tables
-    factor = _scale_to_cover(truth, estimate, low, high, coverage)
-    return np.maximum(low * factor, _SMALLEST_OFFSET_YEARS), np.maximum(high * factor, _SMALLEST_OFFSET_YEARS)
+    years = rounded_age(estimate)
+    # over all images, which tails and lines may miss
+    stretch = np.maximum((estimate - truth) / (low[years] * spread), (truth - estimate) / (high[years] * spread))
+    scale = max(conformal_quantile(stretch, coverage), 0.0)
+    return np.maximum(low * scale, _SMALLEST_FACTOR), np.maximum(high * scale, _SMALLEST_FACTOR)
 
 
 def conformal_quantile(scores: Floats, coverage: float) -> float:
@@ -150,13 +162,6 @@ def age_bands(estimate: Floats, min_images: int = MIN_BAND_IMAGES) -> Integers:
 def rounded_age(estimate: npt.ArrayLike) -> Integers:
     """Predicted ages as whole years, rounded half up, int64[N] within 0-120: the index into the offset tables."""
     return np.clip(np.floor(np.asarray(estimate, dtype=np.float64) + 0.5), 0, MAX_AGE_YEARS).astype(np.int64)
-
-
-def _scale_to_cover(truth: Floats, estimate: Floats, low: Floats, high: Floats, coverage: float) -> float:
-    """The factor on both tables that holds the coverage over all images, which tails and lines may miss."""
-    years = rounded_age(estimate)
-    stretch = np.maximum((estimate - truth) / low[years], (truth - estimate) / high[years])
-    return max(conformal_quantile(stretch, coverage), 0.0)
 
 
 def _golden_section(loss: Callable[[float], float], low: float, high: float, tolerance: float = 1e-5) -> float:

@@ -18,10 +18,10 @@ class CalibratedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.gender_temperature = calibration.gender_temperature
-        self.register_buffer("low_offset_A", torch.tensor(calibration.age_low_offset_years), persistent=False)
-        self.register_buffer("high_offset_A", torch.tensor(calibration.age_high_offset_years), persistent=False)
-        self.low_offset_A: Tensor
-        self.high_offset_A: Tensor
+        self.register_buffer("low_factor_A", torch.tensor(calibration.age_low_factors), persistent=False)
+        self.register_buffer("high_factor_A", torch.tensor(calibration.age_high_factors), persistent=False)
+        self.low_factor_A: Tensor
+        self.high_factor_A: Tensor
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Score decoded images.
@@ -36,8 +36,9 @@ class CalibratedNetwork(nn.Module):
         outputs = self.network(images.permute(0, 3, 1, 2))
         age_B = outputs.age_years_B.clamp(0.0, float(MAX_AGE_YEARS))
         year_B = (age_B + 0.5).floor().to(torch.int64).clamp(0, MAX_AGE_YEARS)
-        low_B = (age_B - self.low_offset_A[year_B]).clamp(min=0.0)
-        high_B = (age_B + self.high_offset_A[year_B]).clamp(max=float(MAX_AGE_YEARS))
+        spread_B = outputs.age_spread_years_B()
+        low_B = (age_B - self.low_factor_A[year_B] * spread_B).clamp(min=0.0)
+        high_B = (age_B + self.high_factor_A[year_B] * spread_B).clamp(max=float(MAX_AGE_YEARS))
         female_B = torch.sigmoid(outputs.gender_logit_B / self.gender_temperature)
         if outputs.age_logits_BA is None:
             return age_B, low_B, high_B, female_B

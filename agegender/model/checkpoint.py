@@ -64,7 +64,8 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
-    save_file(_plain(network.state_dict()), folder / WEIGHTS_FILE)
+    kept = {name: value.half() if _is_matrix(value) else value for name, value in network.state_dict().items()}
+    save_file(_plain(kept), folder / WEIGHTS_FILE)
     export_graph(network, calibration, folder / GRAPH_FILE)
     np.unique(training_images).astype("<u8").tofile(folder / TRAINING_IMAGES_FILE)
     files = {name: _sha256(folder / name) for name in (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE)}
@@ -80,6 +81,18 @@ def save_model(
     )
     _write_whole(folder / INFO_FILE, info.model_dump_json(indent=2))
     return info
+
+
+@torch.no_grad()
+def round_weights(network: nn.Module) -> None:
+    """Round filters and matrices, in place, to what ``save_model`` stores of them: float16, a four-hundredth of a year."""
+    for value in network.state_dict().values():
+        if _is_matrix(value):
+            value.copy_(value.half())
+
+
+def _is_matrix(value: Tensor) -> bool:
+    return value.ndim >= 2 and value.is_floating_point()
 
 
 def load_network(folder: Path) -> tuple[FaceNetwork, ModelInfo]:

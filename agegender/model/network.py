@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from agegender.artifact import NetworkConfig
+from agegender.artifact import MIN_SPREAD_YEARS, NetworkConfig
 from agegender.errors import ConfigError, InputError
 from agegender.model.backbones import CompactBackbone, NotebookBackbone, torchvision_backbone
 from agegender.schema import AGE_BINS
@@ -29,13 +29,24 @@ class Outputs(NamedTuple):
     """What the network says of a batch, float32 whatever precision the backbone ran in."""
 
     age_years_B: Tensor
-    """float32[B], >= 0: expectation of the distribution, or the scalar head's number."""
+    """float32[B], >= 0: median or, in training mode, expectation of the distribution; or the scalar head's number."""
 
     age_logits_BA: Tensor | None
     """float32[B, A], one bin per year from 0; None for a scalar head."""
 
     gender_logit_B: Tensor
     """float32[B], positive is female."""
+
+    def age_spread_years_B(self) -> Tensor:
+        """Standard deviation of the age distribution, at least ``MIN_SPREAD_YEARS``, float32[B]; 1 for a scalar head."""
+        if self.age_logits_BA is None:
+            return torch.ones_like(self.age_years_B)
+        years_A = torch.arange(self.age_logits_BA.shape[1], dtype=torch.float32, device=self.age_logits_BA.device)
+        # about a middle: squares up to 120 x 120 would leave float32 too few digits for the difference
+        years_A = years_A - AGE_BINS // 2
+        probabilities_BA = self.age_logits_BA.softmax(dim=1)
+        variance_B = probabilities_BA @ years_A**2 - (probabilities_BA @ years_A) ** 2
+        return variance_B.clamp(min=MIN_SPREAD_YEARS**2).sqrt()
 
 
 class FaceNetwork(nn.Module):
@@ -71,13 +82,18 @@ class FaceNetwork(nn.Module):
         """Estimate age and gender.
 
         Args:
-            images: uint8[B, 3, S, S] RGB in any memory order, or float32 of the same range 0-255 (augmented).
+            images: uint8[B, 3, S, S] RGB in any memory order, or float32 of the same range 0-255; or their middle that
+                the backbone sees, of ``crop_size_px``, as augmentation cuts it.
         """
-        margin_px = (self.config.image_size_px - self.config.crop_size_px) // 2
-        end_px = self.config.image_size_px - margin_px
+        margin_px = (images.shape[-1] - self.config.crop_size_px) // 2
+        end_px = margin_px + self.config.crop_size_px
         images = images[:, :, margin_px:end_px, margin_px:end_px]
         pixels = (images.to(self.rgb_mean.dtype) - self.rgb_mean) / self.rgb_std
-        features_BF = self.backbone(pixels)
+        if self.config.views == 2 and not self.training:
+            both = self.backbone(torch.cat([pixels, pixels.flip(3)]))
+            features_BF = both.view(2, -1, both.shape[1]).mean(dim=0)
+        else:
+            features_BF = self.backbone(pixels)
         if not torch.is_autocast_enabled(images.device.type):
             return self._heads(features_BF)
         # half a year is lost where the expectation over 121 bins is taken in bfloat16
@@ -91,9 +107,20 @@ class FaceNetwork(nn.Module):
         if self.config.age_head == "scalar":
             # softplus: never below 0, the identity from a few years on, and a gradient everywhere
             return Outputs(nn.functional.softplus(age_BX.squeeze(1)), None, gender_logit_B)
-        # a product, not a sum: runtimes round a sum over rows of odd length by where the row lies in memory
-        age_years_B = age_BX.softmax(dim=1) @ self.bin_years
-        return Outputs(age_years_B, age_BX, gender_logit_B)
+        # products, not sums: runtimes round a sum over rows of odd length by where the row lies in memory
+        probabilities_BA = age_BX.softmax(dim=1)
+        if self.training or self.config.age_readout == "expectation":
+            return Outputs(probabilities_BA @ self.bin_years, age_BX, gender_logit_B)
+        return Outputs(_median_years(probabilities_BA), age_BX, gender_logit_B)
+
+
+def _median_years(probabilities_BA: Tensor) -> Tensor:
+    """Where half of the probability lies below, float32[B], >= 0; a bin's is spread evenly over its year."""
+    below_BA = probabilities_BA.cumsum(dim=1) - probabilities_BA
+    # of each bin the share that lies below the median: all of it, a part of one bin, nothing
+    share_BA = ((0.5 - below_BA) / probabilities_BA.clamp(min=1e-12)).clamp(0.0, 1.0)
+    ones_A = torch.ones(probabilities_BA.shape[1], device=probabilities_BA.device)
+    return (share_BA @ ones_A - 0.5).clamp(min=0.0)
 
 
 def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetwork:

@@ -192,6 +192,7 @@ class Estimates(NamedTuple):
     """What the network says of some rows, in their order."""
 
     age_years: npt.NDArray[np.float32]
+    age_spread_years: npt.NDArray[np.float32]
     gender_logit: npt.NDArray[np.float32]
 
 
@@ -214,7 +215,8 @@ def evaluate(
     training = network.training
     network.eval()
     wanted = np.fromiter(rows, np.int64)
-    tally, ages, logits = Tally(), [], []
+    tally = Tally()
+    said: list[list[npt.NDArray[np.float32]]] = []
     for start in range(0, len(wanted), EVALUATION_BATCH):
         share = wanted[start : start + EVALUATION_BATCH]
         batch = load_batch(samples, share, 0, 1, device)
@@ -226,10 +228,11 @@ def evaluate(
             samples.age_years[share],
             samples.gender[share],
         )
-        ages.append(outputs.age_years_B.float().cpu().numpy())
-        logits.append(outputs.gender_logit_B.float().cpu().numpy())
+        columns = (outputs.age_years_B, outputs.age_spread_years_B(), outputs.gender_logit_B)
+        said.append([column.float().cpu().numpy() for column in columns])
     network.train(training)
-    estimates = Estimates(*(np.concatenate([np.zeros(0, np.float32), *parts]) for parts in (ages, logits)))
+    none = [np.zeros(0, np.float32)] * 3
+    estimates = Estimates(*(np.concatenate(parts) for parts in zip(none, *said, strict=True)))
     _tally_errors(tally, estimates, samples.age_years[wanted], samples.gender[wanted])
     return estimates, tally
 

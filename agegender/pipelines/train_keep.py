@@ -17,7 +17,7 @@ from agegender.data.images import encode_jpeg
 from agegender.evaluation.conformal import fit_calibration
 from agegender.model import trainer
 from agegender.model.batches import Samples
-from agegender.model.checkpoint import save_model
+from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork
 from agegender.model.trainer import Estimates
 from agegender.pipelines.models import localize_model
@@ -91,8 +91,11 @@ def keep_model(
         precision: that training ran in; recorded.
         history: metrics of each epoch.
     """
+    round_weights(network)
     estimates, _ = trainer.evaluate(network, val, np.arange(len(val)), job.config.recipe(), device)
-    calibration = fit_calibration(val.age_years, estimates.age_years, val.gender, estimates.gender_logit)
+    calibration = fit_calibration(
+        val.age_years, estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit
+    )
     if job.config.images:
         tables.write_table(job.work(EXAMPLES_FILE), _examples(val, estimates, job.config.recipe()))
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model whose intervals are 20 years wide: whole and valid, and quickly made."""
+    """An untrained model whose intervals are as wide as its spread: whole and valid, and quickly made."""
     import torch
 
     from agegender.artifact import Calibration, NetworkConfig
@@ -30,6 +30,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    offsets = {"age_low_offset_years": [10.0] * AGE_BINS, "age_high_offset_years": [10.0] * AGE_BINS}
-    save_model(folder, build_network(config), config, Calibration(**offsets), np.array([], np.uint64), "", {}, {})
+    factors = {"age_low_factors": [0.5] * AGE_BINS, "age_high_factors": [0.5] * AGE_BINS}
+    save_model(folder, build_network(config), config, Calibration(**factors), np.array([], np.uint64), "", {}, {})
     return folder

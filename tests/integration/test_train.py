@@ -100,7 +100,7 @@ def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, 
     info = open_model(output / "model")
     assert info.metrics["age_mae_years"] == history[-1]["age_mae_years"] == result["age_mae_years"]
     assert info.config["precision"] == result["precision"]
-    assert any(offset > 0 for offset in info.calibration.age_high_offset_years)
+    assert any(factor > 0 for factor in info.calibration.age_high_factors)
     assert list((output / "tensorboard").iterdir())
     page = (output / "report.html").read_text()
     assert "data:image/jpeg" in page

@@ -6,38 +6,52 @@ from agegender.evaluation.conformal import (
     conformal_quantile,
     fit_calibration,
     gender_temperature,
-    interval_offsets,
+    interval_factors,
     rounded_age,
 )
 
 
-def draw(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ages whose errors grow with age and lean to the low side, as real ones do."""
+def draw(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ages whose errors grow with age and lean to the low side, as real ones do; spreads that know half of it."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(1, 91, n).astype(np.float64)
-    estimate = np.clip(truth + rng.normal(0, 1 + truth / 8) - truth / 20, 0, 120)
-    return truth, estimate
+    hard = rng.uniform(0.5, 2.0, n)
+    estimate = np.clip(truth + hard * rng.normal(0, 1 + truth / 8) - truth / 20, 0, 120)
+    return truth, estimate, 3 * hard
 
 
-def covered(truth: np.ndarray, estimate: np.ndarray, offsets: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def covered(drawn: tuple[np.ndarray, np.ndarray, np.ndarray], factors: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    truth, estimate, spread = drawn
     years = rounded_age(estimate)
-    return (truth >= estimate - offsets[0][years]) & (truth <= estimate + offsets[1][years])
+    return (truth >= estimate - factors[0][years] * spread) & (truth <= estimate + factors[1][years] * spread)
 
 
 def test_the_interval_holds_its_coverage_on_new_faces_over_all_and_by_band() -> None:
-    offsets = interval_offsets(*draw(0, 4000))
-    truth, estimate = draw(1, 40_000)
-    inside = covered(truth, estimate, offsets)
+    factors = interval_factors(*draw(0, 4000))
+    drawn = draw(1, 40_000)
+    inside, estimate = covered(drawn, factors), drawn[1]
     assert inside.mean() == pytest.approx(0.9, abs=0.015)
     for low in range(5, 85, 10):
         band = (estimate >= low) & (estimate < low + 10)
         assert 0.84 < inside[band].mean() < 0.96
-    assert (offsets[0] + offsets[1])[75] > 2 * (offsets[0] + offsets[1])[10]
+    assert (factors[0] + factors[1])[75] > 2 * (factors[0] + factors[1])[10]
+
+
+def test_a_face_that_the_network_is_unsure_of_gets_the_same_coverage() -> None:
+    drawn = draw(8, 40_000)
+    spread = drawn[2]
+    for factors, low, high in (
+        (interval_factors(*draw(7, 4000)), 0.85, 0.95),
+        (interval_factors(*draw(7, 4000)[:2], np.ones(4000)), 0.0, 0.85),
+    ):
+        blind = high == 0.85
+        inside = covered((*drawn[:2], np.ones(40_000)) if blind else drawn, factors)
+        assert low < inside[spread > 5].mean() < high
 
 
 def test_neighbouring_years_differ_little() -> None:
-    for offsets in interval_offsets(*draw(2, 4000)):
-        assert np.abs(np.diff(offsets)).max() < 3
+    for factors in interval_factors(*draw(2, 4000)):
+        assert np.abs(np.diff(factors)).max() < 3
 
 
 def test_conformal_quantile_is_the_finite_sample_rank() -> None:
@@ -48,25 +62,25 @@ def test_conformal_quantile_is_the_finite_sample_rank() -> None:
 
 @pytest.mark.parametrize("n", [1, 5, 30])
 def test_few_faces_give_a_finite_interval_that_holds_them_nearly_all(n: int) -> None:
-    truth, estimate = draw(3, n)
-    inside = covered(truth, estimate, interval_offsets(truth, estimate))
+    drawn = draw(3, n)
+    inside = covered(drawn, interval_factors(*drawn))
     assert inside.mean() >= 0.9
 
 
 def test_without_labels_nothing_is_claimed() -> None:
-    calibration = fit_calibration([np.nan, np.nan], [20.0, 30.0], [-1, -1], [0.3, 2.0])
+    calibration = fit_calibration([np.nan, np.nan], [20.0, 30.0], [5.0, 5.0], [-1, -1], [0.3, 2.0])
     assert calibration.gender_temperature == 1
-    assert min(calibration.age_low_offset_years + calibration.age_high_offset_years) == 120
+    assert min(calibration.age_low_factors + calibration.age_high_factors) == 120
 
 
 def test_unlabelled_rows_change_nothing() -> None:
-    truth, estimate = draw(4, 500)
-    with_gaps = interval_offsets(np.append(truth, np.nan), np.append(estimate, 50.0))
-    np.testing.assert_array_equal(interval_offsets(truth, estimate), with_gaps)
+    truth, estimate, spread = draw(4, 500)
+    with_gaps = interval_factors(np.append(truth, np.nan), np.append(estimate, 50.0), np.append(spread, 1.0))
+    np.testing.assert_array_equal(interval_factors(truth, estimate, spread), with_gaps)
 
 
 def test_bands_are_ordered_and_big_enough() -> None:
-    _, estimate = draw(5, 1234)
+    _, estimate, _ = draw(5, 1234)
     bands = age_bands(estimate)
     assert np.bincount(bands).min() >= 100
     assert np.all(np.diff(bands[np.argsort(estimate)]) >= 0)

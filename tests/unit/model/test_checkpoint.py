@@ -16,6 +16,7 @@ from agegender.model.checkpoint import (
     load_training_state,
     optimizer_state,
     restore_optimizer,
+    round_weights,
     save_model,
     save_training_state,
 )
@@ -150,6 +151,7 @@ def test_missing_and_damaged_states_are_refused(tmp_path):
 def test_a_model_folder_opens_and_holds_what_was_saved(tmp_path):
     network, optimizer = make(0)
     train(network, optimizer, torch.Generator().manual_seed(0), 2)
+    round_weights(network)
     calibration = Calibration(gender_temperature=1.5)
     hashes = np.array([9, 2**63 + 5, 3, 9], np.uint64)
     folder = tmp_path / "model"

@@ -7,13 +7,14 @@ import torch
 from agegender.artifact import GRAPH_INPUT, GRAPH_OUTPUTS, Calibration, NetworkConfig
 from agegender.data.synthetic import draw_face
 from agegender.model.calibrated import CalibratedNetwork
+from agegender.model.checkpoint import round_weights
 from agegender.model.export import export_graph
 from agegender.model.network import FaceNetwork, Outputs, build_network
 
 CALIBRATION = Calibration(
     gender_temperature=1.7,
-    age_low_offset_years=[3.0 + year / 20 for year in range(121)],
-    age_high_offset_years=[4.0 + year / 10 for year in range(121)],
+    age_low_factors=[3.0 + year / 20 for year in range(121)],
+    age_high_factors=[4.0 + year / 10 for year in range(121)],
 )
 
 
@@ -44,12 +45,15 @@ def images_of(count: int, side: int) -> np.ndarray:
     return np.stack(drawn + noise)
 
 
+@pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize(
     ("backbone", "head"), [("compact", "distribution"), ("compact", "scalar"), ("notebook", "scalar")]
 )
-def test_the_graph_says_what_torch_says(tmp_path, backbone, head):
+def test_the_graph_says_what_torch_says(tmp_path, backbone, head, views):
     torch.manual_seed(0)
-    network = lively(build_network(NetworkConfig(backbone=backbone, age_head=head, image_size_px=64)))
+    shape = NetworkConfig(backbone=backbone, age_head=head, image_size_px=64, crop_fraction=0.8, views=views)
+    network = lively(build_network(shape))
+    round_weights(network)
     path = tmp_path / "model.onnx"
     export_graph(network, CALIBRATION, path)
     onnx.checker.check_model(onnx.load(path), full_check=True)
@@ -69,11 +73,18 @@ def test_the_graph_says_what_torch_says(tmp_path, backbone, head):
     assert seen["age_years"].std() > 1, "images must differ for the comparison to mean something"
 
 
-def test_batch_normalisation_is_folded(tmp_path):
+def test_filters_are_halves_and_the_runtime_folds_normalisation_into_them(tmp_path):
     network = build_network(NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32))
-    export_graph(network, CALIBRATION, tmp_path / "model.onnx")
-    assert "BatchNormalization" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    path = tmp_path / "model.onnx"
+    export_graph(network, CALIBRATION, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.stat().st_size < 2.1 * sum(parameter.numel() for parameter in network.parameters())
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    ran = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert not ran & {"BatchNormalization"}, "it is folded when the graph is loaded"
 
 
 class _Says(FaceNetwork):

@@ -1,3 +1,4 @@
+import math
 import pickle
 
 import pytest
@@ -6,7 +7,7 @@ from safetensors.torch import save_file
 
 from agegender.artifact import NetworkConfig
 from agegender.errors import ConfigError, InputError
-from agegender.model.network import build_network
+from agegender.model.network import FaceNetwork, build_network
 
 
 def config(backbone="compact", age_head="distribution", image_size_px=64) -> NetworkConfig:
@@ -29,6 +30,40 @@ def test_shapes_and_a_sane_start(backbone, age_head, images):
         assert outputs.age_logits_BA.shape == (3, 121)
     else:
         assert outputs.age_logits_BA is None
+
+
+def test_the_estimate_is_the_median_once_trained_and_the_expectation_while_training(images):
+    network = build_network(config())
+    with torch.no_grad():
+        # two peaks: 60 % near 20 years, 40 % near 80
+        network.age_head.weight.zero_()
+        network.age_head.bias.fill_(-50.0)
+        network.age_head.bias[20], network.age_head.bias[80] = math.log(0.6), math.log(0.4)
+    assert network.train()(images).age_years_B.tolist() == pytest.approx([44.0] * 3, abs=1e-3)
+    estimated = network.eval()(images)
+    assert estimated.age_years_B.tolist() == pytest.approx([19.5 + 0.5 / 0.6] * 3, abs=1e-3)
+    assert estimated.age_spread_years_B().tolist() == pytest.approx([60 * math.sqrt(0.24)] * 3, abs=1e-2)
+    plain = FaceNetwork(config().model_copy(update={"age_readout": "expectation"}), network.backbone, 256).eval()
+    plain.load_state_dict(network.state_dict())
+    assert plain(images).age_years_B.tolist() == pytest.approx([44.0] * 3, abs=1e-3)
+
+
+def test_two_views_say_the_same_of_an_image_and_its_mirror_image(images):
+    network = build_network(config().model_copy(update={"views": 2})).eval()
+    one, mirrored = network(images), network(images.flip(3))
+    assert torch.allclose(one.age_logits_BA, mirrored.age_logits_BA, atol=1e-5)
+    assert torch.allclose(one.gender_logit_B, mirrored.gender_logit_B, atol=1e-5)
+    single = FaceNetwork(config(), network.backbone, 256).eval()
+    single.load_state_dict(network.state_dict())
+    logits = (single(images).age_logits_BA + single(images.flip(3)).age_logits_BA) / 2
+    assert torch.allclose(one.age_logits_BA, logits, atol=1e-5)
+
+
+def test_what_augmentation_cut_out_is_not_cut_again():
+    cropped = config().model_copy(update={"crop_fraction": 0.75})
+    network = build_network(cropped).eval()
+    whole = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(network(whole).age_years_B, network(whole[:, :, 8:56, 8:56]).age_years_B)
 
 
 def test_compact_is_small():

@@ -21,7 +21,7 @@ def write_model(folder: Path, age_head: str = "distribution", backbone: str = "c
             torch.nn.init.uniform_(module.weight, 0.5, 1.0)
     torch.nn.init.normal_(network.age_head.weight, std=3.0 if age_head == "distribution" else 20.0)
     torch.nn.init.normal_(network.gender_head.weight, std=1.0)
-    calibration = Calibration(age_low_offset_years=[4.0] * 121, age_high_offset_years=[6.0] * 121)
+    calibration = Calibration(age_low_factors=[0.4] * 121, age_high_factors=[0.6] * 121)
     save_model(folder, network, config, calibration, np.arange(10, dtype=np.uint64), "ab", {"epochs": 1}, {})
     return folder
 

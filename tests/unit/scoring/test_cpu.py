@@ -26,17 +26,24 @@ def test_predictions_are_what_the_contract_says(model_folder, images):
         assert getattr(scored, each.name).dtype == np.float32
     assert scored.age_years.std() > 1 and scored.female_probability.std() > 0.01
     assert np.all((scored.age_years >= 0) & (scored.age_years <= 120))
-    assert np.allclose(scored.age_low_years, np.maximum(scored.age_years - 4, 0), atol=1e-4)
-    assert np.allclose(scored.age_high_years, np.minimum(scored.age_years + 6, 120), atol=1e-4)
+    years = np.arange(121)
+    middle = scored.age_probabilities @ years
+    spread = np.sqrt((scored.age_probabilities * (years - middle[:, None]) ** 2).sum(axis=1))
+    assert 1 < spread.min() and spread.std() > 0.1
+    assert np.allclose(scored.age_low_years, np.maximum(scored.age_years - 0.4 * spread, 0), atol=2e-3)
+    assert np.allclose(scored.age_high_years, np.minimum(scored.age_years + 0.6 * spread, 120), atol=2e-3)
     assert np.all((scored.female_probability > 0) & (scored.female_probability < 1))
     assert scored.age_probabilities.shape == (40, 121)
     assert np.allclose(scored.age_probabilities.sum(axis=1), 1, atol=1e-5)
-    assert np.allclose(scored.age_probabilities @ np.arange(121), scored.age_years, atol=1e-3)
+    below = scored.age_probabilities.cumsum(axis=1)
+    for age, row in zip(scored.age_years, below, strict=True):
+        assert np.interp(0.5, [0.0, *row], np.arange(122) - 0.5) == pytest.approx(age, abs=1e-3), "the median"
 
 
 def test_a_scalar_head_has_no_probabilities(scalar_folder, images):
     scored = CpuScorer(scalar_folder).score(images[:5])
     assert scored.age_probabilities is None and scored.age_years.shape == (5,)
+    assert np.allclose(scored.age_high_years, np.minimum(scored.age_years + 0.6, 120), atol=1e-4)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -67,9 +67,9 @@ def test_foreign_info(folder, content):
 
 def test_other_versions_and_fields(folder):
     change_info(folder, format_version=99, created_by="agegender 9.0")
-    with pytest.raises(InputError, match=r"format version 99, this release reads 1; .*agegender 9\.0"):
+    with pytest.raises(InputError, match=r"format version 99, this release reads 2; .*agegender 9\.0"):
         open_model(folder)
-    change_info(folder, format_version=1, network={"backbone": "compact"})
+    change_info(folder, format_version=2, network={"backbone": "compact"})
     with pytest.raises(InputError, match=r"network\.age_head: Field required"):
         open_model(folder)
 

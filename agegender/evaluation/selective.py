@@ -1,0 +1,48 @@
+"""What is gained by leaving the least certain faces unanswered: error against the share of faces answered.
+
+Source: risk-coverage curves (El-Yaniv and Wiener, 2010); here the width of the age interval is what decides.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from agegender.evaluation.metrics import MetricSums, Observations
+
+ANSWERED_SHARES = tuple(step / 20 for step in range(20, 1, -1))
+"""All faces down to a tenth of them."""
+
+
+def selective_prediction(seen: Observations) -> list[dict[str, Any]]:
+    """Error over the faces with the narrowest intervals, for falling shares of all faces.
+
+    Faces of equal width are answered together, so that a row is what ``--abstain-above`` of its width gives.
+
+    Args:
+        seen: N images; those without a known age have no part.
+
+    Returns:
+        Per row ``answered`` (share of faces), ``n``, ``width_limit_years`` (the widest interval that is answered),
+        ``age_mae_years``, ``interval_coverage``, and ``gender_accuracy`` (None without a known gender). No two rows have
+        the same limit.
+    """
+    known = seen.take(seen.age_labelled)
+    width_years = known.age_high - known.age_low
+    ordered = np.sort(width_years)
+    rows: list[dict[str, Any]] = []
+    for share in ANSWERED_SHARES if len(known) else ():
+        limit = ordered[max(0, round(share * len(known)) - 1)]
+        if rows and rows[-1]["width_limit_years"] == float(limit):
+            continue
+        rows.append(_row(known.take(width_years <= limit), len(known), float(limit)))
+    return rows
+
+
+def _row(answered: Observations, total: int, limit: float) -> dict[str, Any]:
+    values = MetricSums.of(answered).values()
+    return {
+        "answered": len(answered) / total,
+        "n": len(answered),
+        "width_limit_years": limit,
+        **{name: values[name] for name in ("age_mae_years", "interval_coverage", "gender_accuracy")},
+    }
