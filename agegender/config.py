@@ -159,6 +159,15 @@ class Augmentation(Options):
     contrast: Fraction = 0.2
     """largest relative change of contrast"""
 
+    darkness_probability: Fraction = 0.1
+    """share of images that keep only a part of their light, down to a fifth"""
+
+    noise_probability: Fraction = 0.1
+    """share of images with Gaussian noise of up to 30 of 255"""
+
+    low_resolution_probability: Fraction = 0.1
+    """share of images that come from fewer pixels, down to a third of the side"""
+
     erase_probability: Fraction = 0.1
     """share of images that lose one random rectangle"""
 
@@ -259,6 +268,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "shift_fraction": 0.0,
             "brightness": 0.0,
             "contrast": 0.0,
+            "darkness_probability": 0.0,
+            "noise_probability": 0.0,
+            "low_resolution_probability": 0.0,
             "erase_probability": 0.0,
         },
     },
@@ -378,6 +390,9 @@ class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, 
 
     seed: int = 0
     """draws the bootstrap and the examples of the report"""
+
+    robustness: bool = False
+    """also score each face blurred, noisy, darkened, compressed and from few pixels, and say what still holds: six times the work"""
 
     bootstrap_rounds: Annotated[int, Field(ge=100)] = 1000
     """resamples behind the 95 % bounds"""

@@ -28,11 +28,11 @@ def _blur(pixels: Pixels) -> Pixels:
 def _noise(pixels: Pixels) -> Pixels:
     # Seeded by the pixels themselves: the same for any number of workers and any order.
     drawn = np.random.default_rng(zlib.crc32(pixels.tobytes())).normal(0.0, NOISE_STD, pixels.shape)
-    return np.clip(np.rint(pixels + drawn), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(pixels + drawn), 0, 255), dtype=np.uint8)
 
 
 def _darkness(pixels: Pixels) -> Pixels:
-    return np.rint(pixels * DARKNESS_FACTOR).astype(np.uint8)
+    return np.asarray(np.rint(pixels * DARKNESS_FACTOR), dtype=np.uint8)
 
 
 def _compression(pixels: Pixels) -> Pixels:

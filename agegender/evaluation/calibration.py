@@ -45,6 +45,12 @@ def expected_calibration_error(rows: list[dict[str, Any]]) -> float | None:
     return float(sum(row["n"] * abs(row["stated"] - row["observed"]) for row in rows) / n) if n else None
 
 
+def gender_calibration_error(seen: Observations) -> float | None:
+    """The expected calibration error of some images, rounded; None without a known gender."""
+    error = expected_calibration_error(reliability(seen))
+    return None if error is None else round(error, 4)
+
+
 def interval_by_group(seen: Observations, by: str) -> list[dict[str, Any]]:
     """Coverage and mean width of the age interval per ten-year group.
 

@@ -17,7 +17,7 @@ def findings(metrics: dict[str, Any], rows: list[Row]) -> list[str]:
         rows: of ``slices.slice_rows``.
     """
     said = [*_age_errors(metrics, rows), *_biases(rows), *_gender(metrics, rows), *_races(rows)]
-    return [*said, *_coverage(metrics, rows), *_minors(metrics)]
+    return [*said, *_coverage(metrics, rows), *_minors(metrics), *_robustness(metrics)]
 
 
 def slice_name(row: Row) -> str:
@@ -97,3 +97,15 @@ def _minors(metrics: Row) -> Iterable[str]:
             f"{share['value']:.0%} ({share['low']:.0%} to {share['high']:.0%}) of those aged 13-17 are estimated 18 or "
             f"older, n = {minors['n']:,}."
         )
+
+
+def _robustness(metrics: Row) -> Iterable[str]:
+    """The kinds of worse images on which the interval promises more than it holds."""
+    promised = metrics["interval_coverage_promised"]
+    for worse in (metrics["robustness"] or {}).values():
+        held, error = worse["interval_coverage"], worse["age_mae_years"]
+        if worse["n"] >= MIN_IMAGES and held["value"] is not None and held["high"] < promised:
+            yield (
+                f"The {promised:.0%} interval breaks on worse images: {worse['what']}, it holds {held['value']:.0%} "
+                f"({held['low']:.0%} to {held['high']:.0%}), and MAE is {error['value']:.1f} years."
+            )

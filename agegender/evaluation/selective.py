@@ -29,20 +29,21 @@ def selective_prediction(seen: Observations) -> list[dict[str, Any]]:
     known = seen.take(seen.age_labelled)
     width_years = known.age_high - known.age_low
     ordered = np.sort(width_years)
-    rows: list[dict[str, Any]] = []
-    for share in ANSWERED_SHARES if len(known) else ():
-        limit = ordered[max(0, round(share * len(known)) - 1)]
-        if rows and rows[-1]["width_limit_years"] == float(limit):
-            continue
-        rows.append(_row(known.take(width_years <= limit), len(known), float(limit)))
-    return rows
+    if not len(known):
+        return []
+    limits = {float(ordered[max(0, round(share * len(known)) - 1)]) for share in ANSWERED_SHARES}
+    return [_row(known.take(width_years <= limit), len(known), limit) for limit in sorted(limits, reverse=True)]
 
 
 def _row(answered: Observations, total: int, limit: float) -> dict[str, Any]:
     values = MetricSums.of(answered).values()
     return {
-        "answered": len(answered) / total,
+        "answered": round(len(answered) / total, 4),
         "n": len(answered),
-        "width_limit_years": limit,
-        **{name: values[name] for name in ("age_mae_years", "interval_coverage", "gender_accuracy")},
+        "width_limit_years": round(limit, 4),
+        **{name: _rounded(values[name]) for name in ("age_mae_years", "interval_coverage", "gender_accuracy")},
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -39,12 +39,17 @@ class ResidualBlock(nn.Module):
 
 
 class CompactBackbone(nn.Module):
-    """A narrow residual network that trains on two CPU cores: stride-2 stem, four stages, global average pool."""
+    """A narrow residual network that trains on two CPU cores: stride-2 stem, four stages, a weighted pool.
+
+    Faces stand upright at one place, so where a feature is matters: the pool is a depthwise convolution over the whole of
+    the last map, a weight for each place and channel (Chen et al., 2018, MobileFaceNets), in place of a mean.
+    """
 
     def __init__(
         self,
+        image_size_px: int,
         widths: Sequence[int] = (32, 64, 128, 256),
-        blocks: Sequence[int] = (2, 2, 2, 2),
+        blocks: Sequence[int] = (1, 1, 2, 2),
         strides: Sequence[int] = (2, 2, 2, 2),
     ) -> None:
         super().__init__()
@@ -61,10 +66,15 @@ class CompactBackbone(nn.Module):
                 stages.append(ResidualBlock(channels, width, stride if index == 0 else 1))
                 channels = width
         self.stages = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        side = image_size_px
+        for stride in (2, *strides):
+            side = -(-side // stride)
+        place_weights = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
+        nn.init.constant_(place_weights.weight, 1 / side**2)  # begins as the mean
+        self.pool = nn.Sequential(place_weights, nn.BatchNorm2d(channels))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32[B, 3, S, S] -> float32[B, F]."""

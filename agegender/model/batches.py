@@ -106,11 +106,18 @@ def _share(labelled_here: int, labelled_in_batch: int, ranks: int) -> float:
     return ranks * labelled_here / labelled_in_batch if labelled_in_batch else 0.0
 
 
-def augmented(batch: Batch, recipe: Recipe, place: tuple[int, int, int]) -> Batch:
-    """Vary the images of a batch; ``place`` is (epoch, step, rank), and draws the same each time."""
+def augmented(batch: Batch, recipe: Recipe, place: tuple[int, int, int], crop_px: int) -> Batch:
+    """Vary the images of a batch.
+
+    Args:
+        batch: as loaded.
+        recipe: how, and the seed.
+        place: (epoch, step, rank); the same place draws the same each time.
+        crop_px: side of the middle that the network sees.
+    """
     generator = torch.Generator()  # on the CPU, so that it draws the same for any device
     generator.manual_seed(_stream(recipe.seed, _DRAWS, place))
-    return batch._replace(images=augment(batch.images, recipe.augment, generator))
+    return batch._replace(images=augment(batch.images, recipe.augment, generator, crop_px))
 
 
 def seed_step(seed: int, place: tuple[int, int, int]) -> None:

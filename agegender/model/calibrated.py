@@ -36,7 +36,7 @@ class CalibratedNetwork(nn.Module):
         outputs = self.network(images.permute(0, 3, 1, 2))
         age_B = outputs.age_years_B.clamp(0.0, float(MAX_AGE_YEARS))
         year_B = (age_B + 0.5).floor().to(torch.int64).clamp(0, MAX_AGE_YEARS)
-        spread_B = outputs.age_spread_years_B()
+        spread_B = outputs.age_spread_years()
         low_B = (age_B - self.low_factor_A[year_B] * spread_B).clamp(min=0.0)
         high_B = (age_B + self.high_factor_A[year_B] * spread_B).clamp(max=float(MAX_AGE_YEARS))
         female_B = torch.sigmoid(outputs.gender_logit_B / self.gender_temperature)

@@ -37,7 +37,7 @@ class Outputs(NamedTuple):
     gender_logit_B: Tensor
     """float32[B], positive is female."""
 
-    def age_spread_years_B(self) -> Tensor:
+    def age_spread_years(self) -> Tensor:
         """Standard deviation of the age distribution, at least ``MIN_SPREAD_YEARS``, float32[B]; 1 for a scalar head."""
         if self.age_logits_BA is None:
             return torch.ones_like(self.age_years_B)
@@ -144,7 +144,11 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
                 f"weights {hub_name!r}: backbone {config.backbone!r} has no weights by name; "
                 "give a .pth or .safetensors file, or leave --weights out to train from scratch"
             )
-        own = CompactBackbone() if config.backbone == "compact" else NotebookBackbone(config.crop_size_px)
+        own = (
+            CompactBackbone(config.crop_size_px)
+            if config.backbone == "compact"
+            else NotebookBackbone(config.crop_size_px)
+        )
         backbone: nn.Module = own
         features = own.features
     else:

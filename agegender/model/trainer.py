@@ -228,7 +228,7 @@ def evaluate(
             samples.age_years[share],
             samples.gender[share],
         )
-        columns = (outputs.age_years_B, outputs.age_spread_years_B(), outputs.gender_logit_B)
+        columns = (outputs.age_years_B, outputs.age_spread_years(), outputs.gender_logit_B)
         said.append([column.float().cpu().numpy() for column in columns])
     network.train(training)
     none = [np.zeros(0, np.float32)] * 3

@@ -13,15 +13,17 @@ import pyarrow.compute as pc
 from agegender import __version__
 from agegender.artifact import ModelInfo
 from agegender.config import EvaluateConfig
+from agegender.data.corruptions import CORRUPTIONS, DESCRIPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError
 from agegender.evaluation import calibration, slices
 from agegender.evaluation.findings import findings
 from agegender.evaluation.metrics import MetricSums, error_histogram
+from agegender.evaluation.selective import selective_prediction
 from agegender.pipelines.evaluate_units import score_units, source_of
 from agegender.pipelines.examples import show_examples
 from agegender.pipelines.finding import check_framing, face_search, search_identity
-from agegender.pipelines.gathered import Gathered, Keys, content_keys, gather
+from agegender.pipelines.gathered import Gathered, Keys, content_keys, gather, observations_of
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
 from agegender.pipelines.session import own_errors, ray_session
@@ -132,15 +134,16 @@ def _metrics(
     config: EvaluateConfig, info: ModelInfo, listing: Listing, gathered: Gathered, part: Keys | None
 ) -> dict[str, Any]:
     seen, sums = gathered.seen, MetricSums.of(gathered.seen)
-    error = calibration.expected_calibration_error(calibration.reliability(seen))
     return {
         "n": sums.images,
         "n_age": sums.n_age,
         "n_gender": sums.n_gender,
         **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
         "interval_coverage_promised": info.calibration.interval_coverage,
-        "gender_calibration_error": None if error is None else round(error, 4),
+        "gender_calibration_error": calibration.gender_calibration_error(seen),
         "age_assurance": slices.age_assurance(seen),
+        "selective_prediction": selective_prediction(seen),
+        "robustness": _robustness(config, listing) if config.robustness else None,
         "seen_in_training": {
             "images": gathered.seen_in_training,
             "share": round(gathered.seen_in_training / sums.images, 4),
@@ -158,6 +161,20 @@ def _metrics(
         "bounds": f"95 %, {config.bootstrap_rounds} bootstrap resamples of the images, seed {config.seed}",
         "agegender_version": __version__,
     }
+
+
+def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
+    """What is measured on each kind of worse images."""
+    measured = {}
+    for name in CORRUPTIONS:
+        seen = observations_of(config.output, listing, name)
+        measured[name] = {
+            "what": DESCRIPTIONS[name],
+            "n": len(seen),
+            **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
+            "gender_calibration_error": calibration.gender_calibration_error(seen),
+        }
+    return measured
 
 
 def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:

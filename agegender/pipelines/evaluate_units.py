@@ -11,6 +11,7 @@ import numpy.typing as npt
 import ray
 
 from agegender.config import EvaluateConfig, SourceOptions
+from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.pipelines.gathered import Keys, is_among, scored_uri, with_label_columns
 from agegender.pipelines.progress import Progress
@@ -30,6 +31,7 @@ class _EvaluatingActor:
 
     def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
         self._output, self._part = config.output, part
+        self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
         self._scorer = UnitScorer(
             config.model, source_of(config), config.threads_per_worker, config.batch_size, search=search
         )
@@ -38,6 +40,10 @@ class _EvaluatingActor:
         unit = str(batch["unit"][0])
         listed = with_label_columns(read_unit(unit))
         wanted = None if self._part is None else functools.partial(is_among, self._part)
+        for name in self._corruptions:
+            worse = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted, alter=CORRUPTIONS[name])
+            tables.write_table(scored_uri(self._output, unit, name), worse)
+        # Last, for a unit is done where this is.
         scored = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted)
         tables.write_table(scored_uri(self._output, unit), scored)
         return {"images": np.array([listed.num_rows]), "evaluated": np.array([scored.num_rows])}

@@ -59,9 +59,18 @@ def with_label_columns(listed: pa.Table) -> pa.Table:
     return listed
 
 
-def scored_uri(output: str, unit_uri: str) -> str:
-    """Where the predictions of a unit lie until they are gathered."""
-    return files.join(output, "_work", "scored", unit_name(unit_uri) + ".parquet")
+def scored_uri(output: str, unit_uri: str, corruption: str | None = None) -> str:
+    """Where the predictions of a unit, or of worse versions of its images, lie until they are gathered."""
+    return files.join(output, "_work", f"scored_{corruption or 'plain'}", unit_name(unit_uri) + ".parquet")
+
+
+def observations_of(output: str, listing: Listing, corruption: str) -> Observations:
+    """The numbers of worse versions of the images that ``gather`` keeps."""
+    parts = []
+    for unit in listing.units:
+        table = tables.read_table(scored_uri(output, unit, corruption))
+        parts.append(_observations(table.take(pa.array(_usable_rows(table)))))
+    return Observations.joined(parts)
 
 
 def content_keys(hashes: pa.ChunkedArray) -> npt.NDArray[np.uint64]:

@@ -89,6 +89,7 @@ class UnitScorer:
         with_content_hash: bool = False,
         wanted: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
+        alter: Callable[[Pixels], Pixels] | None = None,
     ) -> pa.Table:
         """Score the images of a unit.
 
@@ -96,6 +97,7 @@ class UnitScorer:
             listing: rows of ``schema.LISTING``; columns after those are carried into the result.
             with_content_hash: whether ``content_hash`` follows as the last column.
             keep_crop: is handed each crop before it is scored: row of its image in the listing, face_index, uint8[S, S, 3].
+            alter: is handed each crop, and gives what is scored in its place, of the same shape.
             wanted: by content hash (16 bytes), which images to decode and score; others leave no row. Images without
                 bytes leave no row either then, as nobody can say whether they are meant.
 
@@ -109,7 +111,7 @@ class UnitScorer:
         hashed = with_content_hash or wanted is not None
         rows: list[_Row] = []
         scored: list[Predictions] = []
-        for batch in _batches(self._rows(listing, hashed, wanted), self._batch_size):
+        for batch in _batches(self._rows(listing, hashed, wanted, alter), self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
@@ -124,13 +126,21 @@ class UnitScorer:
             columns["content_hash"] = pa.array([row.content_hash for row in rows], CONTENT_HASH.type)
         return pa.table([columns[field.name] for field in schema], schema=schema)
 
-    def _rows(self, listing: pa.Table, hashed: bool, wanted: Callable[[bytes], bool] | None) -> Iterator[_Row]:
+    def _rows(
+        self,
+        listing: pa.Table,
+        hashed: bool,
+        wanted: Callable[[bytes], bool] | None,
+        alter: Callable[[Pixels], Pixels] | None,
+    ) -> Iterator[_Row]:
         for image, fetched in enumerate(fetch(listing, self._source)):
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
                 continue
             for row in self._faces(image, fetched):
                 row.content_hash = digest
+                if alter is not None and row.crop is not None:
+                    row.crop = alter(row.crop)
                 yield row
 
     def _faces(self, image: int, fetched: Fetched) -> list[_Row]:

@@ -198,15 +198,17 @@ class Worker:
         self._lap(clock_s)
 
     def _load(self, loader: ThreadPoolExecutor, order: Integers, step: int) -> "Future[Batch]":
-        """Copy the next batch while this one trains: where the decoded images do not fit into memory, it reads the disk."""
-        rows = batches.batch_rows(order, step, self.recipe.batch_size)
-        return loader.submit(batches.load_batch, self.train, rows, self.rank, self.ranks, self.device)
+        """Copy and vary the next batch while this one trains: it may read the disk, and half of it runs on one core."""
+        return loader.submit(self._varied_batch, batches.batch_rows(order, step, self.recipe.batch_size), step)
+
+    def _varied_batch(self, rows: Integers, step: int) -> Batch:
+        batch = batches.load_batch(self.train, rows, self.rank, self.ranks, self.device)
+        place = (self.epoch, step, self.rank)
+        return batches.augmented(batch, self.recipe, place, self.job.network.crop_size_px)
 
     def _one_step(self, batch: Batch, rows: Integers, step: int) -> None:
-        place = (self.epoch, step, self.rank)
-        batches.seed_step(self.recipe.seed, place)
+        batches.seed_step(self.recipe.seed, (self.epoch, step, self.rank))
         rate = trainer.learning_rate_at(self.step, self.total_steps, self.recipe)
-        batch = batches.augmented(batch, self.recipe, place)
         terms = trainer.train_step(self.model, self.optimizer, batch, self.recipe, rate, self.precision)
         trainer.update_average(self.averaged, self.network, self.recipe.ema_decay, self.step)
         self.step += 1

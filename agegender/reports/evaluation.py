@@ -75,7 +75,9 @@ def evaluation_page(
         *([_crossed(slices)] if _rows(slices, "age_group x gender") else []),
         _confusion(confusion),
         _interval(coverage, promised),
+        *([_selective(metrics["selective_prediction"])] if metrics["selective_prediction"] else []),
         *([_gender_calibration(metrics, reliability)] if reliability else []),
+        *([] if metrics["robustness"] is None else [_robustness(metrics)]),
         _age_assurance(metrics["age_assurance"]),
         *([] if examples is None else [_examples(examples)]),
         _images(metrics),
@@ -265,6 +267,45 @@ def _gender_calibration(metrics: Mapping[str, Any], rows: Sequence[Row]) -> Sect
         figures=[
             Figure(drawn, "On the line the probability means what it says.", "Reliability of the gender probability")
         ],
+    )
+
+
+def _selective(rows: Sequence[Row]) -> Section:
+    answered = [100 * row["answered"] for row in rows]
+    errors = [row["age_mae_years"] for row in rows]
+    drawn = figures.lines(
+        {"": (answered, errors)}, x="faces answered, %", y="mean absolute error, years", zero_based=True, markers=True
+    )
+    cells: list[list[Cell]] = [
+        [100 * row["answered"], row["width_limit_years"], row["age_mae_years"], 100 * row["interval_coverage"]]
+        for row in rows
+        if round(20 * row["answered"]) % 2 == 0
+    ]
+    return Section(
+        "What abstaining gains",
+        "Of the faces with the narrowest intervals alone. predict --abstain-above WIDTH marks the others.",
+        figures=[Figure(drawn, "Error over the faces that are answered.", "Error against the share of faces answered")],
+        tables=[Table(["answered, %", "width up to, years", "MAE, years", "interval holds, %"], cells, digits=1)],
+    )
+
+
+def _robustness(metrics: Mapping[str, Any]) -> Section:
+    kinds = {"as they are": metrics} | {each["what"]: each for each in metrics["robustness"].values()}
+    rows: list[list[Cell]] = [
+        [
+            what,
+            _bounded(measured["age_mae_years"]),
+            _bounded(measured["gender_accuracy"], share=True),
+            _bounded(measured["interval_coverage"], share=True),
+            measured["interval_width_years"]["value"],
+        ]
+        for what, measured in kinds.items()
+    ]
+    header = ["face crops", "MAE, years", "gender right", "interval holds", "mean width, years"]
+    return Section(
+        "On worse images",
+        "The same images, made worse before they are scored. Calibration promises nothing here.",
+        tables=[Table(header, rows, digits=1)],
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agegender.config import EvaluateConfig
+from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.images import encode_jpeg
 from agegender.errors import ConfigError, InputError
 from agegender.evaluation.metrics import METRICS
@@ -105,6 +106,23 @@ def test_any_number_of_workers_gives_the_same_numbers_and_faces_are_shown_only_w
     assert two == json.loads((evaluated / "metrics.json").read_text())
     assert "data:image/jpeg" in (evaluated / "report.html").read_text()
     assert "data:image/jpeg" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_robustness_measures_the_same_images_made_worse(
+    evaluated: Path, faces: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    evaluate(faces, tmp_path / "out", tiny_model, robustness=True)
+    plain, worse = (json.loads((out / "metrics.json").read_text()) for out in (evaluated, tmp_path / "out"))
+    measured = worse.pop("robustness")
+    assert plain.pop("robustness") is None
+    assert {**plain, "findings": []} == {**worse, "findings": []}, "what is measured on the images as they are stays"
+    assert set(measured) == set(CORRUPTIONS)
+    assert {each["n"] for each in measured.values()} == {IMAGES}
+    errors = {each["age_mae_years"]["value"] for each in measured.values()}
+    assert len(errors | {plain["age_mae_years"]["value"]}) == len(CORRUPTIONS) + 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(each["what"] in page for each in measured.values())
+    assert not [path for path in (tmp_path / "out" / "_work").rglob("*") if path.is_file()]
 
 
 def test_a_split_is_found_by_content_and_training_images_are_told(

@@ -8,8 +8,10 @@ from agegender.evaluation.metrics import Observations
 from agegender.evaluation.slices import age_assurance, bounded_metrics, slice_rows
 
 
-def said(seen: Observations) -> list[str]:
+def said(seen: Observations, worse: dict[str, Observations] | None = None) -> list[str]:
+    measured = {name: {"what": name, "n": len(s), **bounded_metrics(s, 100, 0)} for name, s in (worse or {}).items()}
     metrics = bounded_metrics(seen, 100, 0) | {"interval_coverage_promised": 0.9, "age_assurance": age_assurance(seen)}
+    metrics["robustness"] = measured or None
     return findings(metrics, slice_rows(seen, 100, 0))
 
 
@@ -29,6 +31,15 @@ def test_equal_groups_make_no_finding() -> None:
     estimate = age + np.where(turn % 4 < 2, 3, -3).astype(np.float32)
     race = np.full(age.size, -1, dtype=np.int8)
     assert said(Observations(age, gender, race, estimate, age - 9, age + 9, gender.astype(np.float32))) == []
+
+
+def test_worse_images_are_named_where_the_interval_breaks(seen: Observations) -> None:
+    wide = replace(seen, age_low=np.zeros_like(seen.age_low), age_high=np.full_like(seen.age_high, 120.0))
+    beside = replace(seen, age_low=seen.age_pred + 150, age_high=seen.age_pred + 160)
+    sentences = said(wide, {"in mist": wide, "in smoke": beside})
+    assert not any("mist" in sentence for sentence in sentences)
+    (smoke,) = [sentence for sentence in sentences if "smoke" in sentence]
+    assert "breaks on worse images: in smoke, it holds 0%" in smoke
 
 
 def test_examples_are_the_best_the_worst_and_the_surest_mistakes(seen: Observations) -> None:

@@ -42,10 +42,10 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
 def test_augmentation_follows_from_its_place_alone() -> None:
     recipe, samples = Recipe(), _samples(6)
     batch = batches.load_batch(samples, np.arange(6), 0, 1, CPU)
-    first, again = (batches.augmented(batch, recipe, (1, 2, 0)).images for _ in range(2))
+    first, again = (batches.augmented(batch, recipe, (1, 2, 0), 28).images for _ in range(2))
     assert torch.equal(first, again)
     for place in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
-        assert not torch.equal(first, batches.augmented(batch, recipe, place).images)
+        assert not torch.equal(first, batches.augmented(batch, recipe, place, 28).images)
 
 
 def test_batches_show_the_rows_asked_for() -> None:

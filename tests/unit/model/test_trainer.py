@@ -19,6 +19,9 @@ STILL = Augmentation(
     shift_fraction=0,
     brightness=0,
     contrast=0,
+    darkness_probability=0,
+    noise_probability=0,
+    low_resolution_probability=0,
     erase_probability=0,
 )
 

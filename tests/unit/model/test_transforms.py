@@ -12,6 +12,9 @@ NOTHING = Augmentation(
     shift_fraction=0,
     brightness=0,
     contrast=0,
+    darkness_probability=0,
+    noise_probability=0,
+    low_resolution_probability=0,
     erase_probability=0,
 )
 
@@ -109,3 +112,46 @@ def test_erase_greys_one_rectangle_of_the_share_drawn():
     for mask in erased[erased.any(dim=2).any(dim=1)][:20]:
         rows, columns = mask.any(dim=1), mask.any(dim=0)
         assert mask.sum() == rows.sum() * columns.sum()
+
+
+def test_the_middle_is_cut_out_whether_or_not_the_image_moves(images):
+    still = augment(images, only(brightness=1e-6), generator(), 32)
+    assert torch.allclose(still, images[:, :, 8:40, 8:40].float(), atol=0.01)
+    # flip is the one move that meets pixel on pixel
+    flipped = augment(images, only(flip_probability=1.0), generator(), 32)
+    assert torch.allclose(flipped, images[:, :, 8:40, 8:40].flip(3).float(), atol=0.05)
+
+
+def test_what_turns_and_shrinks_draws_on_the_margin():
+    framed = torch.full((32, 3, 64, 64), 250, dtype=torch.uint8)
+    framed[:, :, 8:56, 8:56] = 100
+    seen = augment(framed, only(zoom_min=0.7, zoom_max=0.7), generator(), 48)
+    assert seen.shape[-1] == 48
+    assert seen[:, :, 24, 24].eq(100).all() and seen[:, :, 1, 1].eq(250).all()
+
+
+def test_darkness_takes_light_from_its_share():
+    grey = torch.full((2000, 3, 8, 8), 200, dtype=torch.uint8)
+    light = augment(grey, only(darkness_probability=0.3), generator())[:, 0, 0, 0]
+    darkened = light < 199.9
+    assert darkened.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert 40 <= light.min() < 60 and light[darkened].mean().item() == pytest.approx(120, abs=8)
+
+
+def test_noise_falls_on_its_share_and_no_two_images_alike():
+    grey = torch.full((600, 3, 16, 16), 128, dtype=torch.uint8)
+    noisy = augment(grey, only(noise_probability=0.5), generator())
+    std = noisy.std(dim=(1, 2, 3))
+    assert (std > 0.5).float().mean().item() == pytest.approx(0.5, abs=0.07)
+    assert std.max() < 33 and std[std > 0.5].mean().item() == pytest.approx(15, abs=2)
+    assert noisy.mean().item() == pytest.approx(128, abs=0.2)
+
+
+def test_low_resolution_blurs_its_share_and_leaves_the_rest():
+    checks = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
+    checks[:, :, ::2, ::2] = 255
+    blurred = augment(checks, only(low_resolution_probability=0.25), generator())
+    changed = (blurred != checks).flatten(1).any(dim=1)
+    assert changed.float().mean().item() == pytest.approx(0.25, abs=0.07)
+    assert blurred[changed].std() < 0.6 * checks.float().std()
+    assert torch.equal(blurred[~changed], checks[~changed].float())

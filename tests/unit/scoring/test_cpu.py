@@ -29,7 +29,7 @@ def test_predictions_are_what_the_contract_says(model_folder, images):
     years = np.arange(121)
     middle = scored.age_probabilities @ years
     spread = np.sqrt((scored.age_probabilities * (years - middle[:, None]) ** 2).sum(axis=1))
-    assert 1 < spread.min() and spread.std() > 0.1
+    assert spread.min() > 1 and spread.std() > 0.1
     assert np.allclose(scored.age_low_years, np.maximum(scored.age_years - 0.4 * spread, 0), atol=2e-3)
     assert np.allclose(scored.age_high_years, np.minimum(scored.age_years + 0.6 * spread, 120), atol=2e-3)
     assert np.all((scored.female_probability > 0) & (scored.female_probability < 1))
