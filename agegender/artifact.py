@@ -112,7 +112,7 @@ class ModelInfo(BaseModel):
     """SHA-256 over the sorted content hashes and parts of the split it was trained on."""
 
     config: dict[str, Any] = {}
-    """The resolved config of the training run."""
+    """The resolved config of the training run, less where it ran."""
 
     metrics: dict[str, float] = {}
     """Of the kept epoch on the validation part."""

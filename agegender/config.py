@@ -12,6 +12,9 @@ from pydantic_settings import CliPositionalArg
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
+RELEASED_MODEL = "released"
+"""The address of the model that comes with the package, on every node that has the package; ``./released`` is a folder."""
+
 
 class Options(BaseModel):
     """Common behaviour of every group of options: unknown names are errors, field docstrings are help texts."""
@@ -235,6 +238,9 @@ class Recipe(Options):
     gender_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of the binary cross-entropy of gender, in nats"""
 
+    teacher_weight: Fraction = 0.5
+    """with --teacher: share of the target that is the teachers', the rest is the label's"""
+
     augment: Augmentation = Augmentation()
     """how training images are varied"""
 
@@ -297,7 +303,11 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     """compact: our network for CPUs; notebook: the plain CNN that the project grew from. Flags win over the preset"""
 
     init: str | None = None
-    """trained model folder to start from (fine-tuning); its network is taken over"""
+    """trained model folder to start from (fine-tuning), or released; its network is taken over"""
+
+    teacher: list[str] = []
+    """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
+    It must not have seen images of this run's val or test part"""
 
     num_workers: Positive = 1
     """training processes; the global batch is divided among them"""
@@ -379,8 +389,8 @@ class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, 
     output: str
     """folder or s3:// prefix for what is written"""
 
-    model: str
-    """trained model: a folder or s3:// prefix that train wrote"""
+    model: str = RELEASED_MODEL
+    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
     split: str | None = None
     """split.parquet of a training run: only its images of --part are evaluated"""
@@ -405,15 +415,15 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     command after a kill goes on where it was. A bad file is a row with its status, never an exception.
 
     Examples:
-      agegender predict --input photos/ --model out/train/model --output out/predictions
+      agegender predict --input photos/ --output out/predictions
       agegender predict --input s3://bucket/photos --model s3://bucket/model --output s3://bucket/out --dry-run
     """
 
     output: str
     """folder or s3:// prefix for what is written"""
 
-    model: str
-    """trained model: a folder or s3:// prefix that train wrote"""
+    model: str = RELEASED_MODEL
+    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
     faces: Literal["none", "detect"] = "detect"
     """detect: images are photographs, each face in them is found, straightened and scored; none: each image is one face
@@ -450,14 +460,14 @@ class PreviewConfig(FaceOptions):
     To look at a model's work before an archive is scored, on a few images, in this process.
 
     Example:
-      agegender preview holiday.jpg photos/ --model out/train/model --output out/preview
+      agegender preview holiday.jpg photos/ --output out/preview
     """
 
     photographs: Annotated[CliPositionalArg[list[str]], Field(min_length=1)]
     """IMAGE, a folder of images, or any other source that predict takes"""
 
-    model: str
-    """trained model: a folder or s3:// prefix that train wrote"""
+    model: str = RELEASED_MODEL
+    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
     output: str = "preview"
     """folder or s3:// prefix for the pictures"""
@@ -482,8 +492,8 @@ class ExportConfig(Options):
       agegender export --model out/train/model --output agegender.onnx
     """
 
-    model: str
-    """trained model: a folder or s3:// prefix that train wrote"""
+    model: str = RELEASED_MODEL
+    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
     output: str
     """file to write, local or s3://"""

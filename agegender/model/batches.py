@@ -40,6 +40,9 @@ class Samples:
     gender: Integers
     """int64[N], 0 male, 1 female, -1 unlabelled."""
 
+    taught: npt.NDArray[np.float16] | None = None
+    """float16[N, A + 1]: what teachers say, probabilities of the ages and of female (``teaching``); None: there are none."""
+
     def __len__(self) -> int:
         return len(self.age_years)
 
@@ -57,6 +60,9 @@ class Batch(NamedTuple):
     """What a mean over this share counts in the mean over the global batch, times the number of ranks: 1 on one rank."""
 
     gender_share: float
+
+    taught_BX: Tensor | None = None
+    """float32[B, A + 1], as ``Samples.taught``."""
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -99,6 +105,7 @@ def load_batch(samples: Samples, rows: Integers, rank: int, ranks: int, device: 
         torch.from_numpy(gender).to(device),
         _share(int(np.isfinite(age).sum()), int(np.isfinite(samples.age_years[rows]).sum()), ranks),
         _share(int((gender >= 0).sum()), int((samples.gender[rows] >= 0).sum()), ranks),
+        None if samples.taught is None else torch.from_numpy(samples.taught[share].astype(np.float32)).to(device),
     )
 
 

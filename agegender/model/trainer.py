@@ -120,7 +120,8 @@ def train_step(
     model.train()
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         outputs: Outputs = model(batch.images)
-    loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, _shared(recipe, batch))
+    shared = _shared(recipe, batch)
+    loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, shared, batch.taught_BX)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if recipe.gradient_clip_norm > 0:

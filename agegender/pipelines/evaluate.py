@@ -24,7 +24,7 @@ from agegender.pipelines.evaluate_units import score_units, source_of
 from agegender.pipelines.examples import show_examples
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.gathered import Gathered, Keys, content_keys, gather, observations_of
-from agegender.pipelines.models import localize_model
+from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
 from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.sources import Listing
@@ -194,7 +194,7 @@ def _metadata(info: ModelInfo) -> dict[str, str]:
 
 
 def _with_absolute_addresses(config: EvaluateConfig) -> EvaluateConfig:
-    placed = {name: files.absolute(getattr(config, name)) for name in ("output", "model")}
+    placed = {"output": files.absolute(config.output), "model": model_address(config.model)}
     split = None if config.split is None else files.absolute(config.split)
     return config.model_copy(update={**placed, "split": split})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS
 from agegender.config import ExportConfig
-from agegender.pipelines.models import localize_model
+from agegender.pipelines.models import localize_model, model_address
 from agegender.scoring.load import open_model
 from agegender.storage import files
 
@@ -18,7 +18,7 @@ def run_export(config: ExportConfig) -> dict[str, Any]:
     Raises:
         InputError: the model is missing, damaged or foreign.
     """
-    folder = localize_model(files.absolute(config.model))
+    folder = localize_model(model_address(config.model))
     info = open_model(folder)
     output = files.absolute(config.output)
     files.write_bytes(output, (folder / GRAPH_FILE).read_bytes())

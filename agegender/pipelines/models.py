@@ -7,13 +7,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from agegender import released
 from agegender.artifact import INFO_FILE
+from agegender.config import RELEASED_MODEL
 from agegender.errors import InputError, ResourceError
 from agegender.scoring.load import open_model
 from agegender.storage import files
 from agegender.storage.answers import ObjectAnswer
 
 logger = logging.getLogger(__name__)
+
+
+def model_address(said: str) -> str:
+    """The absolute address of a model as a user names it; that of the released one is its name, for any node."""
+    return said if said == RELEASED_MODEL else files.absolute(said)
 
 
 def localize_model(uri: str) -> Path:
@@ -23,12 +30,15 @@ def localize_model(uri: str) -> Path:
     by its address and version; processes that need it at once do not disturb each other.
 
     Args:
-        uri: local folder or s3:// prefix that train wrote.
+        uri: local folder or s3:// prefix that train wrote, or ``released``.
 
     Raises:
         InputError: missing, damaged or foreign; says which file and what to do.
         ResourceError: storage does not answer.
     """
+    if uri == RELEASED_MODEL:
+        open_model(released.FOLDER)
+        return released.FOLDER
     if not files.is_s3(uri):
         folder = Path(uri)
         open_model(folder)

@@ -23,7 +23,7 @@ from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError, ConfigError, InputError
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.ledger import Ledger, UnitCounts, stage_unit
-from agegender.pipelines.models import localize_model
+from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record
 from agegender.pipelines.scorer import UnitScorer, pool_shape
@@ -49,7 +49,7 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         InputError: no image, no usable model, or more bad files than ``max_bad_fraction`` (the output is kept).
         ResourceError: storage or cluster failed; what was scored stays.
     """
-    config = config.model_copy(update={"output": files.absolute(config.output), "model": files.absolute(config.model)})
+    config = config.model_copy(update={"output": files.absolute(config.output), "model": model_address(config.model)})
     info = _checked_model(config)
     search = face_search(config, config.max_faces)
     if config.dry_run:

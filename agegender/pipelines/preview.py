@@ -11,7 +11,7 @@ from agegender.data.annotate import Annotation, annotated
 from agegender.data.images import Pixels, decode, encode_jpeg, resize_to_fit
 from agegender.errors import InputError
 from agegender.pipelines.finding import check_framing, face_search
-from agegender.pipelines.models import localize_model
+from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.scorer import UnitScorer
 from agegender.pipelines.sources import fetch, list_source
@@ -34,7 +34,7 @@ def run_preview(config: PreviewConfig) -> dict[str, Any]:
         InputError: no image, no usable model, or none of the images could be decoded.
         ResourceError: storage does not answer, or the face detector cannot be had.
     """
-    output, model = files.absolute(config.output), files.absolute(config.model)
+    output, model = files.absolute(config.output), model_address(config.model)
     check_framing(open_model(localize_model(model)), model)
     source = SourceOptions(input=config.photographs, labels="none", unit_images=IMAGES_AT_ONCE)
     scorer = UnitScorer(model, source, search=face_search(config, config.max_faces))

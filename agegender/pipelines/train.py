@@ -20,7 +20,7 @@ from agegender.data.cache import GIGABYTE, cache_size_bytes
 from agegender.data.faces import FaceSearch
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.finding import check_framing, face_search, search_identity
-from agegender.pipelines.models import localize_model
+from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
 from agegender.pipelines.session import node_cpus, own_errors, ray_session
 from agegender.pipelines.train_job import (
@@ -28,6 +28,7 @@ from agegender.pipelines.train_job import (
     METRICS_FILE,
     MODEL_FOLDER,
     SPLIT_FILE,
+    WHERE_IT_RUNS,
     WORK_FOLDER,
     TrainJob,
     start_monitor,
@@ -39,16 +40,9 @@ from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
 
-WHERE_IT_RUNS = frozenset(
-    {
-        *("output", "address", "num_cpus", "num_workers", "use_gpu", "max_failures"),
-        *("cache_dir", "cache_limit_gb", "detector_model", "checkpoint_interval_steps", "images"),
-    }
-)
-"""Settings that may differ when a run is taken up again: they do not make another model."""
-
 REPORT_FILE = "report.html"
 INIT_FOLDER = "init"
+TEACHERS_FOLDER = "teachers"
 
 
 def run_train(config: TrainConfig) -> dict[str, Any]:
@@ -75,10 +69,10 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         return dict(earlier["result"])
     started_s = time.monotonic()
     with ray_session(config.address, config.num_cpus), own_errors():
-        config, split = _begin(config, search)
+        config, split, teachers = _begin(config, search)
         seen_before = _seen_by_init(config, split)
         if not files.exists(_model_info_uri(config)):
-            _train(config, search, split)
+            _train(config, search, split, teachers)
     result = _result(config, split, seen_before, time.monotonic() - started_s)
     _write_report(config, split, result)
     finish_record(config.output, "train", config, identity, result)
@@ -90,12 +84,16 @@ def _model_info_uri(config: TrainConfig) -> str:
     return files.join(config.output, MODEL_FOLDER, INFO_FILE)
 
 
-def _begin(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages]:
-    """Take over the network to start from, and split the images; what fails here leaves OUTPUT free for another try."""
+def _begin(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
+    """Take over the network to start from, split the images and check the teachers.
+
+    What fails here leaves OUTPUT free for another try.
+    """
     begun = files.exists(files.join(config.output, SPLIT_FILE))
     try:
         config = _with_init(config)
-        return config, split_images(config, search)
+        split = split_images(config, search)
+        return config, split, _kept_teachers(config, split)
     except (ConfigError, InputError):
         if not begun:
             _delete_folder(files.join(config.output, WORK_FOLDER))
@@ -110,7 +108,7 @@ def _with_init(config: TrainConfig) -> TrainConfig:
         return config
     kept = files.join(config.output, WORK_FOLDER, INIT_FOLDER)
     if not files.exists(files.join(kept, INFO_FILE)):
-        files.upload_folder(localize_model(files.absolute(config.init)), kept, last=INFO_FILE)
+        files.upload_folder(localize_model(model_address(config.init)), kept, last=INFO_FILE)
     info = open_model(localize_model(kept))
     check_framing(info, config.init)
     network = info.network
@@ -120,14 +118,46 @@ def _with_init(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={**network.model_dump(), "init": kept})
 
 
+def _kept_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
+    """Where the teachers are copied to, so that all workers find them.
+
+    Raises:
+        InputError: a teacher without an age distribution, or one that has seen images that this run is judged on.
+    """
+    kept = []
+    for number, said in enumerate(config.teacher):
+        folder = files.join(config.output, WORK_FOLDER, TEACHERS_FOLDER, str(number))
+        if not files.exists(files.join(folder, INFO_FILE)):
+            files.upload_folder(localize_model(model_address(said)), folder, last=INFO_FILE)
+        info = open_model(localize_model(folder))
+        check_framing(info, said)
+        if info.network.age_head == "scalar":
+            raise InputError(f"--teacher {said}: estimates one number and no distribution; give a model with one")
+        counts = _seen_images(split, training_images(localize_model(folder)))
+        if info.split_hash == split.hash:
+            counts["val"] = 0  # it was calibrated on them, which is not what is taught
+        if any(counts.values()):
+            raise InputError(
+                f"--teacher {said}: was trained on {counts['val']} images of this run's val part and {counts['test']} of "
+                "test, and what it tells of them would flatter every figure. Train it with the same --seed, --val-fraction "
+                "and --test-fraction"
+            )
+        kept.append(folder)
+    return tuple(kept)
+
+
+def _seen_images(split: SplitImages, known: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> dict[str, int]:
+    """How many images of val and test are among known training images."""
+    parts = np.array(split.table["part"].to_pylist())
+    seen = np.isin(image_keys(split.table["content_hash"].to_pylist()), known)
+    return {part: int(seen[parts == part].sum()) for part in ("val", "test")}
+
+
 def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     """Images of val and test that the model to start from has been trained on, by part."""
     if config.init is None:
         return {}
-    known = training_images(localize_model(config.init))
-    parts = np.array(split.table["part"].to_pylist())
-    seen = np.isin(image_keys(split.table["content_hash"].to_pylist()), known)
-    counts = {part: int(seen[parts == part].sum()) for part in ("val", "test")}
+    counts = _seen_images(split, training_images(localize_model(config.init)))
     if any(counts.values()):
         logger.warning(
             "the model to start from was trained on %d images of val, %d of test: their figures flatter",
@@ -136,7 +166,7 @@ def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     return counts
 
 
-def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages) -> None:
+def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, teachers: tuple[str, ...]) -> None:
     from agegender.pipelines import (
         train_fit,
         train_resume,
@@ -156,6 +186,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages) -
         resume_from=resume_from,
         init=config.init,
         monitor=start_monitor(),
+        teachers=teachers,
     )
     size_gb = cache_size_bytes(split.parts["train"] + split.parts["val"], config.image_size_px) / GIGABYTE
     logger.info("decoded images: %.2f GB on each node, in %s, removed at the end", size_gb, job.cache_path.parent)

@@ -45,6 +45,9 @@ class TrainJob:
     monitor: Any
     """Handle of a ``Monitor``."""
 
+    teachers: tuple[str, ...] = ()
+    """Model folders to learn from beside the labels."""
+
     def work(self, *names: str) -> str:
         """An address in the run's working folder."""
         return files.join(self.config.output, WORK_FOLDER, *names)
@@ -61,6 +64,15 @@ class TrainJob:
         said = (self.config.output, self.split_hash, self.network.image_size_px, CONTRACT_VERSION)
         return Path(folder) / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:20]}.npy"
 
+
+WHERE_IT_RUNS = frozenset(
+    {
+        *("output", "address", "num_cpus", "num_workers", "use_gpu", "max_failures"),
+        *("cache_dir", "cache_limit_gb", "detector_model", "checkpoint_interval_steps", "images"),
+    }
+)
+"""Settings that may differ when a run is taken up again: they do not make another
+model, and the model does not tell them."""
 
 WORK_FOLDER = "_work"
 SPLIT_FILE = "split.parquet"

@@ -27,6 +27,7 @@ from agegender.pipelines.train_job import (
     METRICS_FILE,
     MODEL_FOLDER,
     TENSORBOARD_FOLDER,
+    WHERE_IT_RUNS,
     TrainJob,
 )
 from agegender.scoring.load import training_images
@@ -106,7 +107,7 @@ def keep_model(
             calibration,
             _seen_images(job),
             job.split_hash,
-            job.config.model_dump(mode="json") | {"precision": precision},
+            job.config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
         )
         files.upload_folder(Path(folder), files.join(job.config.output, MODEL_FOLDER), last=INFO_FILE)

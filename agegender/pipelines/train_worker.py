@@ -39,6 +39,7 @@ from agegender.pipelines.train_job import TrainJob
 from agegender.pipelines.train_keep import MetricsLog, keep_model
 from agegender.pipelines.train_ranks import anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
 from agegender.pipelines.train_sums import EpochSums
+from agegender.pipelines.train_teach import with_teaching
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ class Worker:
         self.job, self.recipe = job, job.config.recipe()
         self.rank, self.ranks = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.train, self.val = load_samples(job)
+        train, self.val = load_samples(job)
+        self.train = with_teaching(job, train, self.device)
         self.steps = batches.steps_per_epoch(len(self.train), self.recipe.batch_size)
         self.total_steps = self.recipe.epochs * self.steps
         self._check_sizes()

@@ -82,9 +82,10 @@ def _is_val(output: str) -> Any:
 
 def _assert_metrics_are_of_each_val_image_once(output: str) -> None:
     last, again = _metrics(output)[-1], _measured_again(output)
-    assert last["age_mae_years"] == pytest.approx(again["age_error_years"], rel=1e-4)
+    # weights are kept as float16, which these metrics were measured before
+    assert last["age_mae_years"] == pytest.approx(again["age_error_years"], rel=2e-3)
     assert last["gender_accuracy"] == pytest.approx(again["gender_correct"])
-    assert last["val_loss"] == pytest.approx(trainer.weighted_loss(again, Recipe()), rel=1e-4)
+    assert last["val_loss"] == pytest.approx(trainer.weighted_loss(again, Recipe()), rel=2e-3)
 
 
 def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, dict[str, Any]], faces: Path) -> None:
@@ -158,6 +159,21 @@ def test_fine_tuning_with_two_workers(
     known, before_known = (set(training_images(Path(f) / "model").tolist()) for f in (config.output, trained[0].output))
     assert before_known <= known
     assert "had been trained on" in (tmp_path / "tuned" / "report.html").read_text()
+
+
+def test_a_student_learns_from_a_teacher_that_has_not_seen_what_it_is_judged_on(
+    ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path, faces: Path
+) -> None:
+    given = {"input": [str(faces)], **SETTINGS, "teacher": [f"{trained[0].output}/model"], "teacher_weight": 1.0}
+    given["epochs"] = 1
+    with pytest.raises(InputError, match=r"--teacher .*was trained on \d+ images of this run's val part"):
+        run_train(TrainConfig(output=str(tmp_path / "other"), **given | {"seed": 5}))
+    assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
+    result = run_train(TrainConfig(output=str(tmp_path / "student"), **given))
+    assert result["train_images"] == trained[1]["train_images"]
+    first, first_alone = (_metrics(output)[0] for output in (str(tmp_path / "student"), trained[0].output))
+    assert first["train_age_distribution"] < 0.8 * first_alone["train_age_distribution"], "a softer target"
+    assert not [path for path in (tmp_path / "student" / WORK_FOLDER).rglob("*") if path.is_file()]
 
 
 def test_a_finished_run_does_nothing_again(

@@ -19,7 +19,8 @@ MAY_IMPORT = {
     **{part: set() for part in VOCABULARY},
     **{part: {part} for part in MIDDLE},
     "reports": {"reports"},
-    "pipelines": {"pipelines", "reports", *MIDDLE},
+    "released": set(),
+    "pipelines": {"pipelines", "reports", "released", *MIDDLE},
     "settings": {"settings"},
     "cli": {"cli", "settings", "pipelines", "reports"},
     "jobs": {"cli", "settings", "pipelines", "reports"},
@@ -37,7 +38,7 @@ LIBRARY_HOMES = {
     "torchvision": ("agegender.model",),
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),
-    "cv2": ("agegender.data.images", "agegender.data.faces"),
+    "cv2": ("agegender.data.images", "agegender.data.faces", "agegender.data.corruptions"),
 }
 """Library -> the modules, packages and families (train, train_worker, ...) that may import it."""
 
