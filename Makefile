@@ -5,11 +5,14 @@ PYTHON ?= python3
 RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
+UTKFACE ?= UTKFace
+RELEASE := out/release
+RELEASE_FLAGS := --val-fraction 0.05 --test-fraction 0.1
 export RAY_AUTH_MODE ?= disabled
 # Ray runs its workers at nice 15: beside anything else that computes, the tests would hardly move.
 export RAY_worker_niceness ?= 0
 
-.PHONY: help install demo test test-s3 lint format clean-demo
+.PHONY: help install demo test test-s3 lint format release clean-demo
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +53,13 @@ lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout) and mypy (strict
 format: $(INSTALLED)  ## lay the code out
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
+
+release: $(INSTALLED)  ## the model that comes with the package, from UTKFACE=folder: trained, evaluated, with its card
+	$(RUN)/agegender train --input $(UTKFACE) --output $(RELEASE)/train $(RELEASE_FLAGS)
+	$(RUN)/agegender evaluate --input $(UTKFACE) --model $(RELEASE)/train/model --split $(RELEASE)/train/split.parquet \
+	    --part test --robustness --output $(RELEASE)/evaluation
+	$(RUN)/python benchmarks/release.py --train $(RELEASE)/train --evaluation $(RELEASE)/evaluation \
+	    --flags "--input $(UTKFACE) $(RELEASE_FLAGS)"
 
 clean-demo:  ## remove what the demo made
 	rm -rf $(DEMO)
