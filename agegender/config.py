@@ -199,7 +199,7 @@ class Recipe(Options):
     crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.86
     """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
 
-    epochs: Positive = 24
+    epochs: Positive = 30
     """passes over the training part"""
 
     batch_size: Positive = 64

@@ -3,35 +3,25 @@
     agegender train --input UTKFace/ --output out/any --epochs 1        # for its split.parquet, which groups duplicates
     python benchmarks/ablations.py --split out/any/split.parquet --output out/ablations [--only base ...]
 
-The parts are the protocol's, 60 % to learn from, 20 % to judge on, 20 % never opened here. Plain loops over the package's
-own steps, without Ray. One line per run in OUTPUT/runs.jsonl; what is there is not run again; the table is OUTPUT/table.md.
+The parts are the protocol's, 60 % to learn from, 20 % to judge on, 20 % never opened here. One line per run in
+OUTPUT/runs.jsonl; what is there is not run again; the table is OUTPUT/table.md.
 """
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from plain_training import fit, load_images, network_config, part_samples
 from torch import nn
 
-from agegender.artifact import NetworkConfig
 from agegender.config import Recipe
-from agegender.data.images import decode, resize
-from agegender.data.splits import split_table
-from agegender.model import batches, trainer
-from agegender.model.batches import Samples
+from agegender.model import trainer
 from agegender.model.network import FaceNetwork, build_network
-from agegender.schema import FACTS, Status
-
-CPU = torch.device("cpu")
-STORED_PX = 128
-VAL_FRACTION = TEST_FRACTION = 0.2
 
 Patch = Callable[[FaceNetwork], object]
 
@@ -87,17 +77,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     runs = given.output / "runs.jsonl"
     done = [json.loads(line) for line in runs.read_text().splitlines()] if runs.exists() else []
-    rows, pixels = _images(given.split, given.output / f"pixels_{STORED_PX}.npy")
+    rows, pixels = load_images(given.split, given.output, val_fraction=0.2, test_fraction=0.2)
     for seed in given.seeds:
         for name in given.only:
             if any((run["row"], run["seed"], run["epochs"]) == (name, seed, given.epochs) for run in done):
                 continue
-            run = {"row": name, "seed": seed, "epochs": given.epochs, **_run(name, seed, given.epochs, rows, pixels)}
+            run = {"row": name, "seed": seed, "epochs": given.epochs, **_run(name, given, seed, rows, pixels)}
             done.append(run)
             print(json.dumps(run), flush=True)
             with runs.open("a") as file:
@@ -105,54 +96,20 @@ def main() -> None:
     (given.output / "table.md").write_text(_table(done))
 
 
-def _images(split_file: Path, cache: Path) -> tuple[pa.Table, np.ndarray]:
-    """The rows of the protocol's split, and their images, decoded once."""
-    split = pq.read_table(split_file)
-    facts = {name: split[name] for name in ("uri", "content_hash", "age_years", "gender", "race")}
-    nothing = {field.name: pa.nulls(split.num_rows, field.type) for field in FACTS if field.name not in facts}
-    status = pa.array([Status.OK.value] * split.num_rows).cast(FACTS.field("status").type)
-    table = pa.table({**nothing, **facts, "status": status}).select(FACTS.names)
-    groups = np.unique(np.array(split["group"].to_pylist()), return_inverse=True)[1].astype(np.int64)
-    rows = split_table(table, groups, VAL_FRACTION, TEST_FRACTION, seed=0)
-    if not cache.exists():
-        decoded = (decode(Path(uri).read_bytes(), 10**8).pixels for uri in rows["uri"].to_pylist())
-        np.save(cache, np.stack([resize(image, STORED_PX) for image in decoded if image is not None]))
-    return rows, np.load(cache, mmap_mode="r")
-
-
-def _samples(rows: pa.Table, pixels: np.ndarray, part: str, side: int) -> Samples:
-    chosen = np.flatnonzero(np.array(rows["part"].to_pylist()) == part)
-    images = np.stack([resize(np.asarray(pixels[row]), side) for row in chosen])
-    ages = rows["age_years"].to_numpy()[chosen].astype(np.float32)
-    return Samples(images, np.arange(len(chosen)), ages, rows["gender"].to_numpy()[chosen].astype(np.int64))
-
-
-def _run(name: str, seed: int, epochs: int, rows: pa.Table, pixels: np.ndarray) -> dict[str, float]:
+def _run(name: str, given: argparse.Namespace, seed: int, rows: pa.Table, pixels: np.ndarray) -> dict[str, float]:
     overrides, patch = ROWS[name]
-    recipe = Recipe(**{**overrides, "epochs": epochs, "seed": seed})
-    shape = NetworkConfig(**{field: getattr(recipe, field) for field in NetworkConfig.model_fields})
-    train, val = (_samples(rows, pixels, part, shape.image_size_px) for part in ("train", "val"))
+    recipe, device = Recipe(**{**overrides, "epochs": given.epochs, "seed": seed}), torch.device(given.device)
+    shape = network_config(recipe)
+    train, val = (part_samples(rows, pixels, part, shape.image_size_px) for part in ("train", "val"))
     torch.manual_seed(seed)
     network = build_network(shape)
     if patch is not None:
         patch(network)
-    averaged, optimizer = trainer.averaged_copy(network, recipe), trainer.make_optimizer(network, recipe)
-    started_s = time.monotonic()
-    steps = batches.steps_per_epoch(len(train), recipe.batch_size)
-    for step in range(steps * epochs):
-        place = (step // steps, step % steps, 0)
-        order = batches.epoch_order(len(train), seed, place[0])
-        batch = batches.load_batch(train, batches.batch_rows(order, place[1], recipe.batch_size), 0, 1, CPU)
-        batches.seed_step(seed, place)
-        batch = batches.augmented(batch, recipe, place, shape.crop_size_px)
-        rate = trainer.learning_rate_at(step, steps * epochs, recipe)
-        trainer.train_step(network, optimizer, batch, recipe, rate, "float32")
-        trainer.update_average(averaged, network, recipe.ema_decay, step)
-    seconds = time.monotonic() - started_s
-    result = {"images_per_s": round(len(train) * epochs / seconds, 1)}
+    averaged, seconds = fit(network, recipe, train, device)
+    result = {"images_per_s": round(len(train) * given.epochs / seconds, 1)}
     for readout, views in (("expectation", 1), ("median", 1), ("median", 2)):
         averaged.config = shape.model_copy(update={"age_readout": readout, "views": views})
-        means = trainer.evaluate(averaged, val, range(len(val)), recipe, CPU)[1].means()
+        means = trainer.evaluate(averaged, val, range(len(val)), recipe, device)[1].means()
         result[f"age_mae_years_{readout}_{views}"] = round(means["age_error_years"], 4)
         result[f"gender_accuracy_{views}"] = round(means["gender_correct"], 4)
     return result

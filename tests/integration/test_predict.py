@@ -10,14 +10,17 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 
-from agegender.config import PredictConfig, StatusConfig
+from agegender import released
+from agegender.config import RELEASED_MODEL, PredictConfig, StatusConfig
 from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.predict import run_predict
 from agegender.pipelines.status import run_status
 from agegender.schema import prediction_schema
+from agegender.scoring.load import open_model
 from tests.corpus import MAX_PIXELS, write_corpus
 from tests.processes import kill_with_all_children
 
@@ -33,7 +36,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(source: Path, output: Path, model: Path, **options: object) -> dict[str, object]:
+def predict(source: Path, output: Path, model: Path | str, **options: object) -> dict[str, object]:
     given = {"input": [str(source)], "output": str(output), "model": str(model), "faces": "none"}
     given |= {"unit_images": 16, "num_workers": 2}
     return run_predict(PredictConfig(**given | options))
@@ -45,6 +48,15 @@ def rows(output: Path) -> pa.Table:
         .to_table()
         .sort_by([("uri", "ascending"), ("face_index", "ascending")])
     )
+
+
+def test_without_a_model_the_one_of_the_package_scores(faces: Path, tmp_path: Path) -> None:
+    assert PredictConfig(input=["a"], output="b").model == RELEASED_MODEL
+    predict(faces, tmp_path / "out", RELEASED_MODEL, limit=3)
+    (part,) = (tmp_path / "out").glob("part-*.parquet")
+    told = pyarrow.parquet.read_metadata(part).metadata
+    assert told[b"agegender.model_id"].decode() == open_model(released.FOLDER).model_id
+    assert rows(tmp_path / "out")["age_years"].null_count == 0
 
 
 def test_the_output_is_the_contract_and_every_reader_takes_it_as_one_table(
