@@ -71,7 +71,5 @@ def _group_row(part: Observations, name: str) -> dict[str, Any]:
     inside: npt.NDArray[np.bool_] = (part.age_true >= part.age_low) & (part.age_true <= part.age_high)
     low, high = share_bounds(int(inside.sum()), len(part))
     width = float((part.age_high.astype(np.float64) - part.age_low).mean())
-    return {
-        "age_group": name, "n": len(part), "coverage": float(inside.mean()), "low": low, "high": high,
-        "width_years": width,
-    }  # fmt: skip
+    shares = {"coverage": float(inside.mean()), "low": low, "high": high, "width_years": width}
+    return {"age_group": name, "n": len(part)} | {key: round(value, 4) for key, value in shares.items()}

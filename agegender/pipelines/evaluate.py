@@ -122,7 +122,6 @@ def _write_results(
         error_histogram=error_histogram(gathered.seen),
         confusion=slices.confusion(gathered.seen),
         reliability=calibration.reliability(gathered.seen),
-        coverage={by: calibration.interval_by_group(gathered.seen, by) for by in ("estimated", "true")},
         examples=show_examples(config, search, listing, gathered) if config.images else None,
     )
     files.write_bytes(files.join(config.output, "report.html"), page.encode())
@@ -141,6 +140,7 @@ def _metrics(
         **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
         "interval_coverage_promised": info.calibration.interval_coverage,
         "gender_calibration_error": calibration.gender_calibration_error(seen),
+        "interval_by_age_group": {by: calibration.interval_by_group(seen, by) for by in ("estimated", "true")},
         "age_assurance": slices.age_assurance(seen),
         "selective_prediction": selective_prediction(seen),
         "robustness": _robustness(config, listing) if config.robustness else None,

@@ -47,7 +47,6 @@ def evaluation_page(
     error_histogram: Histogram,
     confusion: npt.NDArray[np.int64],
     reliability: Sequence[Row],
-    coverage: Mapping[str, Sequence[Row]],
     examples: Mapping[str, Sequence[Example]] | None,
 ) -> str:
     """Draw report.html.
@@ -59,13 +58,11 @@ def evaluation_page(
         error_histogram: float64[K] images and float64[K + 1] edges in years, of estimated less true age.
         confusion: int64[11, 11], true by estimated age group.
         reliability: rows of ``evaluation.calibration.reliability``.
-        coverage: ``estimated`` and ``true`` -> rows of ``evaluation.calibration.interval_by_group``.
         examples: why -> images; None leaves faces out.
 
     Returns:
         One self-contained HTML page.
     """
-    promised = float(metrics["interval_coverage_promised"])
     sections = [
         _findings(metrics),
         _by("Error by age", "age_group", slices),
@@ -74,7 +71,7 @@ def evaluation_page(
         *([_by("Error by race", "race", slices)] if _rows(slices, "race") else []),
         *([_crossed(slices)] if _rows(slices, "age_group x gender") else []),
         _confusion(confusion),
-        _interval(coverage, promised),
+        _interval(metrics["interval_by_age_group"], float(metrics["interval_coverage_promised"])),
         *([_selective(metrics["selective_prediction"])] if metrics["selective_prediction"] else []),
         *([_gender_calibration(metrics, reliability)] if reliability else []),
         *([] if metrics["robustness"] is None else [_robustness(metrics)]),
