@@ -59,7 +59,7 @@ release: $(INSTALLED)  ## the model that comes with the package, from UTKFACE=fo
 	$(RUN)/agegender evaluate --input $(UTKFACE) --model $(RELEASE)/train/model --split $(RELEASE)/train/split.parquet \
 	    --part test --robustness --output $(RELEASE)/evaluation
 	$(RUN)/python benchmarks/release.py --train $(RELEASE)/train --evaluation $(RELEASE)/evaluation \
-	    --flags "--input $(UTKFACE) $(RELEASE_FLAGS)"
+	    --flags="--input $(UTKFACE) $(RELEASE_FLAGS)"
 
 clean-demo:  ## remove what the demo made
 	rm -rf $(DEMO)
