@@ -85,7 +85,9 @@ def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str) -> s
         ],
         conditions=[("as they are", metrics), *((w["what"], w) for w in metrics["robustness"].values())],
         age_groups=AGE_GROUPS,
-        **{f"by_{by}": {row["age_group"]: row for row in rows} for by, rows in metrics["interval_by_age_group"].items()},
+        **{
+            f"by_{by}": {row["age_group"]: row for row in rows} for by, rows in metrics["interval_by_age_group"].items()
+        },
         bounds_of=lambda row: f"{number(row['coverage'], True)} ({100 * row['low']:.0f} to {100 * row['high']:.0f})",
         number=number,
         cell=cell,
