@@ -104,7 +104,7 @@ def _overview() -> str:
             "example:",
             "  agegender eda     --input UTKFace/ --output out/eda",
             "  agegender train   --input UTKFace/ --output out/train",
-            "  agegender predict --input photos/ --model out/train/model --output out/predictions",
+            "  agegender predict --input photos/ --output out/predictions",
             "",
             "Every setting is a flag, a line of the YAML file given by --config, or a variable such as AGEGENDER_NUM_WORKERS.",
             "",
@@ -114,11 +114,21 @@ def _overview() -> str:
 
 
 def _print_result(result: dict[str, Any]) -> None:
+    """A line per figure; tables and what is nested deeper is for the files and the page."""
     for key, value in result.items():
-        if key == "exit_code":
+        if key == "exit_code" or value is None or _depth(value) > 2 or (isinstance(value, list) and _depth(value) > 1):
             continue
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        print(f"{key.replace('_', ' '):<24}{text}")
+        text = value
+        if isinstance(value, dict):
+            text = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            text = ("\n" + " " * 28).join(map(str, value))
+        print(f"{key.replace('_', ' '):<28}{text}")
+
+
+def _depth(value: object) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0) if isinstance(value, dict | list) else 0
 
 
 def _fail(program: str, message: str, code: int) -> int:
