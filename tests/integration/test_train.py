@@ -235,7 +235,9 @@ def test_all_workers_find_room(workers: int, nodes: list[float], cpus: float) ->
 
 
 def _command(faces: Path, output: Path) -> list[str]:
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    plain = {name: value for name, value in SETTINGS.items() if name != "augment"}
+    plain |= {f"augment.{name}": value for name, value in SETTINGS["augment"].items()}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in plain.items()]
     return [sys.executable, "-m", "agegender.cli", "train", f"--input={faces}", f"--output={output}", *flags]
 
 
