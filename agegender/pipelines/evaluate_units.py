@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import ray
 
 from agegender.config import EvaluateConfig, SourceOptions
@@ -40,11 +41,13 @@ class _EvaluatingActor:
         unit = str(batch["unit"][0])
         listed = with_label_columns(read_unit(unit))
         wanted = None if self._part is None else functools.partial(is_among, self._part)
+        scored = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted)
+        # What is wanted is known by now: the images of other parts are not read again for each corruption.
+        chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
         for name in self._corruptions:
-            worse = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted, alter=CORRUPTIONS[name])
+            worse = self._scorer.score_unit(chosen, alter=CORRUPTIONS[name])
             tables.write_table(scored_uri(self._output, unit, name), worse)
         # Last, for a unit is done where this is.
-        scored = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted)
         tables.write_table(scored_uri(self._output, unit), scored)
         return {"images": np.array([listed.num_rows]), "evaluated": np.array([scored.num_rows])}
 

@@ -36,11 +36,8 @@ def localize_model(uri: str) -> Path:
         InputError: missing, damaged or foreign; says which file and what to do.
         ResourceError: storage does not answer.
     """
-    if uri == RELEASED_MODEL:
-        open_model(released.FOLDER)
-        return released.FOLDER
     if not files.is_s3(uri):
-        folder = Path(uri)
+        folder = released.FOLDER if uri == RELEASED_MODEL else Path(uri)
         open_model(folder)
         return folder
     cached = _cache_folder() / _version_key(uri)
