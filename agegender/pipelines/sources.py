@@ -4,11 +4,12 @@ A listing is made once per run and written down in units of a few hundred rows; 
 a whole. Only ``unit_dataset`` knows of Ray.
 
     list_source -> Listing (unit tables in OUTPUT/_work) -> unit_dataset -> [fetch]
+
+predict, whose source may grow and never ends within memory, has a ``GrowingListing`` in its place.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -19,10 +20,14 @@ from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.fetch import Fetched, fetch
 from agegender.pipelines.listing import ListedImage, SourceReader
+from agegender.pipelines.seen import SeenUris
 from agegender.schema import LISTING
 from agegender.storage import files, tables
 
-__all__ = ["Fetched", "Listing", "SourceCounts", "fetch", "list_source", "read_unit", "unit_dataset", "unit_name"]
+__all__ = [
+    "Fetched", "Listing", "SourceCounts", "fetch", "list_source", "list_units", "nothing_found", "read_unit", "to_table",
+    "unit_dataset", "unit_name", "unit_number", "unit_uri",
+]  # fmt: skip
 
 
 @dataclass
@@ -43,6 +48,8 @@ def list_source(
 ) -> Iterator[pa.Table]:
     """Stream a source as tables of at most ``options.unit_images`` rows; a uri that was met before is counted, not listed.
 
+    The order depends on the source alone. Memory is that of one table and of ``SeenUris``.
+
     Args:
         options: where the images and their labels are.
         keep_columns: manifest columns that follow the columns of ``schema.LISTING``.
@@ -53,32 +60,42 @@ def list_source(
         InputError: nothing at an address, a manifest without the columns that were asked for.
     """
     counts = counts if counts is not None else SourceCounts()
-    reader = SourceReader(options, tuple(keep_columns), counts.ignored)
+    with SeenUris() as seen:
+
+        def is_new(image: ListedImage) -> bool:
+            new = seen.meet(image.uri) is True
+            counts.repeated += not new
+            return new
+
+        yield from list_units(SourceReader(options, tuple(keep_columns), counts.ignored), counts, limit, is_new)
+
+
+def list_units(
+    reader: SourceReader, counts: SourceCounts, limit: int | None, is_new: Callable[[ListedImage], bool]
+) -> Iterator[pa.Table]:
+    """Stream the images that ``is_new`` lets pass, as tables of one unit each.
+
+    Args:
+        reader: of the source.
+        counts: its ``images`` is raised by those listed.
+        limit: stop when ``counts.images`` has come so far.
+        is_new: is asked once for every image of the source, in its order, repeats included.
+    """
     rows: list[ListedImage] = []
-    for image in _without_repeats(reader.images(), counts):
+    for image in filter(is_new, reader.images()):
         rows.append(image)
         counts.images += 1
-        if len(rows) == options.unit_images:
-            yield _to_table(rows, reader.keep_fields)
+        if len(rows) == reader.options.unit_images:
+            yield to_table(rows, reader.keep_fields)
             rows = []
         if limit is not None and counts.images >= limit:
             break
     if rows:
-        yield _to_table(rows, reader.keep_fields)
+        yield to_table(rows, reader.keep_fields)
 
 
-def _without_repeats(images: Iterable[ListedImage], counts: SourceCounts) -> Iterator[ListedImage]:
-    seen: set[int] = set()
-    for image in images:
-        key = int.from_bytes(hashlib.blake2b(image.uri.encode(), digest_size=8).digest())
-        if key in seen:
-            counts.repeated += 1
-            continue
-        seen.add(key)
-        yield image
-
-
-def _to_table(rows: list[ListedImage], keep_fields: Sequence[pa.Field]) -> pa.Table:
+def to_table(rows: list[ListedImage], keep_fields: Sequence[pa.Field]) -> pa.Table:
+    """Rows of ``schema.LISTING`` and the kept columns."""
     columns = [pa.array([getattr(row, f.name) for row in rows], f.type) for f in LISTING]
     columns += [pa.array([row.kept[i] for row in rows], f.type) for i, f in enumerate(keep_fields)]
     return pa.table(columns, schema=pa.schema([*LISTING, *keep_fields]))
@@ -106,25 +123,24 @@ class Listing:
         index_uri = files.join(work_uri, "listing.json")
         if files.exists(index_uri):
             return cls._from_index(work_uri, files.read_json(index_uri))
-        counts, names, unit_images = SourceCounts(), [], []
+        counts, units = SourceCounts(), 0
         for number, table in enumerate(list_source(options, keep_columns, counts, limit)):
-            names.append(f"unit-{number:07d}.parquet")
-            unit_images.append(table.num_rows)
-            tables.write_table(files.join(work_uri, names[-1]), table)
+            tables.write_table(unit_uri(work_uri, number), table)
+            units = number + 1
         if not counts.images:
-            raise InputError(_nothing_found(options, counts))
+            raise InputError(nothing_found(options, counts))
         index = {
             "images": counts.images,
             "repeated": counts.repeated,
             "ignored": dict(counts.ignored),
-            "units": len(names),
+            "units": units,
         }
         files.write_json(index_uri, index)
         return cls._from_index(work_uri, index)
 
     @classmethod
     def _from_index(cls, work_uri: str, index: dict[str, Any]) -> Self:
-        units = [files.join(work_uri, f"unit-{number:07d}.parquet") for number in range(index["units"])]
+        units = [unit_uri(work_uri, number) for number in range(index["units"])]
         return cls(work_uri, units, index["images"], index["repeated"], index["ignored"])
 
 
@@ -133,12 +149,23 @@ def read_unit(unit_uri: str) -> pa.Table:
     return tables.read_table(unit_uri)
 
 
+def unit_uri(work_uri: str, number: int) -> str:
+    """Address of the listing of a unit."""
+    return files.join(work_uri, f"unit-{number:07d}.parquet")
+
+
 def unit_name(unit_uri: str) -> str:
     """``unit-0000012`` of a unit's address: names everything that is made from it."""
     return files.name(unit_uri).removesuffix(".parquet")
 
 
-def _nothing_found(options: SourceOptions, counts: SourceCounts) -> str:
+def unit_number(uri: str) -> int:
+    """12 of ``.../unit-0000012.parquet``, or of what else is named after the unit."""
+    return int(files.name(uri).removeprefix("unit-").partition(".")[0])
+
+
+def nothing_found(options: SourceOptions, counts: SourceCounts) -> str:
+    """What to say of a source without images."""
     where = ", ".join(options.input)
     if counts.ignored:
         seen = ", ".join(f"{n} {extension or 'without extension'}" for extension, n in counts.ignored.most_common(5))
