@@ -8,13 +8,14 @@ Under OUTPUT::
     part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written whole and never again; the counts are in its metadata
 
 A unit is done when its counts or a part that covers it exist, so a run that was killed anywhere goes on from these names.
+Memory: the counts of the units that are staged and not yet in a part, however many units there are.
 """
 
 import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agegender.pipelines.sources import Listing, unit_name
+from agegender.pipelines.sources import unit_name, unit_number
 from agegender.storage import files, tables
 
 PART_BYTES = 128_000_000
 PART_ROWS = 1_000_000
 """A part is closed when it reaches either: large enough for engines, small enough to hold few units back."""
 
+SCORED = "_work/scored"
 ROW_GROUP_ROWS = 131_072
 COUNTS_KEY = b"agegender.counts"
 _PART_NAME = re.compile(r"part-(\d{7})-(\d{7})\.parquet")
@@ -58,7 +60,7 @@ def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
         unit_uri: address of the unit's listing.
         table: its rows, ``schema.prediction_schema``; each image has exactly one row with face_index 0.
     """
-    stem = _staged(output, unit_name(unit_uri))
+    stem = files.join(output, SCORED, unit_name(unit_uri))
     size_bytes = tables.write_table(f"{stem}.parquet", table)
     first_rows = table.column("status").filter(pa.compute.equal(table.column("face_index"), 0))
     by_status = Counter(first_rows.to_pylist())
@@ -72,88 +74,76 @@ class Ledger:
 
     Args:
         output: OUTPUT of the run.
-        listing: its units.
         metadata: written into every part: model id and hash, config hash, versions.
     """
 
-    def __init__(self, output: str, listing: Listing, metadata: dict[str, str]) -> None:
+    def __init__(self, output: str, metadata: dict[str, str]) -> None:
         self._output, self._metadata = output, metadata
-        self._names = [unit_name(unit) for unit in listing.units]
-        self._units = listing.units
-        self.published = UnitCounts()
+        self.totals = UnitCounts()
+        """Counts of everything that is scored, published or not."""
         self.parts = 0
+        self._next = 0  # the first unit that is in no part
         self._staged: dict[int, UnitCounts] = {}
-        self._next = 0
+        self._ready = UnitCounts()  # of the units from _next on without a gap, which the next part will hold
+        self._ready_end = 0
         self._take_up()
 
     def _take_up(self) -> None:
         for first, last, uri in parts_of(self._output):
             if first != self._next:
                 break  # cannot happen by our own writing; the units are scored again rather than trusted
-            self.published += part_counts(uri)
+            self.totals += part_counts(uri)
             self.parts += 1
-            self._next = last + 1
+            self._next = self._ready_end = last + 1
         for number, counts in staged_units(self._output).items():
             if number >= self._next:
-                self._staged[number] = counts
+                self._note(number, counts)
             else:
                 self._forget(number)  # published, but the kill came before it was removed
 
-    @property
-    def totals(self) -> UnitCounts:
-        """Counts of everything that is scored, published or not."""
-        return sum(self._staged.values(), self.published)
-
-    def pending(self) -> list[str]:
-        """Addresses of the units that are still to be scored."""
-        return [unit for i, unit in enumerate(self._units) if i >= self._next and i not in self._staged]
+    def is_done(self, number: int) -> bool:
+        """Whether a unit is scored."""
+        return number < self._next or number in self._staged
 
     def add(self, unit_uri: str, counts: UnitCounts) -> None:
         """Take note of a unit that was staged, and publish what has become a part."""
-        self._staged[_number(unit_name(unit_uri))] = counts
-        for run in self._full_runs():
-            self._publish(run)
+        self._note(unit_number(unit_uri), counts)
+        self._publish_full()
 
     def publish_rest(self) -> None:
         """Publish the units that are left over as the last part."""
-        run = list(self._run())
-        if run:
-            self._publish(run)
+        self._publish_full()
+        if self._ready_end > self._next:
+            self._publish()
 
-    def _run(self) -> Iterator[int]:
-        number = self._next
-        while number in self._staged:
-            yield number
-            number += 1
+    def _publish_full(self) -> None:
+        while self._ready_end in self._staged:
+            self._ready += self._staged[self._ready_end]
+            self._ready_end += 1
+            if self._ready.size_bytes >= PART_BYTES or self._ready.rows >= PART_ROWS:
+                self._publish()
 
-    def _full_runs(self) -> Iterator[list[int]]:
-        run: list[int] = []
-        size = UnitCounts()
-        for number in list(self._run()):
-            run.append(number)
-            size += self._staged[number]
-            if size.size_bytes >= PART_BYTES or size.rows >= PART_ROWS:
-                yield run
-                run, size = [], UnitCounts()
+    def _note(self, number: int, counts: UnitCounts) -> None:
+        self._staged[number] = counts
+        self.totals += counts
 
-    def _publish(self, run: list[int]) -> None:
-        counts = sum((self._staged[number] for number in run), UnitCounts())
+    def _publish(self) -> None:
+        run = range(self._next, self._ready_end)
         uri = files.join(self._output, f"part-{run[0]:07d}-{run[-1]:07d}.parquet")
-        metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(counts), sort_keys=True)}
+        metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(self._ready), sort_keys=True)}
         with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
             path = Path(folder) / "part.parquet"
-            _write_part(path, (f"{_staged(self._output, self._names[number])}.parquet" for number in run), metadata)
+            _write_part(path, (f"{_staged(self._output, number)}.parquet" for number in run), metadata)
             with path.open("rb") as part:
                 files.write_from(part, uri)
-        self.published += counts
         self.parts += 1
-        self._next = run[-1] + 1
+        self._next, self._ready = self._ready_end, UnitCounts()
         for number in run:
             del self._staged[number]
             self._forget(number)
 
     def _forget(self, number: int) -> None:
-        stem = _staged(self._output, self._names[number])
+        stem = _staged(self._output, number)
         for extension in ("json", "parquet"):  # the counts first: rows without counts are not a unit
             files.delete(f"{stem}.{extension}")
 
@@ -196,17 +186,12 @@ def part_counts(uri: str) -> UnitCounts:
 
 def staged_units(output: str) -> dict[int, UnitCounts]:
     """Unit number -> counts, of the units that are scored and not yet published."""
-    folder = files.join(output, "_work", "scored")
-    found = [info.uri for info in files.list_files(folder, allow_empty=True) if info.uri.endswith(".json")]
-    return {_number(files.name(uri).removesuffix(".json")): _counts(files.read_json(uri)) for uri in found}
+    found = files.list_files(files.join(output, SCORED), allow_empty=True)
+    return {unit_number(i.uri): _counts(files.read_json(i.uri)) for i in found if i.uri.endswith(".json")}
 
 
-def _staged(output: str, name: str) -> str:
-    return files.join(output, "_work", "scored", name)
-
-
-def _number(name: str) -> int:
-    return int(name.removeprefix("unit-"))
+def _staged(output: str, number: int) -> str:
+    return files.join(output, SCORED, f"unit-{number:07d}")
 
 
 def _counts(values: dict[str, Any]) -> UnitCounts:

@@ -1,34 +1,31 @@
-"""Score every image of a source: units of a listing, on Ray Data, into parts of Parquet.
+"""Score every image of a source: units of a listing that grows meanwhile, in a pool of actors, into parts of Parquet.
 
-Listing -> [UnitScorer in an actor: fetch, decode, score, stage] -> Ledger -> part-*.parquet
+GrowingListing -> [UnitScorer in an actor: fetch, decode, score, stage] -> Ledger -> part-*.parquet
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import logging
-import re
 import time
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import ray
 
 from agegender import __version__
 from agegender.artifact import ModelInfo
-from agegender.config import PredictConfig, SourceOptions
+from agegender.config import PredictConfig
 from agegender.data.faces import FaceSearch
-from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError, ConfigError, InputError
 from agegender.pipelines.finding import check_framing, face_search, search_identity
-from agegender.pipelines.ledger import Ledger, UnitCounts, stage_unit
+from agegender.pipelines.growing import GrowingListing
+from agegender.pipelines.ledger import Ledger, UnitCounts
 from agegender.pipelines.models import localize_model, model_address
+from agegender.pipelines.predict_units import score_units, source_of, unit_scorer
 from agegender.pipelines.progress import Progress
-from agegender.pipelines.record import DONE, claim_output, finish_record
-from agegender.pipelines.scorer import UnitScorer, pool_shape
-from agegender.pipelines.session import node_cpus, own_errors, ray_session
-from agegender.pipelines.sources import Listing, list_source, read_unit, unit_dataset, unit_name
+from agegender.pipelines.record import DONE, claim_output, finish_record, reopen_record
+from agegender.pipelines.session import own_errors, ray_session
+from agegender.pipelines.sources import list_source
 from agegender.schema import CONTRACT_VERSION, Status
 from agegender.scoring.load import open_model
 from agegender.storage import files
@@ -56,18 +53,22 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         return _dry_run(config, search)
     identity = _identity(config, info, search)
     earlier = claim_output(config.output, "predict", config, identity)
-    if earlier is not None and earlier["state"] == DONE:
-        logger.info("%s: this run is finished; nothing was done", config.output)
-        return dict(earlier["result"])
     started_s = time.monotonic()
-    listing = Listing.create(
-        source_of(config), files.join(config.output, "_work", "listing"), config.keep_columns, config.limit
-    )
-    ledger = Ledger(config.output, listing, _metadata(info, identity))
+    ledger = Ledger(config.output, _metadata(info, identity))
     before = ledger.totals.images
-    if ledger.pending():
-        with ray_session(config.address, config.num_cpus), own_errors():
-            _score(config, search, listing, ledger)
+    work_uri = files.join(config.output, "_work", "listing")
+    with GrowingListing(source_of(config), work_uri, tuple(config.keep_columns), config.limit) as listing:
+        pending = _pending(listing, ledger)
+        first = next((unit for unit in pending if unit is not None), None)
+        if first is not None:
+            if earlier is not None and earlier["state"] == DONE:
+                reopen_record(config.output, "predict", config, identity)
+            with ray_session(config.address, config.num_cpus), own_errors():
+                _score(config, search, itertools.chain([first], pending), listing, ledger)
+    if first is None and earlier is not None and earlier["state"] == DONE:
+        logger.info("%s: this run is finished, and its source holds nothing new; nothing was done", config.output)
+        _check_bad_fraction(config, ledger.totals)
+        return dict(earlier["result"])
     ledger.publish_rest()
     result = _summary(config, listing, ledger, before, time.monotonic() - started_s)
     finish_record(config.output, "predict", config, identity, result)
@@ -75,10 +76,30 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     return result
 
 
-def source_of(config: PredictConfig) -> SourceOptions:
-    """The source alone; labels are nothing that scoring needs."""
-    fields = {name: getattr(config, name) for name in SourceOptions.model_fields}
-    return SourceOptions(**fields | {"labels": "none"})
+def _pending(listing: GrowingListing, ledger: Ledger) -> Iterator[str | None]:
+    """Addresses of the units that are still to be scored; None each time that none is listed yet."""
+    for number in listing.numbers():
+        if number is None:
+            yield None
+        elif not ledger.is_done(number):
+            yield listing.address(number)
+
+
+def _score(
+    config: PredictConfig,
+    search: FaceSearch | None,
+    units: Iterator[str | None],
+    listing: GrowingListing,
+    ledger: Ledger,
+) -> None:
+    with Progress(None, "images", "predict") as progress:
+        progress.start_at(ledger.totals.images)
+        with contextlib.closing(score_units(config, search, units)) as scored:
+            for unit, counts in scored:
+                ledger.add(unit, counts)
+                if listing.ended:
+                    progress.expect(listing.counts.images)
+                progress.update(counts.images, bad=bad_images(ledger.totals))
 
 
 def _checked_model(config: PredictConfig) -> ModelInfo:
@@ -112,82 +133,19 @@ def _metadata(info: ModelInfo, identity: dict[str, Any]) -> dict[str, str]:
     }
 
 
-class _ScoringActor:
-    """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here."""
-
-    def __init__(self, config: PredictConfig, search: FaceSearch | None) -> None:
-        self._output, self._save_crops = config.output, config.save_crops
-        self._scorer = _unit_scorer(config, search)
-
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        unit = str(batch["unit"][0])
-        listing = read_unit(unit)
-        crops = _CropFolder(self._output, unit, listing) if self._save_crops else None
-        counts = stage_unit(self._output, unit, self._scorer.score_unit(listing, keep_crop=crops))
-        return {
-            "unit": np.array([unit]),
-            "images": np.array([counts.images]),
-            "rows": np.array([counts.rows]),
-            "size_bytes": np.array([counts.size_bytes]),
-            "by_status": np.array([json.dumps(counts.by_status)]),
-        }
-
-
-class _CropFolder:
-    """``_crops/UNIT/ROW-FACE-NAME.jpg`` under OUTPUT: names that no two faces share and a second try writes again."""
-
-    def __init__(self, output: str, unit: str, listing: pa.Table) -> None:
-        self._folder = files.join(output, "_crops", unit_name(unit))
-        self._uris = listing.column("uri")
-
-    def __call__(self, image: int, face: int, crop: Pixels) -> None:
-        name = re.sub(r"[^\w.-]+", "_", str(self._uris[image]).rsplit("/", 1)[-1])[-60:]
-        files.write_bytes(files.join(self._folder, f"{image:06d}-{face:02d}-{name}.jpg"), encode_jpeg(crop))
-
-
-def _unit_scorer(config: PredictConfig, search: FaceSearch | None) -> UnitScorer:
-    return UnitScorer(
-        config.model,
-        source_of(config),
-        config.threads_per_worker,
-        config.batch_size,
-        age_distribution=config.age_distribution,
-        abstain_above_years=config.abstain_above,
-        search=search,
-    )
-
-
-def _score(config: PredictConfig, search: FaceSearch | None, listing: Listing, ledger: Ledger) -> None:
-    pending = ledger.pending()
-    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
-    counted = unit_dataset(pending).map_batches(
-        _ScoringActor,
-        batch_size=1,
-        fn_constructor_args=(config, search),
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
-        num_cpus=cpus,
-    )
-    with Progress(listing.images, "images", "predict") as progress:
-        progress.start_at(ledger.totals.images)
-        for row in counted.iter_rows():
-            counts = UnitCounts(row["images"], row["rows"], row["size_bytes"], json.loads(row["by_status"]))
-            ledger.add(row["unit"], counts)
-            progress.update(counts.images, bad=bad_images(ledger.totals))
-
-
 def bad_images(counts: UnitCounts) -> int:
     """Images that count towards ``--max-bad-fraction``."""
     return sum(n for status, n in (counts.by_status or {}).items() if Status(status).is_bad)
 
 
 def _summary(
-    config: PredictConfig, listing: Listing, ledger: Ledger, images_before: int, elapsed_s: float
+    config: PredictConfig, listing: GrowingListing, ledger: Ledger, images_before: int, elapsed_s: float
 ) -> dict[str, Any]:
     totals = ledger.totals
     accounted = sum((totals.by_status or {}).values())
-    if accounted != listing.images or totals.images != listing.images:
+    if accounted != listing.counts.images or totals.images != listing.counts.images:
         raise AccountingError(
-            f"{config.output}: {listing.images} images listed, {accounted} accounted for ({totals.by_status}). "
+            f"{config.output}: {listing.counts.images} images listed, {accounted} accounted for ({totals.by_status}). "
             "This is a defect: keep the folder and report it"
         )
     return {
@@ -195,8 +153,8 @@ def _summary(
         "faces": (totals.by_status or {}).get(Status.OK.value, 0) + totals.rows - totals.images,
         "by_status": {status.value: n for status in Status if (n := (totals.by_status or {}).get(status.value, 0))},
         "rows": totals.rows,
-        "repeated": listing.repeated,
-        "ignored_files": sum(listing.ignored.values()),
+        "repeated": listing.counts.repeated,
+        "ignored_files": sum(listing.counts.ignored.values()),
         "parts": ledger.parts,
         "images_scored_now": totals.images - images_before,
         "seconds": round(elapsed_s, 1),
@@ -225,7 +183,7 @@ def _dry_run(config: PredictConfig, search: FaceSearch | None) -> dict[str, Any]
         raise InputError(
             f"no images in {', '.join(config.input)}. Point --input at a folder, a manifest, Parquet or tar"
         )
-    scorer = _unit_scorer(config, search)
+    scorer = unit_scorer(config, search)
     scorer.score_unit(sample.slice(0, 1))  # the first call pays for caches that later ones find warm
     started_s = time.monotonic()
     rows = scorer.score_unit(sample)

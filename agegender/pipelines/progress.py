@@ -37,6 +37,12 @@ class Progress:
             self._bar.initial = self._bar.n = done
             self._bar.refresh()
 
+    def expect(self, total: int) -> None:
+        """Say how much there is, once that is known."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def update(self, count: int, **figures: object) -> None:
         """Add finished work; ``figures`` are shown beside the count until replaced."""
         self.done += count

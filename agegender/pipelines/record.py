@@ -48,6 +48,11 @@ def claim_output(output: str, job: str, config: BaseModel, identity: dict[str, A
     return None
 
 
+def reopen_record(output: str, job: str, config: BaseModel, identity: dict[str, Any]) -> None:
+    """Note that a finished run has more to do, and that it is not finished until ``finish_record``."""
+    _write(output, job, config, identity, RUNNING, {})
+
+
 def finish_record(output: str, job: str, config: BaseModel, identity: dict[str, Any], result: dict[str, Any]) -> None:
     """Write what came out; from here on the run counts as finished."""
     _write(output, job, config, identity, DONE, result)

@@ -6,7 +6,7 @@ An image is one crop, or a photograph that gives a crop of each face; its own pi
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,7 @@ class UnitScorer:
         wanted: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
         alter: Callable[[Pixels], Pixels] | None = None,
+        deadly: Container[int] = (),
     ) -> pa.Table:
         """Score the images of a unit.
 
@@ -100,6 +101,7 @@ class UnitScorer:
             alter: is handed each crop, and gives what is scored in its place, of the same shape.
             wanted: by content hash (16 bytes), which images to decode and score; others leave no row. Images without
                 bytes leave no row either then, as nobody can say whether they are meant.
+            deadly: rows of the listing whose images ended a process: they are unreadable, and not decoded again.
 
         Returns:
             One row per face or per image without one, in listing order: ``schema.prediction_schema`` of the kept
@@ -111,7 +113,7 @@ class UnitScorer:
         hashed = with_content_hash or wanted is not None
         rows: list[_Row] = []
         scored: list[Predictions] = []
-        for batch in _batches(self._rows(listing, hashed, wanted, alter), self._batch_size):
+        for batch in _batches(self._rows(listing, hashed, wanted, alter, deadly), self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
@@ -132,8 +134,10 @@ class UnitScorer:
         hashed: bool,
         wanted: Callable[[bytes], bool] | None,
         alter: Callable[[Pixels], Pixels] | None,
+        deadly: Container[int],
     ) -> Iterator[_Row]:
-        for image, fetched in enumerate(fetch(listing, self._source)):
+        for image, found in enumerate(fetch(listing, self._source)):
+            fetched = _DEADLY if image in deadly else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
                 continue
@@ -190,6 +194,8 @@ class UnitScorer:
             columns["age_probabilities"] = _spread_lists(scored.age_probabilities, holes)
         return columns
 
+
+_DEADLY = Fetched(None, Status.UNREADABLE, "decoding it ended the process, each time that it was tried")
 
 _SCORED: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
 """Stands for a crop that was scored, so that its pixels can go while the row stays."""

@@ -9,7 +9,6 @@ from agegender.errors import ConfigError
 from agegender.pipelines import ledger as ledger_module
 from agegender.pipelines.ledger import Ledger, stage_unit
 from agegender.pipelines.record import DONE, RUNNING, claim_output, finish_record
-from agegender.pipelines.sources import Listing
 from agegender.schema import prediction_schema
 
 
@@ -24,10 +23,12 @@ def unit_rows(number: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=prediction_schema())
 
 
-@pytest.fixture
-def listing(tmp_path: Path) -> Listing:
-    units = [f"{tmp_path}/_work/listing/unit-{i:07d}.parquet" for i in range(6)]
-    return Listing(f"{tmp_path}/_work/listing", units, images=18, repeated=0, ignored={})
+def unit(tmp_path: Path, number: int) -> str:
+    return f"{tmp_path}/_work/listing/unit-{number:07d}.parquet"
+
+
+def pending(ledger: Ledger) -> list[int]:
+    return [number for number in range(6) if not ledger.is_done(number)]
 
 
 def readable(output: Path) -> list[str]:
@@ -43,15 +44,16 @@ def expected(*numbers: int) -> list[str]:
 
 
 def test_units_become_parts_in_order_whatever_order_they_finish_in(
-    tmp_path: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_module, "PART_ROWS", 8)
-    ledger = Ledger(str(tmp_path), listing, {"agegender.model_id": "abc"})
+    ledger = Ledger(str(tmp_path), {"agegender.model_id": "abc"})
     for number in (1, 3, 0, 5, 2, 4):
-        ledger.add(listing.units[number], stage_unit(str(tmp_path), listing.units[number], unit_rows(number)))
+        ledger.add(unit(tmp_path, number), stage_unit(str(tmp_path), unit(tmp_path, number), unit_rows(number)))
     assert [path.name for path in sorted(tmp_path.glob("part-*"))] == [
         "part-0000000-0000001.parquet", "part-0000002-0000003.parquet", "part-0000004-0000005.parquet"
     ]  # fmt: skip
+    ledger.publish_rest()
     assert readable(tmp_path) == expected(*range(6))
     assert ledger.totals.by_status == {"ok": 12, "missing": 6}
     assert (ledger.totals.images, ledger.totals.rows) == (18, 24)
@@ -60,25 +62,25 @@ def test_units_become_parts_in_order_whatever_order_they_finish_in(
     assert not list((tmp_path / "_work" / "scored").iterdir())
 
 
-def test_a_killed_run_goes_on_from_the_names_in_its_output(tmp_path: Path, listing: Listing) -> None:
+def test_a_killed_run_goes_on_from_the_names_in_its_output(tmp_path: Path) -> None:
     output = str(tmp_path)
-    first = Ledger(output, listing, {})
+    first = Ledger(output, {})
     for number in (0, 1):
-        first.add(listing.units[number], stage_unit(output, listing.units[number], unit_rows(number)))
+        first.add(unit(tmp_path, number), stage_unit(output, unit(tmp_path, number), unit_rows(number)))
     first.publish_rest()
-    stage_unit(output, listing.units[4], unit_rows(4))  # scored, and the driver killed before it heard of it
-    stage_unit(output, listing.units[1], unit_rows(1))  # published, and killed before it was removed
+    stage_unit(output, unit(tmp_path, 4), unit_rows(4))  # scored, and the driver killed before it heard of it
+    stage_unit(output, unit(tmp_path, 1), unit_rows(1))  # published, and killed before it was removed
     (tmp_path / "_work" / "scored" / "unit-0000005.parquet").write_bytes(b"half")  # rows without counts: not done
 
-    second = Ledger(output, listing, {})
-    assert [Path(unit).stem for unit in second.pending()] == ["unit-0000002", "unit-0000003", "unit-0000005"]
-    for unit in second.pending():
-        number = int(Path(unit).stem[-7:])
-        second.add(unit, stage_unit(output, unit, unit_rows(number)))
+    second = Ledger(output, {})
+    assert pending(second) == [2, 3, 5]
+    assert second.totals.images == 9
+    for number in pending(second):
+        second.add(unit(tmp_path, number), stage_unit(output, unit(tmp_path, number), unit_rows(number)))
     second.publish_rest()
     assert readable(tmp_path) == expected(*range(6))
     assert second.totals.images == 18
-    assert Ledger(output, listing, {}).pending() == []
+    assert pending(Ledger(output, {})) == []
 
 
 def config(tmp_path: Path) -> PredictConfig:

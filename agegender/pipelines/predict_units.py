@@ -1,0 +1,108 @@
+"""The units of a predict run in their actors: each is scored there and put on storage; its counts come back.
+
+Apart from ``predict``, so that the actors import no more than they need.
+"""
+
+import re
+from collections.abc import Generator, Iterator
+from functools import cached_property
+
+import pyarrow as pa
+import ray
+
+from agegender.config import PredictConfig, SourceOptions
+from agegender.data.faces import FaceSearch
+from agegender.data.images import Pixels, encode_jpeg
+from agegender.errors import AccountingError
+from agegender.pipelines.isolation import Task
+from agegender.pipelines.ledger import UnitCounts, stage_unit
+from agegender.pipelines.pool import UnitPool
+from agegender.pipelines.scorer import UnitScorer, pool_shape
+from agegender.pipelines.session import node_cpus
+from agegender.pipelines.sources import read_unit, unit_name
+from agegender.storage import files
+
+
+def source_of(config: PredictConfig) -> SourceOptions:
+    """The source alone; labels are nothing that scoring needs."""
+    fields = {name: getattr(config, name) for name in SourceOptions.model_fields}
+    return SourceOptions(**fields | {"labels": "none"})
+
+
+def unit_scorer(config: PredictConfig, search: FaceSearch | None) -> UnitScorer:
+    """The model at work, as the config says."""
+    return UnitScorer(
+        config.model,
+        source_of(config),
+        config.threads_per_worker,
+        config.batch_size,
+        age_distribution=config.age_distribution,
+        abstain_above_years=config.abstain_above,
+        search=search,
+    )
+
+
+def score_units(
+    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None]
+) -> Generator[tuple[str, UnitCounts], None, None]:
+    """Score units in a pool of actors and stage their rows; needs a running Ray.
+
+    Args:
+        config: of the run.
+        search: how faces are found; None: images are face crops.
+        units: addresses of listings; None: none at the moment.
+
+    Yields:
+        (unit, its counts) as they are staged.
+
+    Raises:
+        AccountingError: a unit gave another number of images than it lists.
+        ResourceError: storage does not answer, or processes end and no image is the reason.
+    """
+    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
+    # A process that died is replaced by the pool, which must know of it; Ray would restart it unseen.
+    remote = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0)(_ScoringActor)
+    pool = UnitPool(lambda: remote.remote(config, search), actors, lambda unit: read_unit(unit).num_rows)
+    return pool.results(units)
+
+
+class _ScoringActor:
+    """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here."""
+
+    def __init__(self, config: PredictConfig, search: FaceSearch | None) -> None:
+        self._config, self._search = config, search
+
+    @cached_property
+    def _scorer(self) -> UnitScorer:
+        """Loaded with the first task: what goes wrong here is that task's error, where a constructor's would be a death."""
+        return unit_scorer(self._config, self._search)
+
+    def do(self, task: Task) -> UnitCounts | None:
+        """Score and stage a whole unit, or only try whether the process survives a piece of one."""
+        listing = read_unit(task.unit)
+        if task.rows is not None:
+            first, end = task.rows
+            deadly = {row - first for row in task.deadly}
+            self._scorer.score_unit(listing.slice(first, end - first), deadly=deadly)
+            return None
+        crops = _CropFolder(self._config.output, task.unit, listing) if self._config.save_crops else None
+        table = self._scorer.score_unit(listing, keep_crop=crops, deadly=task.deadly)
+        counts = stage_unit(self._config.output, task.unit, table)
+        if counts.images != listing.num_rows:
+            raise AccountingError(
+                f"{task.unit} lists {listing.num_rows} images, {counts.images} came out. "
+                "This is a defect: keep the folder and report it"
+            )
+        return counts
+
+
+class _CropFolder:
+    """``_crops/UNIT/ROW-FACE-NAME.jpg`` under OUTPUT: names that no two faces share and a second try writes again."""
+
+    def __init__(self, output: str, unit: str, listing: pa.Table) -> None:
+        self._folder = files.join(output, "_crops", unit_name(unit))
+        self._uris = listing.column("uri")
+
+    def __call__(self, image: int, face: int, crop: Pixels) -> None:
+        name = re.sub(r"[^\w.-]+", "_", str(self._uris[image]).rsplit("/", 1)[-1])[-60:]
+        files.write_bytes(files.join(self._folder, f"{image:06d}-{face:02d}-{name}.jpg"), encode_jpeg(crop))
