@@ -12,6 +12,11 @@ from pydantic_settings import CliPositionalArg
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
+RetryStatus = Literal[
+    "no_face", "missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "unreadable"
+]
+"""``schema.Status`` without ``ok``, whose module loads too much for a command line that is only to be checked."""
+
 RELEASED_MODEL = "released"
 """The address of the model that comes with the package, on every node that has the package; ``./released`` is a folder."""
 
@@ -452,6 +457,12 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
 
     max_bad_fraction: Fraction = 0.05
     """share of bad files above which the job ends with exit code 3; what was written stays"""
+
+    rescore_changed: bool = False
+    """score images anew that were replaced under the same name since they were listed: size, or time or etag, differ"""
+
+    retry_status: list[RetryStatus] = []
+    """score images of this status once more, e.g. missing; may be given more than once"""
 
 
 class PreviewConfig(FaceOptions):

@@ -6,13 +6,14 @@ Under ``work_uri``::
     listing.json          images, units, repeats and ignored files; there when the source was listed to its end
 
 Every run lists its source anew and adds what no unit holds yet, so that a listing that was killed goes on, and images
-that came later are units of their own behind the others.
+that came later are units of their own behind the others. What was replaced under its name is counted, and handed on where
+it is to be scored again.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.listing import ListedImage, SourceReader
-from agegender.pipelines.seen import SeenUris
+from agegender.pipelines.seen import Earlier, SeenUris
 from agegender.pipelines.sources import SourceCounts, list_units, nothing_found, unit_uri
 from agegender.storage import files, tables
 
@@ -28,6 +29,7 @@ WAIT_S = 0.2
 """A reader of the listing waits so long for the next unit before it looks after its other business."""
 
 READS_IN_FLIGHT = 16
+EXAMPLES = 5
 
 
 class GrowingListing:
@@ -40,12 +42,18 @@ class GrowingListing:
         work_uri: where the units are written.
         keep_columns: manifest columns to carry along.
         limit: list only so many images.
+        again: takes the images that are to be scored again; None: none are.
     """
 
     def __init__(
-        self, options: SourceOptions, work_uri: str, keep_columns: tuple[str, ...] = (), limit: int | None = None
+        self,
+        options: SourceOptions,
+        work_uri: str,
+        keep_columns: tuple[str, ...] = (),
+        limit: int | None = None,
+        again: "Again | None" = None,
     ) -> None:
-        self._options, self._work_uri, self._limit = options, work_uri, limit
+        self._options, self._work_uri, self._limit, self._again = options, work_uri, limit, again
         self.counts = SourceCounts()
         self._reader = SourceReader(options, keep_columns, self.counts.ignored)
         self._index_uri = files.join(work_uri, "listing.json")
@@ -57,6 +65,9 @@ class GrowingListing:
         """Written so far, those of earlier runs included; each is whole."""
         self.ended = False
         """Whether the source was listed to its end; before that the counts still grow."""
+        self.changed = 0
+        """Images whose size or etag differ from those that an earlier run listed, and that are not scored again."""
+        self.changed_examples: list[str] = []
 
     def numbers(self) -> Iterator[int | None]:
         """The number of every unit, in order, as soon as it is written; None each time that none is there yet.
@@ -101,6 +112,8 @@ class GrowingListing:
         try:
             with SeenUris() as seen:
                 self._remember(seen)
+                if self._again is not None:
+                    seen.ask_for(self._again.uris())
                 self._add_new(seen)
         except _Stopped:
             pass
@@ -125,10 +138,12 @@ class GrowingListing:
 
     def _add_new(self, seen: SeenUris) -> None:
         known = files.read_json(self._index_uri) if files.exists(self._index_uri) else None
-        if known is None or self._limit is None or self.counts.images < self._limit:
-            self._list(seen, known is not None)
-        else:
+        full = self._limit is not None and self.counts.images >= self._limit
+        if not full or known is None or self._again is not None:
+            self._list(seen, full, known is not None)
+        if full and known is not None:  # of a listing that stops at its limit the counts stand
             self.counts.repeated = known["repeated"]
+            self.counts.ignored.clear()
             self.counts.ignored.update(known["ignored"])
         if not self.counts.images:
             raise InputError(nothing_found(self._options, self.counts))
@@ -144,15 +159,15 @@ class GrowingListing:
             self.ended = True
             self._progress.notify_all()
 
-    def _list(self, seen: SeenUris, was_whole: bool) -> None:
+    def _list(self, seen: SeenUris, full: bool, was_whole: bool) -> None:
         def is_new(image: ListedImage) -> bool:
             self._check_stopping()
             met = seen.meet(image.uri)
+            if isinstance(met, Earlier):
+                self._compare(image, met)
             self.counts.repeated += met is False
-            return met is True
+            return met is True and not full
 
-        if self._limit is not None and self.counts.images >= self._limit:
-            return
         for table in list_units(self._reader, self.counts, self._limit, is_new):
             if was_whole:
                 files.delete(self._index_uri)  # it says that all is listed, which from here on is not so
@@ -162,9 +177,39 @@ class GrowingListing:
                 self.units += 1
                 self._progress.notify_all()
 
+        if self._again is not None:
+            self._again.close(self._reader.keep_fields)
+
+    def _compare(self, image: ListedImage, earlier: Earlier) -> None:
+        changed = earlier.version not in (None, version_of(image.size_bytes, image.etag))
+        if self._again is not None and (earlier.asked_for or (changed and self._again.takes_changed)):
+            self._again.take(image, earlier.unit, self._reader.keep_fields)
+        elif changed:
+            self.changed += 1
+            self.changed_examples += [image.uri] if len(self.changed_examples) < EXAMPLES else []
+
     def _check_stopping(self) -> None:
         if self._stopping:
             raise _Stopped
+
+
+class Again(Protocol):
+    """Takes the images that are to be scored again, as the listing meets them."""
+
+    takes_changed: bool
+    """Whether those whose size or etag differ are among them."""
+
+    def uris(self) -> Iterator[str]:
+        """The others, which were asked for by their uris; those that are listed no more are not met."""
+        ...
+
+    def take(self, image: ListedImage, unit: int, keep_fields: Sequence[pa.Field]) -> None:
+        """Take one, as it is listed now, with the unit that holds it."""
+        ...
+
+    def close(self, keep_fields: Sequence[pa.Field]) -> None:
+        """All were met."""
+        ...
 
 
 class _Stopped(Exception):  # noqa: N818  (no error: nobody reads the listing any more)

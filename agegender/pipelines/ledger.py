@@ -5,7 +5,8 @@ Under OUTPUT::
     _work/listing/            the units, written when listed
     _work/scored/NAME.parquet rows of a unit, written whole by the worker that scored it
     _work/scored/NAME.json    its counts, written after the rows: this file says that the unit is done
-    part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written whole and never again; the counts are in its metadata
+    part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written whole; the counts are in its metadata. Only rows that
+                              are scored again on demand replace it, as a whole (``rescoring``)
 
 A unit is done when its counts or a part that covers it exist, so a run that was killed anywhere goes on from these names.
 Memory: the counts of the units that are staged and not yet in a part, however many units there are.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agegender.pipelines.sources import unit_name, unit_number
@@ -51,6 +53,18 @@ class UnitCounts:
         size_bytes = self.size_bytes + other.size_bytes
         return UnitCounts(self.images + other.images, self.rows + other.rows, size_bytes, dict(by_status))
 
+    def __sub__(self, other: "UnitCounts") -> "UnitCounts":
+        by_status = Counter(self.by_status or {}) - Counter(other.by_status or {})
+        size_bytes = self.size_bytes - other.size_bytes
+        return UnitCounts(self.images - other.images, self.rows - other.rows, size_bytes, dict(by_status))
+
+
+def counts_of(table: pa.Table, size_bytes: int = 0) -> UnitCounts:
+    """Counts of rows of ``schema.prediction_schema``; each image has exactly one row with face_index 0."""
+    first_rows = table.column("status").filter(pc.equal(table.column("face_index"), 0))
+    by_status = Counter(first_rows.to_pylist())
+    return UnitCounts(sum(by_status.values()), table.num_rows, size_bytes, dict(by_status))
+
 
 def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
     """Write the rows of a scored unit, then its counts; called by the worker that scored it.
@@ -58,13 +72,10 @@ def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
     Args:
         output: OUTPUT of the run.
         unit_uri: address of the unit's listing.
-        table: its rows, ``schema.prediction_schema``; each image has exactly one row with face_index 0.
+        table: its rows, ``schema.prediction_schema``.
     """
     stem = files.join(output, SCORED, unit_name(unit_uri))
-    size_bytes = tables.write_table(f"{stem}.parquet", table)
-    first_rows = table.column("status").filter(pa.compute.equal(table.column("face_index"), 0))
-    by_status = Counter(first_rows.to_pylist())
-    counts = UnitCounts(sum(by_status.values()), table.num_rows, size_bytes, dict(by_status))
+    counts = counts_of(table, tables.write_table(f"{stem}.parquet", table))
     files.write_json(f"{stem}.json", asdict(counts))
     return counts
 

@@ -24,6 +24,7 @@ from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.predict_units import score_units, source_of, unit_scorer
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record, reopen_record
+from agegender.pipelines.rescoring import Rescoring
 from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.sources import list_source
 from agegender.schema import CONTRACT_VERSION, Status
@@ -53,27 +54,65 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         return _dry_run(config, search)
     identity = _identity(config, info, search)
     earlier = claim_output(config.output, "predict", config, identity)
+    was_done = earlier is not None and earlier["state"] == DONE
     started_s = time.monotonic()
-    ledger = Ledger(config.output, _metadata(info, identity))
+    metadata = _metadata(info, identity)
+    ledger = Ledger(config.output, metadata)
+    again = Rescoring(config.output, config.unit_images, config.rescore_changed, config.retry_status)
     before = ledger.totals.images
-    work_uri = files.join(config.output, "_work", "listing")
-    with GrowingListing(source_of(config), work_uri, tuple(config.keep_columns), config.limit) as listing:
+    with _listing(config, again) as listing:
         pending = _pending(listing, ledger)
         first = next((unit for unit in pending if unit is not None), None)
         if first is not None:
-            if earlier is not None and earlier["state"] == DONE:
+            if was_done:
                 reopen_record(config.output, "predict", config, identity)
-            with ray_session(config.address, config.num_cpus), own_errors():
-                _score(config, search, itertools.chain([first], pending), listing, ledger)
-    if first is None and earlier is not None and earlier["state"] == DONE:
-        logger.info("%s: this run is finished, and its source holds nothing new; nothing was done", config.output)
-        _check_bad_fraction(config, ledger.totals)
-        return dict(earlier["result"])
+            _score(config, search, itertools.chain([first], pending), ledger, listing)
+    # While the rows of an earlier collection wait, nobody knows which of the changed files are among them.
+    changed = {} if again.images and not again.collects else _changed(config, listing)
+    if earlier is not None and was_done and first is None and not again.images:
+        return _nothing_new(config, identity, earlier["result"], changed, ledger)
     ledger.publish_rest()
-    result = _summary(config, listing, ledger, before, time.monotonic() - started_s)
+    rescored = again.images
+    if rescored:
+        if was_done:
+            reopen_record(config.output, "predict", config, identity)
+        _score_again(config, search, again, metadata)
+        ledger = Ledger(config.output, metadata)
+    result = _summary(config, listing, ledger, before, rescored, time.monotonic() - started_s) | changed
     finish_record(config.output, "predict", config, identity, result)
     _check_bad_fraction(config, ledger.totals)
     return result
+
+
+def _listing(config: PredictConfig, again: Rescoring) -> GrowingListing:
+    work_uri = files.join(config.output, "_work", "listing")
+    keep = tuple(config.keep_columns)
+    return GrowingListing(source_of(config), work_uri, keep, config.limit, again if again.collects else None)
+
+
+def _nothing_new(
+    config: PredictConfig, identity: dict[str, Any], before: dict[str, Any], changed: dict[str, Any], ledger: Ledger
+) -> dict[str, Any]:
+    """What a finished run says when it is run again; nothing is written but what is news."""
+    logger.info("%s: this run is finished, and its source holds nothing new; nothing was done", config.output)
+    result = {key: value for key, value in before.items() if not key.startswith("changed_")} | changed
+    if result != before:
+        finish_record(config.output, "predict", config, identity, result)
+    _check_bad_fraction(config, ledger.totals)
+    return result
+
+
+def _changed(config: PredictConfig, listing: GrowingListing) -> dict[str, Any]:
+    """Files that were replaced under their names, for the closing summary."""
+    if not listing.changed:
+        return {}
+    logger.warning(
+        "%s: %d files are not those that were listed, e.g. %s: their rows are of the earlier ones. --rescore-changed scores them anew",
+        config.output,
+        listing.changed,
+        listing.changed_examples[0],
+    )
+    return {"changed_files": listing.changed, "changed_examples": listing.changed_examples}
 
 
 def _pending(listing: GrowingListing, ledger: Ledger) -> Iterator[str | None]:
@@ -89,17 +128,32 @@ def _score(
     config: PredictConfig,
     search: FaceSearch | None,
     units: Iterator[str | None],
-    listing: GrowingListing,
     ledger: Ledger,
+    listing: GrowingListing | None = None,
 ) -> None:
-    with Progress(None, "images", "predict") as progress:
+    with (
+        ray_session(config.address, config.num_cpus),
+        own_errors(),
+        Progress(None, "images", "predict" if listing else "predict again") as progress,
+        contextlib.closing(score_units(config, search, units)) as scored,
+    ):
         progress.start_at(ledger.totals.images)
-        with contextlib.closing(score_units(config, search, units)) as scored:
-            for unit, counts in scored:
-                ledger.add(unit, counts)
-                if listing.ended:
-                    progress.expect(listing.counts.images)
-                progress.update(counts.images, bad=bad_images(ledger.totals))
+        for unit, counts in scored:
+            ledger.add(unit, counts)
+            if listing is not None and listing.ended:
+                progress.expect(listing.counts.images)
+            progress.update(counts.images, bad=bad_images(ledger.totals))
+
+
+def _score_again(config: PredictConfig, search: FaceSearch | None, again: Rescoring, metadata: dict[str, str]) -> None:
+    """Score the images that are to be scored again, and put their rows in place of the old ones."""
+    inner = config.model_copy(update={"output": again.output, "save_crops": False})
+    ledger = Ledger(again.output, metadata)
+    units = [again.address(number) for number in range(again.units) if not ledger.is_done(number)]
+    if units:
+        _score(inner, search, iter(units), ledger)
+    ledger.publish_rest()
+    again.take_over()
 
 
 def _checked_model(config: PredictConfig) -> ModelInfo:
@@ -139,9 +193,10 @@ def bad_images(counts: UnitCounts) -> int:
 
 
 def _summary(
-    config: PredictConfig, listing: GrowingListing, ledger: Ledger, images_before: int, elapsed_s: float
+    config: PredictConfig, listing: GrowingListing, ledger: Ledger, images_before: int, rescored: int, elapsed_s: float
 ) -> dict[str, Any]:
     totals = ledger.totals
+    scored = totals.images - images_before + rescored
     accounted = sum((totals.by_status or {}).values())
     if accounted != listing.counts.images or totals.images != listing.counts.images:
         raise AccountingError(
@@ -156,9 +211,10 @@ def _summary(
         "repeated": listing.counts.repeated,
         "ignored_files": sum(listing.counts.ignored.values()),
         "parts": ledger.parts,
-        "images_scored_now": totals.images - images_before,
+        "images_scored_now": scored,
+        "images_rescored": rescored,
         "seconds": round(elapsed_s, 1),
-        "images_per_s": round((totals.images - images_before) / max(elapsed_s, 1e-9), 1),
+        "images_per_s": round(scored / max(elapsed_s, 1e-9), 1),
         "output": config.output,
     }
 

@@ -18,6 +18,8 @@ class Earlier:
     """Number of the unit that lists it."""
     version: str | None
     """Size and etag as they were then."""
+    asked_for: bool = False
+    """Whether it was marked as to be scored again."""
 
 
 class SeenUris:
@@ -35,7 +37,7 @@ class SeenUris:
             f"PRAGMA cache_size = -{CACHE_KB}",
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            "CREATE TABLE seen (uri BLOB PRIMARY KEY, met INT, unit INT, version TEXT) WITHOUT ROWID",
+            "CREATE TABLE seen (uri BLOB PRIMARY KEY, met INT, unit INT, version TEXT, asked INT) WITHOUT ROWID",
             "BEGIN",  # never committed: nobody reads the file afterwards
         ):
             self._table.execute(statement)
@@ -43,19 +45,24 @@ class SeenUris:
     def remember(self, unit: int, listed: Iterable[tuple[str, str | None]]) -> None:
         """Note the (uri, version) of a unit that an earlier listing wrote."""
         rows = ((_key(uri), unit, version) for uri, version in listed)
-        self._table.executemany("INSERT INTO seen VALUES (?, 0, ?, ?) ON CONFLICT DO NOTHING", rows)
+        self._table.executemany("INSERT INTO seen VALUES (?, 0, ?, ?, 0) ON CONFLICT DO NOTHING", rows)
+
+    def ask_for(self, uris: Iterable[str]) -> None:
+        """Mark uris of an earlier listing as to be scored again."""
+        self._table.executemany("UPDATE seen SET asked = 1 WHERE uri = ?", ((_key(uri),) for uri in uris))
 
     def meet(self, uri: str) -> bool | Earlier:
         """Whether a uri is new; where an earlier listing knew it and this one meets it first, what was said of it."""
         key = _key(uri)
-        added = self._table.execute("INSERT INTO seen VALUES (?, 1, NULL, NULL) ON CONFLICT DO NOTHING", (key,))
+        added = self._table.execute("INSERT INTO seen VALUES (?, 1, NULL, NULL, 0) ON CONFLICT DO NOTHING", (key,))
         if added.rowcount:
             return True
-        met, unit, version = self._table.execute("SELECT met, unit, version FROM seen WHERE uri = ?", (key,)).fetchone()
+        found = self._table.execute("SELECT met, unit, version, asked FROM seen WHERE uri = ?", (key,))
+        met, unit, version, asked = found.fetchone()
         if met:
             return False
         self._table.execute("UPDATE seen SET met = 1 WHERE uri = ?", (key,))
-        return Earlier(unit, version)
+        return Earlier(unit, version, bool(asked))
 
     def __enter__(self) -> Self:
         return self

@@ -1,12 +1,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agegender.cli import JOBS, main
-from agegender.config import EvaluateConfig, PredictConfig, TrainConfig
+from agegender.config import EvaluateConfig, PredictConfig, RetryStatus, TrainConfig
 from agegender.errors import ConfigError
+from agegender.schema import Status
 from agegender.settings import parse_config
 
 TRAIN = ["--input", "faces", "--output", "out"]
@@ -90,3 +92,9 @@ def test_help_loads_neither_ray_nor_torch() -> None:
     code = "import sys, agegender.cli; print(sorted({'ray', 'torch', 'numpy', 'pandas', 'pyarrow'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+def test_every_status_but_ok_can_be_tried_again() -> None:
+    assert set(get_args(RetryStatus)) == {status.value for status in Status} - {"ok"}
+    said = ["--input", "a", "--output", "b", "--retry-status", "missing", "--retry-status", "empty"]
+    assert parse_config(PredictConfig, said, "predict").retry_status == ["missing", "empty"]

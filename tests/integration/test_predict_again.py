@@ -1,0 +1,72 @@
+"""What the same command does after a finished run: new images, replaced ones, and those that failed."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+from agegender.config import PredictConfig
+from agegender.data.synthetic import draw_sample
+from agegender.pipelines.predict import run_predict
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def write_faces(folder: Path, first: int, end: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for index in range(first, end):
+        (folder / f"{index:02d}.png").write_bytes(draw_sample(index, seed=3, size_px=48)[1])
+
+
+def predict(faces: Path, output: Path, model: Path, **options: object) -> dict[str, object]:
+    given = {"input": [str(faces)], "output": str(output), "model": str(model), "faces": "none", "unit_images": 5}
+    return run_predict(PredictConfig(**given | {"num_workers": 1} | options))
+
+
+def rows(output: Path) -> pa.Table:
+    return pyarrow.dataset.dataset(output, format="parquet").to_table().sort_by("uri")
+
+
+def parts(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(output.glob("part-*"))}
+
+
+def test_images_that_came_later_are_scored_alone_and_old_parts_stay(tiny_model: Path, tmp_path: Path) -> None:
+    faces, output = tmp_path / "faces", tmp_path / "out"
+    write_faces(faces, 1, 8)
+    predict(faces, output, tiny_model)
+    before = parts(output)
+    write_faces(faces, 0, 1)
+    write_faces(faces, 8, 10)
+    result = predict(faces, output, tiny_model)
+    assert (result["images"], result["images_scored_now"], result["parts"]) == (10, 3, 2)
+    assert before.items() <= parts(output).items()
+    predict(faces, tmp_path / "whole", tiny_model)
+    assert rows(output).equals(rows(tmp_path / "whole"))
+
+
+def test_replaced_and_failed_images_are_scored_again_where_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    faces, output = tmp_path / "faces", tmp_path / "out"
+    write_faces(faces, 0, 7)
+    (faces / "07.png").symlink_to(tmp_path / "later.png")
+    lenient = {"max_bad_fraction": 1.0}
+    assert predict(faces, output, tiny_model, **lenient)["by_status"] == {"ok": 7, "missing": 1}
+    first = rows(output)
+
+    (faces / "02.png").write_bytes(draw_sample(40, seed=3, size_px=48)[1])
+    (tmp_path / "later.png").write_bytes(draw_sample(41, seed=3, size_px=48)[1])
+    result = predict(faces, output, tiny_model, **lenient)
+    assert result["changed_files"] == 2
+    assert result["changed_examples"] == [str(faces / "02.png"), str(faces / "07.png")]
+    assert rows(output).equals(first)
+
+    result = predict(faces, output, tiny_model, retry_status=["missing"], **lenient)
+    assert (result["images"], result["images_rescored"], result["by_status"]) == (8, 1, {"ok": 8})
+    assert result["changed_examples"] == [str(faces / "02.png")]
+    result = predict(faces, output, tiny_model, rescore_changed=True)
+    assert (result["images"], result["images_rescored"], result["images_scored_now"]) == (8, 1, 1)
+    assert "changed_files" not in result
+    predict(faces, tmp_path / "whole", tiny_model)
+    assert rows(output).equals(rows(tmp_path / "whole"))
+    assert predict(faces, output, tiny_model) == result
