@@ -514,8 +514,8 @@ class StatusConfig(Options):
     """Say how far a predict run is, what failed and why, and what is left.
 
     Example:
-      agegender status --output out/predictions
+      agegender status out/predictions
     """
 
-    output: str
+    output: CliPositionalArg[str]
     """the OUTPUT of the predict run"""

@@ -78,7 +78,7 @@ def test_sample_eda_train_evaluate_predict_and_export_all_on_s3(s3_bucket: str) 
     shown = ok("predict", "--input", faces, "--model", model, "--output", f"{s3_bucket}/out", "--faces", "none")
     assert "ok 90" in shown
     assert sorted(rows(f"{s3_bucket}/out")["uri"].to_pylist()) == sorted(info.uri for info in files.list_files(faces))
-    assert "90" in ok("status", "--output", f"{s3_bucket}/out")
+    assert "90" in ok("status", f"{s3_bucket}/out")
     ok("export", "--model", model, "--output", f"{s3_bucket}/agegender.onnx")
     assert files.stat(f"{s3_bucket}/agegender.onnx") is not None
 
