@@ -193,20 +193,23 @@ class Recipe(Options):
     views: Literal[1, 2] = 2
     """2: estimate from the image and its mirror image together, at twice the time"""
 
-    image_size_px: Annotated[int, Field(ge=32, le=512)] = 112
+    image_size_px: Annotated[int, Field(ge=32, le=512)] = 120
     """side of the square that images are resized to"""
 
-    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.86
+    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.87
     """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
 
-    epochs: Positive = 30
+    epochs: Positive = 50
     """passes over the training part"""
 
-    batch_size: Positive = 64
+    batch_size: Positive = 128
     """images per step over all workers together"""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    """peak learning rate of AdamW"""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: orthogonalized momentum for the layers within, AdamW for the rest; adamw: AdamW for all"""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    """peak learning rate"""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """decoupled, on matrices and filters alone"""
@@ -258,6 +261,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_fraction": 1.0,
         "epochs": 30,
         "batch_size": 64,
+        "optimizer": "adamw",
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
         "schedule": "constant",

@@ -29,6 +29,7 @@ from agegender.model import batches, trainer
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork, build_network
+from agegender.model.optimizer import make_optimizer
 from agegender.schema import FACTS, Status
 
 STORED_PX = 128
@@ -77,7 +78,7 @@ def fit(
         The averaged network in eval mode, and the seconds spent on training alone.
     """
     network = network.to(device)
-    averaged, optimizer = trainer.averaged_copy(network, recipe), trainer.make_optimizer(network, recipe)
+    averaged, optimizer = trainer.averaged_copy(network, recipe), make_optimizer(network, recipe)
     precision = trainer.resolve_precision(recipe.precision, device)
     steps = batches.steps_per_epoch(len(train), recipe.batch_size)
     seconds = 0.0
