@@ -42,19 +42,19 @@ class Muon(torch.optim.AdamW):
             if group["orthogonal"]:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        self._move(parameter, group)
+                        self._move(parameter, parameter.grad, group)
                         parameter.grad = None  # AdamW passes over it
         super().step()
         return loss
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())  # AdamW looks for it in each state that it takes up again
             state["momentum"] = torch.zeros_like(parameter)
         state["step"] += 1
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-        ahead = parameter.grad.lerp(momentum, MOMENTUM)  # Nesterov's
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
         update = orthogonalized(ahead.flatten(1)).view_as(ahead)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(update, alpha=group["lr"] * _ADAMW_UPDATE_RMS * max(ahead[0].numel(), len(ahead)) ** 0.5)
@@ -68,7 +68,8 @@ def orthogonalized(matrix_MN: Tensor) -> Tensor:
     Args:
         matrix_MN: float32[M, N].
     """
-    wide = matrix_MN.T if len(matrix_MN) > matrix_MN.shape[1] else matrix_MN
+    is_tall = len(matrix_MN) > matrix_MN.shape[1]
+    wide: Tensor = matrix_MN.T if is_tall else matrix_MN
     wide = wide / wide.norm().clamp(min=1e-12)
     a, b, c = _QUINTIC
     gram = wide @ wide.T
@@ -79,7 +80,7 @@ def orthogonalized(matrix_MN: Tensor) -> Tensor:
         product = polynomial @ product
         gram = polynomial @ gram @ polynomial
     wide = product @ wide
-    return wide.T if len(matrix_MN) > matrix_MN.shape[1] else wide
+    return wide.T if is_tall else wide
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
