@@ -63,7 +63,7 @@ class Muon(torch.optim.AdamW):
 def orthogonalized(matrix_MN: Tensor) -> Tensor:
     """The nearest matrix with singular values of 1, roughly: they end between 0.7 and 1.2.
 
-    Works on the smaller Gram matrix: filters have nine times as many inputs as outputs, so that is a third of the work.
+    Works on the smaller Gram matrix: filters have nine times as many inputs as outputs, so that is less than half of the work.
 
     Args:
         matrix_MN: float32[M, N].
