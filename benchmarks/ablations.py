@@ -19,10 +19,10 @@ import torch
 from plain_training import fit, load_images, network_config, part_samples
 from torch import nn
 
-from agegender.config import Recipe
 from agegender.model import trainer
 from agegender.model.backbones import CompactBackbone
 from agegender.model.network import FaceNetwork, build_network
+from agegender.recipe import Recipe
 
 Patch = Callable[[FaceNetwork], object]
 

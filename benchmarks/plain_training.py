@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 
 from agegender.artifact import NetworkConfig, image_keys
-from agegender.config import Recipe
 from agegender.data.images import decode, resize
 from agegender.data.splits import split_hash, split_table
 from agegender.evaluation.conformal import fit_calibration
@@ -30,6 +29,7 @@ from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.recipe import Recipe
 from agegender.schema import FACTS, Status
 
 STORED_PX = 128

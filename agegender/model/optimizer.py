@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agegender.config import Recipe
+from agegender.recipe import Recipe
 
 MOMENTUM = 0.95
 ITERATIONS = 5

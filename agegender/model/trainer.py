@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from agegender.config import Recipe
 from agegender.model.batches import Batch, Integers, Samples, load_batch
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, Outputs
+from agegender.recipe import Recipe
 
 Precision = Literal["float32", "bfloat16"]
 

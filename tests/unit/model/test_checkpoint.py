@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from agegender.artifact import Calibration, NetworkConfig
-from agegender.config import Recipe
 from agegender.errors import InputError
 from agegender.model.checkpoint import (
     OptimizerState,
@@ -22,6 +21,7 @@ from agegender.model.checkpoint import (
 )
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, build_network
+from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images
 
 CONFIG = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from agegender.artifact import NetworkConfig
-from agegender.config import Recipe
 from agegender.model.checkpoint import optimizer_state, restore_optimizer
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer, orthogonalized
+from agegender.recipe import Recipe
 
 
 def _network() -> FaceNetwork:

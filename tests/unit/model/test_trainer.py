@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from agegender.artifact import NetworkConfig
-from agegender.config import Augmentation, Recipe
 from agegender.model import batches, trainer
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.recipe import Augmentation, Recipe
 
 CPU = torch.device("cpu")
 STILL = Augmentation(
