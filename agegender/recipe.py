@@ -16,22 +16,22 @@ class Augmentation(Options):
     flip_probability: Fraction = 0.5
     """share of images mirrored left to right"""
 
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 12.0
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
     """largest rotation either way"""
 
-    zoom_min: Annotated[float, Field(gt=0, le=1)] = 0.85
+    zoom_min: Annotated[float, Field(gt=0, le=1)] = 0.8
     """smallest zoom: below 1 the face shrinks"""
 
-    zoom_max: Annotated[float, Field(ge=1)] = 1.1
+    zoom_max: Annotated[float, Field(ge=1)] = 1.2
     """largest zoom: above 1 the face grows"""
 
-    shift_fraction: Fraction = 0.06
+    shift_fraction: Fraction = 0.08
     """largest shift either way, as a share of the side"""
 
-    brightness: Fraction = 0.2
+    brightness: Fraction = 0.3
     """largest relative change of brightness"""
 
-    contrast: Fraction = 0.2
+    contrast: Fraction = 0.3
     """largest relative change of contrast"""
 
     darkness_probability: Fraction = 0.1
@@ -43,7 +43,7 @@ class Augmentation(Options):
     low_resolution_probability: Fraction = 0.1
     """share of images that come from fewer pixels, down to a third of the side"""
 
-    erase_probability: Fraction = 0.1
+    erase_probability: Fraction = 0.3
     """share of images that lose one random rectangle"""
 
 
@@ -71,7 +71,7 @@ class Recipe(Options):
     crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.87
     """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
 
-    epochs: Positive = 50
+    epochs: Positive = 45
     """passes over the training part"""
 
     batch_size: Positive = 128
@@ -83,7 +83,7 @@ class Recipe(Options):
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     """peak learning rate"""
 
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.15
     """decoupled, on matrices and filters alone"""
 
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
