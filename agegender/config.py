@@ -158,7 +158,7 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     It must not have seen images of this run's val or test part"""
 
     num_workers: Positive = 1
-    """training processes; the global batch is divided among them"""
+    """training processes; the global batch is divided among them. On CPUs one for each core is faster than one that uses all"""
 
     use_gpu: bool = False
     """one GPU per worker"""
