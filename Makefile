@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 UTKFACE ?= UTKFace
 RELEASE := out/release
-RELEASE_FLAGS := --val-fraction 0.05 --test-fraction 0.1
+RELEASE_FLAGS := --val-fraction 0.05 --test-fraction 0.1 --num-workers 2
 export RAY_AUTH_MODE ?= disabled
 # Ray runs its workers at nice 15: beside anything else that computes, the tests would hardly move.
 export RAY_worker_niceness ?= 0

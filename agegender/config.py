@@ -6,11 +6,11 @@ help texts of the flags; the class docstring is the head of ``agegender JOB --he
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+from agegender.options import Fraction, Options, Positive
+from agegender.recipe import PRESETS, Recipe
 
 RetryStatus = Literal[
     "no_face", "missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "unreadable"
@@ -19,12 +19,6 @@ RetryStatus = Literal[
 
 RELEASED_MODEL = "released"
 """The address of the model that comes with the package, on every node that has the package; ``./released`` is a folder."""
-
-
-class Options(BaseModel):
-    """Common behaviour of every group of options: unknown names are errors, field docstrings are help texts."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class SourceOptions(Options):
@@ -143,152 +137,6 @@ class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     thumbnails agree"""
 
 
-class Augmentation(Options):
-    """How training images are varied; every range is drawn uniformly per image."""
-
-    flip_probability: Fraction = 0.5
-    """share of images mirrored left to right"""
-
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 12.0
-    """largest rotation either way"""
-
-    zoom_min: Annotated[float, Field(gt=0, le=1)] = 0.85
-    """smallest zoom: below 1 the face shrinks"""
-
-    zoom_max: Annotated[float, Field(ge=1)] = 1.1
-    """largest zoom: above 1 the face grows"""
-
-    shift_fraction: Fraction = 0.06
-    """largest shift either way, as a share of the side"""
-
-    brightness: Fraction = 0.2
-    """largest relative change of brightness"""
-
-    contrast: Fraction = 0.2
-    """largest relative change of contrast"""
-
-    darkness_probability: Fraction = 0.1
-    """share of images that keep only a part of their light, down to a fifth"""
-
-    noise_probability: Fraction = 0.1
-    """share of images with Gaussian noise of up to 30 of 255"""
-
-    low_resolution_probability: Fraction = 0.1
-    """share of images that come from fewer pixels, down to a third of the side"""
-
-    erase_probability: Fraction = 0.1
-    """share of images that lose one random rectangle"""
-
-
-class Recipe(Options):
-    """The network and how it is trained; everything that the trainer needs and nothing about where it runs."""
-
-    backbone: str = "compact"
-    """compact, notebook, or the name of a torchvision classification model, e.g. resnet50"""
-
-    weights: str | None = None
-    """first weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
-
-    age_head: Literal["distribution", "scalar"] = "distribution"
-    """distribution: 121 bins, one per year; scalar: one number"""
-
-    age_readout: Literal["expectation", "median"] = "median"
-    """what of the age distribution is the estimate; training minimises the error of the expectation all the same"""
-
-    views: Literal[1, 2] = 2
-    """2: estimate from the image and its mirror image together, at twice the time"""
-
-    image_size_px: Annotated[int, Field(ge=32, le=512)] = 112
-    """side of the square that images are resized to"""
-
-    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.86
-    """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
-
-    epochs: Positive = 30
-    """passes over the training part"""
-
-    batch_size: Positive = 64
-    """images per step over all workers together"""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    """peak learning rate of AdamW"""
-
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """decoupled, on matrices and filters alone"""
-
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    """one-cycle: linear warm-up, then cosine to zero"""
-
-    warmup_fraction: Fraction = 0.15
-    """share of the steps spent warming up"""
-
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    """decay per step of the averaged weights that are evaluated and kept; 0: no averaging"""
-
-    gradient_clip_norm: Annotated[float, Field(ge=0)] = 5.0
-    """largest norm of the gradient; 0: no bound"""
-
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where the processor is built for it, else float32; resolved once and recorded"""
-
-    age_sigma_years: Annotated[float, Field(gt=0)] = 2.5
-    """width of the Gaussian target of the age distribution"""
-
-    age_distribution_weight: Annotated[float, Field(ge=0)] = 1.0
-    """weight of the divergence from the age target, in nats"""
-
-    age_error_weight: Annotated[float, Field(ge=0)] = 0.2
-    """weight of the mean absolute age error, per year"""
-
-    gender_weight: Annotated[float, Field(ge=0)] = 1.0
-    """weight of the binary cross-entropy of gender, in nats"""
-
-    teacher_weight: Fraction = 0.5
-    """with --teacher: share of the target that is the teachers', the rest is the label's"""
-
-    augment: Augmentation = Augmentation()
-    """how training images are varied"""
-
-    seed: int = 0
-    """first weights, order and augmentation; and the split"""
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "compact": {},
-    "notebook": {
-        "backbone": "notebook",
-        "age_head": "scalar",
-        "views": 1,
-        "image_size_px": 64,
-        "crop_fraction": 1.0,
-        "epochs": 30,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "ema_decay": 0.0,
-        "gradient_clip_norm": 0.0,
-        "precision": "float32",
-        "age_distribution_weight": 0.0,
-        "age_error_weight": 1.0,
-        "augment": {
-            "flip_probability": 0.0,
-            "rotation_degrees": 0.0,
-            "zoom_min": 1.0,
-            "zoom_max": 1.0,
-            "shift_fraction": 0.0,
-            "brightness": 0.0,
-            "contrast": 0.0,
-            "darkness_probability": 0.0,
-            "noise_probability": 0.0,
-            "low_resolution_probability": 0.0,
-            "erase_probability": 0.0,
-        },
-    },
-}
-"""What a preset says in place of the defaults of ``Recipe``; what the user says wins over it."""
-
-
 class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
@@ -310,12 +158,12 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     init: str | None = None
     """trained model folder to start from (fine-tuning), or released; its network is taken over"""
 
-    teacher: list[str] = []
+    teacher: list[str] = Field([])
     """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
     It must not have seen images of this run's val or test part"""
 
     num_workers: Positive = 1
-    """training processes; the global batch is divided among them"""
+    """training processes; the global batch is divided among them. On CPUs one for each core is faster than one that uses all"""
 
     use_gpu: bool = False
     """one GPU per worker"""
@@ -446,7 +294,7 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     dry_run: bool = False
     """say what would be scored and how long it may take, from a timed sample; write nothing"""
 
-    keep_columns: list[str] = []
+    keep_columns: list[str] = Field([])
     """manifest columns to carry into the output, e.g. ids and dates"""
 
     age_distribution: bool = False

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 
 from agegender.artifact import NetworkConfig, image_keys
-from agegender.config import Recipe
 from agegender.data.images import decode, resize
 from agegender.data.splits import split_hash, split_table
 from agegender.evaluation.conformal import fit_calibration
@@ -29,6 +28,8 @@ from agegender.model import batches, trainer
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork, build_network
+from agegender.model.optimizer import make_optimizer
+from agegender.recipe import Recipe
 from agegender.schema import FACTS, Status
 
 STORED_PX = 128
@@ -77,7 +78,7 @@ def fit(
         The averaged network in eval mode, and the seconds spent on training alone.
     """
     network = network.to(device)
-    averaged, optimizer = trainer.averaged_copy(network, recipe), trainer.make_optimizer(network, recipe)
+    averaged, optimizer = trainer.averaged_copy(network, recipe), make_optimizer(network, recipe)
     precision = trainer.resolve_precision(recipe.precision, device)
     steps = batches.steps_per_epoch(len(train), recipe.batch_size)
     seconds = 0.0

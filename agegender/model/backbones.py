@@ -39,23 +39,33 @@ class ResidualBlock(nn.Module):
 
 
 class CompactBackbone(nn.Module):
-    """A narrow residual network that trains on two CPU cores: stride-2 stem, four stages, a weighted pool.
+    """A narrow residual network that trains on two CPU cores: a stem of large patches, four stages, a weighted pool.
 
-    Faces stand upright at one place, so where a feature is matters: the pool is a depthwise convolution over the whole of
-    the last map, a weight for each place and channel (Chen et al., 2018, MobileFaceNets), in place of a mean.
+    The stem goes to a quarter of the side in one step: maps at half of it cost as much time as a whole stage and buy nothing
+    (docs/accuracy.md). Faces stand upright at one place, so where a feature is matters: the pool is a depthwise convolution
+    over the whole of the last map, a weight for each place and channel (Chen et al., 2018, MobileFaceNets), in place of a mean.
+
+    Args:
+        image_size_px: side of what it sees.
+        widths: channels of each stage.
+        blocks: residual blocks of each stage.
+        strides: of each stage's first block.
+        stem: kernel and stride of the first convolution.
     """
 
     def __init__(
         self,
         image_size_px: int,
-        widths: Sequence[int] = (32, 64, 128, 256),
-        blocks: Sequence[int] = (1, 1, 2, 2),
-        strides: Sequence[int] = (2, 2, 2, 2),
+        widths: Sequence[int] = (48, 96, 160, 256),
+        blocks: Sequence[int] = (1, 1, 2, 1),
+        strides: Sequence[int] = (1, 2, 2, 2),
+        stem: tuple[int, int] = (7, 4),
     ) -> None:
         super().__init__()
         self.features = widths[-1]
+        kernel, stem_stride = stem
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.Conv2d(3, widths[0], kernel, stem_stride, padding=kernel // 2, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(inplace=True),
         )
@@ -70,7 +80,7 @@ class CompactBackbone(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         side = image_size_px
-        for stride in (2, *strides):
+        for stride in (stem_stride, *strides):
             side = -(-side // stride)
         place_weights = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
         nn.init.constant_(place_weights.weight, 1 / side**2)  # begins as the mean

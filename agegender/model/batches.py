@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agegender.config import Recipe
 from agegender.model.transforms import augment
+from agegender.recipe import Recipe
 
 Integers = npt.NDArray[np.int64]
 

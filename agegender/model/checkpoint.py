@@ -113,9 +113,10 @@ def load_network(folder: Path) -> tuple[FaceNetwork, ModelInfo]:
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (SafetensorError, RuntimeError, OSError) as error:
+        first = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{folder / WEIGHTS_FILE}: not the weights of a {info.network.backbone} network ({error}); "
-            "copy the model folder again, or train it again"
+            f"{folder / WEIGHTS_FILE}: not the weights of this release's {info.network.backbone} network ({first} ...); "
+            f"{info.created_by} wrote them: copy the model folder again, or train it again"
         ) from error
     return network.eval(), info
 

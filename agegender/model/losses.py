@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agegender.config import Recipe
 from agegender.model.network import Outputs
+from agegender.recipe import Recipe
 
 
 def age_targets(age_years_B: Tensor, sigma_years: float, bins: int) -> Tensor:

@@ -52,7 +52,7 @@ class Outputs(NamedTuple):
 class FaceNetwork(nn.Module):
     """Backbone and two heads; ``build_network`` makes one by name."""
 
-    def __init__(self, config: NetworkConfig, backbone: nn.Module, features: int, dropout: float = 0.15) -> None:
+    def __init__(self, config: NetworkConfig, backbone: nn.Module, features: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone

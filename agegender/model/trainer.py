@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from agegender.config import Recipe
 from agegender.model.batches import Batch, Integers, Samples, load_batch
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, Outputs
+from agegender.recipe import Recipe
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -43,7 +43,7 @@ class Tally:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bfloat16 where the processor multiplies it natively: elsewhere it is slower than float32.
+    """``auto`` is bfloat16 where the processor multiplies matrices of it: with AVX512-BF16 alone it is slower than float32.
 
     Args:
         wanted: ``auto``, ``float32`` or ``bfloat16``.
@@ -53,7 +53,7 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
         return "bfloat16" if wanted == "bfloat16" else "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & _cpu_flags() else "float32"
+    return "bfloat16" if "amx_bf16" in _cpu_flags() else "float32"
 
 
 def _cpu_flags() -> set[str]:
@@ -79,16 +79,6 @@ def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
         return recipe.learning_rate
     done = (step - warmup_steps) / max(total_steps - warmup_steps, 1.0)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019); norms and biases do not decay, for they have no scale to keep small."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
 def train_step(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agegender.config import Augmentation
+from agegender.recipe import Augmentation
 
 ERASE_SIDE_MIN, ERASE_SIDE_MAX = 0.1, 0.35
 """Sides of an erased rectangle, as shares of the image's."""

@@ -12,7 +12,6 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from agegender.artifact import INFO_FILE, ModelInfo, image_keys
-from agegender.config import Recipe
 from agegender.data.images import encode_jpeg
 from agegender.evaluation.conformal import fit_calibration
 from agegender.model import trainer
@@ -30,6 +29,7 @@ from agegender.pipelines.train_job import (
     WHERE_IT_RUNS,
     TrainJob,
 )
+from agegender.recipe import Recipe
 from agegender.scoring.load import training_images
 from agegender.storage import files, tables
 

@@ -32,6 +32,7 @@ from agegender.model.checkpoint import (
     save_training_state,
 )
 from agegender.model.network import build_network
+from agegender.model.optimizer import make_optimizer
 from agegender.model.trainer import Tally
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
@@ -150,7 +151,7 @@ class Worker:
             network.load_state_dict(state.network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = trainer.averaged_copy(self.network, self.recipe)
-        self.optimizer = trainer.make_optimizer(self.network, self.recipe)
+        self.optimizer = make_optimizer(self.network, self.recipe)
         if state is not None:
             restore_optimizer(self.optimizer, self.network, state.optimizer)
             if state.ema:

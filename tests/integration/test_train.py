@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from agegender.artifact import image_keys
-from agegender.config import Recipe, TrainConfig
+from agegender.config import TrainConfig
 from agegender.data.duplicates import content_hash
 from agegender.data.images import decode, resize
 from agegender.data.synthetic import draw_sample
@@ -28,6 +28,7 @@ from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.train import run_train
 from agegender.pipelines.train_fit import cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
+from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images
 from tests.processes import kill_with_all_children
 

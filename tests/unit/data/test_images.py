@@ -87,6 +87,34 @@ def test_jpeg_agrees_with_another_decoder(name):
     assert largest_difference(shown(name), other) <= 2
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("quality", [20, 75, 95])
+def test_jpeg_has_pillows_own_pixels(subsampling, progressive, quality):
+    odd = Image.fromarray(PICTURE).crop((0, 0, WIDTH - 1, HEIGHT - 3))
+    for image in (odd, odd.resize((1, 1)), odd.resize((417, 233)), odd.convert("L")):
+        target = BytesIO()
+        image.save(target, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+        own = np.asarray(Image.open(BytesIO(target.getvalue())).convert("RGB"))
+        assert np.array_equal(decode(target.getvalue(), 10**6).pixels, own)
+
+
+def test_damage_that_pillow_reads_over_gives_its_pixels_still():
+    data = encode_jpeg(PICTURE, 95)
+    read_over = 0
+    for seed in range(40):
+        draws = np.random.default_rng(seed)
+        damaged = bytearray(data)
+        damaged[draws.integers(len(data) // 2, len(data) - 2)] = draws.integers(256)
+        try:
+            own = np.asarray(Image.open(BytesIO(damaged)).convert("RGB"))
+        except OSError:
+            continue
+        read_over += 1
+        assert np.array_equal(decode(bytes(damaged), MAX_PIXELS).pixels, own)
+    assert read_over > 10
+
+
 def test_cmyk():
     inks = cmyk_of(PICTURE).astype(float)
     reference = (255 - inks[..., :3]) * (255 - inks[..., 3:]) / 255

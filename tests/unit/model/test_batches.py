@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from agegender.config import Recipe
 from agegender.model import batches
+from agegender.recipe import Recipe
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from agegender.artifact import Calibration, NetworkConfig
-from agegender.config import Recipe
 from agegender.errors import InputError
 from agegender.model.checkpoint import (
     OptimizerState,
@@ -22,6 +21,7 @@ from agegender.model.checkpoint import (
 )
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, build_network
+from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images
 
 CONFIG = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
@@ -187,5 +187,5 @@ def test_weights_of_another_network_are_refused(tmp_path):
     info = save_model(tmp_path, network, CONFIG, Calibration(), np.zeros(0, np.uint64), "", {}, {})
     other = info.model_copy(update={"network": CONFIG.model_copy(update={"backbone": "notebook"})})
     (tmp_path / "model.json").write_text(other.model_dump_json())
-    with pytest.raises(InputError, match=r"weights\.safetensors: not the weights of a notebook network"):
+    with pytest.raises(InputError, match=r"weights\.safetensors: not the weights of this release's notebook network"):
         load_network(tmp_path)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from agegender.config import Recipe
 from agegender.model.losses import age_distribution_loss, age_error_loss, age_targets, gender_loss, total_loss
 from agegender.model.network import Outputs
+from agegender.recipe import Recipe
 
 NAN = float("nan")
 

@@ -68,7 +68,7 @@ def test_what_augmentation_cut_out_is_not_cut_again():
 
 def test_compact_is_small():
     parameters = sum(parameter.numel() for parameter in build_network(config()).parameters())
-    assert parameters == 2_736_474
+    assert parameters == 2_058_666
 
 
 def test_float_images_of_the_same_range_give_the_same(images):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from agegender.config import Augmentation
 from agegender.model.transforms import augment
+from agegender.recipe import Augmentation
 
 NOTHING = Augmentation(
     flip_probability=0,
