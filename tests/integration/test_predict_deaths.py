@@ -1,0 +1,84 @@
+"""Processes that end while they score: by what they decode, and by who kills them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+from agegender.data.synthetic import draw_sample
+
+DEADLY = b"this image ends whoever decodes it"
+
+TRAP = f"""
+import importlib.abc, importlib.util, os, signal, sys
+
+class Trap(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "agegender.data.images":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def load_and_set(module):
+            load(module)
+            decode = module.decode
+
+            def decode_or_die(data, max_pixels):
+                if data.endswith({DEADLY!r}):
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                return decode(data, max_pixels)
+
+            module.decode = decode_or_die
+
+        spec.loader.exec_module = load_and_set
+        return spec
+
+sys.meta_path.insert(0, Trap())
+"""
+"""Python runs ``sitecustomize`` at its start, in Ray's workers as well. No image is known that crashes the decoders of today, so
+this one does what a decoder with such a defect does: the process gets SIGSEGV while it decodes certain bytes."""
+
+
+def run(*arguments: str, trap: Path) -> subprocess.CompletedProcess[str]:
+    trap.mkdir(exist_ok=True)
+    (trap / "sitecustomize.py").write_text(TRAP)
+    path = os.pathsep.join([str(trap), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": ""}
+    command = [sys.executable, "-m", "agegender.cli", "predict", "--faces", "none", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+def write_faces(folder: Path, count: int, deadly: Sequence[int]) -> None:
+    folder.mkdir()
+    for index in range(count):
+        name, data = draw_sample(index, seed=3, size_px=48)
+        (folder / name).write_bytes(data + DEADLY if index in deadly else data)
+
+
+def rows(output: Path) -> pa.Table:
+    return pyarrow.dataset.dataset(output, format="parquet").to_table().sort_by("uri")
+
+
+@pytest.mark.parametrize(("workers", "deadly"), [(1, [7]), (2, [3, 12])])
+def test_an_image_that_ends_its_process_is_a_row_and_the_rest_of_its_unit_is_scored(
+    workers: int, deadly: list[int], tiny_model: Path, tmp_path: Path
+) -> None:
+    faces, output = tmp_path / "faces", tmp_path / "out"
+    write_faces(faces, 44, deadly)
+    options = ["--input", str(faces), "--model", str(tiny_model), "--output", str(output), "--unit-images", "16"]
+    done = run(*options, "--num-workers", str(workers), "--num-cpus", str(workers), trap=tmp_path / "trap")
+    assert done.returncode == 0, done.stderr
+    table = rows(output)
+    assert table.num_rows == 44
+    bad = table.filter(pa.compute.not_equal(table["status"], "ok"))
+    assert set(bad["uri"].to_pylist()) == {str(p) for p in faces.iterdir() if p.read_bytes().endswith(DEADLY)}
+    assert bad["status"].to_pylist() == ["unreadable"] * len(deadly)
+    assert all("ended the process" in error for error in bad["error"].to_pylist())
+    assert bad["age_years"].null_count == len(deadly)
+    assert table["age_years"].null_count == len(deadly)
