@@ -309,7 +309,7 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     rescore_changed: bool = False
     """score images anew that were replaced under the same name since they were listed: size, or time or etag, differ"""
 
-    retry_status: list[RetryStatus] = []
+    retry_status: list[RetryStatus] = Field([])
     """score images of this status once more, e.g. missing; may be given more than once"""
 
 
