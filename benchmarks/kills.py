@@ -117,7 +117,8 @@ def _until_done(
         code = process.wait(TIMEOUT_S)
         if code == 0:
             scored_now = _result(output)["images_scored_now"]
-            assert scored_now in (images - before, 0), f"{scored_now} images scored where {images - before} were left"
+            # workers outlive their driver by a moment, so that less may be left than was seen
+            assert scored_now <= images - before, f"{scored_now} images scored where {images - before} were left"
             return
         assert code < 0, f"predict ended by itself with exit code {code}"
 
@@ -176,10 +177,8 @@ def _readers(output: Path, report: Report) -> Iterator[None]:
             if not list(output.glob("part-*.parquet")):
                 continue
             try:
-                counted = (
-                    duckdb.connect().sql(f"SELECT count(*) FROM read_parquet('{output}/part-*.parquet')").fetchone()
-                )
-                assert counted is not None and counted[0] > 0
+                query = f"SELECT count(*) FROM read_parquet('{output}/part-*.parquet')"
+                assert duckdb.connect().sql(query).fetchall()[0][0] > 0
                 assert len(pd.read_parquet(output)) > 0
                 assert pyarrow.dataset.dataset(output, format="parquet").count_rows() > 0
                 report.reads += 1
