@@ -1,0 +1,21 @@
+# A node of a Ray cluster that runs agegender; head and workers are the same image, GPU workers the other variant:
+#
+#     docker build --tag registry.example.com/agegender:0.1.0-ray2.60.0-cpu .
+#     docker build --tag registry.example.com/agegender:0.1.0-ray2.60.0-gpu --build-arg VARIANT=gpu .
+#
+# Keys to storage are never in it: nodes have a role, or the standard AWS variables (docs/s3.md).
+ARG VARIANT=cpu
+FROM rayproject/ray:2.60.0-py311-${VARIANT}
+
+# A number, because Kubernetes cannot tell by a name that it is not root.
+USER 1000:100
+# Made before it becomes the working directory, so that it is this user's and not root's: the build writes to it.
+RUN mkdir /home/ray/agegender
+WORKDIR /home/ray/agegender
+
+COPY --chown=1000:100 pyproject.toml constraints.txt README.md LICENSE ./
+COPY --chown=1000:100 agegender agegender
+COPY --chown=1000:100 jobs jobs
+RUN pip install --no-cache-dir --constraint constraints.txt uv \
+    && uv pip install --system --no-cache --compile-bytecode --constraint constraints.txt . \
+    && agegender --version
