@@ -12,7 +12,7 @@ export RAY_AUTH_MODE ?= disabled
 # Ray runs its workers at nice 15: beside anything else that computes, the tests would hardly move.
 export RAY_worker_niceness ?= 0
 
-.PHONY: help install demo test test-s3 test-chaos lint format release clean-demo
+.PHONY: help install demo test test-s3 test-chaos test-cluster lint format release clean-demo
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -40,13 +40,16 @@ demo: $(INSTALLED)  ## every job on drawn faces: no data, no network, under 4 mi
 	@echo "Open in a browser:"; ls $(DEMO)/*/report.html
 
 test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters; under 10 minutes
-	$(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos
+	$(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster
 
 test-s3: $(INSTALLED)  ## the jobs against a real S3 server on loopback, which is installed from Debian's packages
 	$(RUN)/python -m pytest tests/s3
 
 test-chaos: $(INSTALLED)  ## predict under random kills, and images that end their process
 	$(RUN)/python -m pytest tests/chaos
+
+test-cluster: $(INSTALLED)  ## jobs submitted to a Ray head that `ray start` started
+	$(RUN)/python -m pytest tests/cluster
 
 lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout) and mypy (strict)
 	$(RUN)/ruff check .

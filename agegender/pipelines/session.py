@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,12 +45,13 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         yield
         return
     _quieten()
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
     try:
-        if address:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-        else:
-            _start_own(num_cpus)
+        with _kept_sigterm_handler():
+            if address:
+                ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            else:
+                _start_own(num_cpus)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ResourceError(
@@ -58,6 +61,20 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_address(address: str | None) -> str | None:
+    """The cluster that a job is to connect to, inside a submitted job the one that runs it; None: a Ray of our own."""
+    return address or os.environ.get("RAY_ADDRESS")
+
+
+@contextmanager
+def _kept_sigterm_handler() -> Iterator[None]:
+    """Ray puts handlers of its own in place of ours, under which `ray job stop` would end in a stack trace and exit code 15."""
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    if ours is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
 
 
 def _start_own(num_cpus: int | None) -> None:

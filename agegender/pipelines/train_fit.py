@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from agegender.config import TrainConfig
 from agegender.errors import AgegenderError, ConfigError, ResourceError
 from agegender.pipelines.progress import Progress
-from agegender.pipelines.session import node_cpus
+from agegender.pipelines.session import cluster_address, node_cpus
 from agegender.pipelines.train_job import MonitorState, TrainJob
 from agegender.pipelines.train_resume import attempt_name, attempts_uri
 from agegender.pipelines.train_worker import train_worker
@@ -55,7 +55,7 @@ def check_gpus(config: TrainConfig) -> None:
     gpus = ray.cluster_resources().get("GPU", 0)
     if config.use_gpu and gpus < config.num_workers:
         message = f"--use-gpu with {config.num_workers} workers needs as many GPUs, Ray sees {gpus:g}"
-        if config.address is None:
+        if cluster_address(config.address) is None:
             raise ConfigError(f"{message}: take fewer --num-workers, or leave --use-gpu out")
         logger.warning("%s: waiting for the cluster to grow", message)
 

@@ -26,7 +26,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.model import batches, trainer
 from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.train import run_train
-from agegender.pipelines.train_fit import cpus_per_worker
+from agegender.pipelines.train_fit import check_gpus, cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
 from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images
@@ -225,6 +225,15 @@ def test_first_weights_come_from_one_place(faces: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--init"):
         run_train(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_gpus_are_waited_for_where_a_cluster_may_start_them(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(input=["faces"], output="out", use_gpu=True)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="needs as many GPUs, Ray sees 0"):
+        check_gpus(config)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # as inside a submitted job
+    check_gpus(config)
 
 
 @pytest.mark.parametrize(

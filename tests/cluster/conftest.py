@@ -1,0 +1,76 @@
+"""A Ray head as `ray start` makes it, for the session: of its own ports, and ended by its own process ids alone."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import kill_with_all_children
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+START_TIMEOUT_S = 120
+RAY_FLAGS = ("--object-store-memory=200000000", "--disable-usage-stats")
+PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+
+
+@pytest.fixture(scope="session")
+def cluster_env() -> dict[str, str]:
+    """The environment of the head and of the commands: no other Ray, no proxy before it, this Python as ``python``."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    here = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", "RAY_AUTH_MODE": "disabled"}
+    return kept | here | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def ray_head(cluster_env: dict[str, str]) -> Iterator[str]:
+    """The address that `ray job` takes of a head with two CPUs, which was started in a folder without the project."""
+    folder = Path(tempfile.mkdtemp(prefix="agegender-ray-"))  # short, because sockets lie in it
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    flags = [f"--{name}={port}" for name, port in ports.items()]
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(
+            [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *flags, *RAY_FLAGS],
+            cwd=folder,
+            env=cluster_env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    try:
+        wait_until_it_answers(f"{address}/api/version", head, folder / "head.log")
+        yield address
+    finally:
+        kill_with_all_children(head)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_it_answers(url: str, head: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while True:
+        try:
+            opener.open(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            assert head.poll() is None, f"`ray start` ended:\n{log.read_text()}"
+            assert time.monotonic() < deadline_s, f"no answer at {url} in {START_TIMEOUT_S} s:\n{log.read_text()}"
+            time.sleep(0.5)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,109 @@
+"""`ray job submit`, as the README shows it, on a head that `ray start` started."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from agegender.data.synthetic import draw_sample
+from tests.cluster.conftest import RAY, ROOT
+
+COMMAND_TIMEOUT_S = 300
+
+RayJob = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def ray_job(ray_head: str, cluster_env: dict[str, str]) -> RayJob:
+    """``ray job ACTION ...`` from the project's folder, against the head of the test."""
+
+    def run(action: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [RAY, "job", action, "--address", ray_head, *arguments],
+            cwd=ROOT,
+            env=cluster_env,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+
+    return run
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(24):
+        name, data = draw_sample(index, seed=3, size_px=48)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def flags(source: Path, output: Path, unit_images: int = 8) -> list[str]:
+    unit = ["--unit-images", str(unit_images)]
+    return ["--input", str(source), "--output", str(output), "--faces", "none", *unit]
+
+
+def rows(output: Path) -> int:
+    parts = output.glob("part-*.parquet")
+    return sum(pyarrow.parquet.read_metadata(part).num_rows for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("where", "program"),
+    [(["--working-dir", "."], ["python", "jobs/predict.py"]), ([], ["agegender", "predict"])],
+    ids=["with the working dir", "installed on the nodes"],
+)
+def test_a_submitted_job_scores_every_image_and_its_log_tells_how_far_it_is(
+    ray_job: RayJob, faces: Path, tmp_path: Path, where: list[str], program: list[str]
+) -> None:
+    name = f"predict-{len(where)}"
+    done = ray_job("submit", "--submission-id", name, *where, "--", *program, *flags(faces, tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(tmp_path / "out") == 24
+    log = ray_job("logs", name).stdout
+    assert "predict: 24 of 24 images" in log
+    assert "by status                   ok 24" in log
+
+
+def test_a_wrong_command_fails_the_job_with_what_is_wrong(ray_job: RayJob, faces: Path, tmp_path: Path) -> None:
+    command = ["agegender", "predict", *flags(faces, tmp_path / "out"), "--max-bad-fraction", "7"]
+    done = ray_job("submit", "--submission-id", "wrong", "--", *command)
+    assert done.returncode == 1
+    assert "failed with exit code 2" in done.stdout
+    assert "agegender predict: error: --max-bad-fraction: Input should be less than or equal to 1" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_job_ends_cleanly_and_a_new_submit_goes_on(ray_job: RayJob, faces: Path, tmp_path: Path) -> None:
+    many, output = tmp_path / "many", tmp_path / "out"
+    many.mkdir()
+    for copy in range(60):
+        for face in faces.iterdir():
+            shutil.copy(face, many / f"{face.stem}-{copy}.jpg")
+    command = ["--", "agegender", "predict", *flags(many, output, unit_images=16)]
+    ray_job("submit", "--submission-id", "stopped", "--no-wait", *command, "--num-workers", "1")
+    wait_until(lambda: len(list(output.glob("_work/scored/*.json"))) >= 3, "three units are scored")
+    assert "'stopped' was stopped" in ray_job("stop", "stopped").stdout
+    log = ray_job("logs", "stopped").stdout
+    assert "agegender predict: interrupted. Run the same command again to go on" in log
+    assert "SIGTERM" not in log
+    assert rows(output) == 0
+    again = ray_job("submit", "--submission-id", "again", *command)
+    assert again.returncode == 0, again.stdout + again.stderr
+    result = json.loads((output / "_run.json").read_text())["result"]
+    assert rows(output) == result["images"] == 1440
+    assert result["images_scored_now"] <= 1440 - 3 * 16
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline_s, f"not within {COMMAND_TIMEOUT_S} s: {what}"
+        time.sleep(0.2)
