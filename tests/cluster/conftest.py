@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
 from tests.processes import kill_with_all_children
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +65,3 @@ def wait_until_it_answers(url: str, head: "subprocess.Popen[bytes]", log: Path) 
             assert head.poll() is None, f"`ray start` ended:\n{log.read_text()}"
             assert time.monotonic() < deadline_s, f"no answer at {url} in {START_TIMEOUT_S} s:\n{log.read_text()}"
             time.sleep(0.5)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from agegender.storage import s3_client
+from tests.ports import free_ports
 
 HERE = Path(__file__).parent
 SERVER = HERE / "server.sh"
@@ -31,7 +32,7 @@ def s3_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     """The folder of a running server, and its endpoint."""
     subprocess.run([SERVER, "install", PACKAGES], check=True, timeout=600)
     run = tmp_path_factory.mktemp("ceph")
-    gateway_port, monitor_port = _free_ports(2)
+    gateway_port, monitor_port = free_ports(2)
     # the server stops when its stdin ends, so also when this process is killed
     server = subprocess.Popen(
         [SERVER, "serve", PACKAGES, run, str(gateway_port), str(monitor_port)],
@@ -127,12 +128,3 @@ def _wait_until_it_answers(endpoint: str) -> None:
         except OSError:
             assert time.monotonic() < deadline_s, f"the gateway does not answer at {endpoint}"
             time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

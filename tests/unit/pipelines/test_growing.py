@@ -91,7 +91,7 @@ def test_images_that_came_later_are_units_of_their_own_and_nothing_else_is_touch
     assert names(again)[3:] == [["00a", "zz"]]
     assert (again.counts.images, again.counts.repeated) == (12, 0)
     after = state(tmp_path / "work")
-    assert files.read_json(f"{tmp_path}/work/listing.json")["images"] == 12
+    assert files.read_json(str(tmp_path / "work" / "listing.json"))["images"] == 12
     assert {name for name in before if before[name] != after[name]} == {"listing.json"}
 
 
