@@ -81,7 +81,7 @@ class Recipe(Options):
     """muon: orthogonalized momentum for the layers within, AdamW for the rest; adamw: AdamW for all"""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
-    """peak learning rate"""
+    """peak learning rate; for adamw alone 2e-3 is more like it"""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.15
     """decoupled, on matrices and filters alone"""
