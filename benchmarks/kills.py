@@ -101,7 +101,7 @@ def _until_done(
     command: list[str], output: Path, draws: random.Random, report: Report, kills: int, whole_s: float, images: int
 ) -> None:
     while True:
-        before = _images_done(output)
+        before, finished = _images_done(output)
         process = _start(command, output)
         report.runs += 1
         report.images_done_before += before
@@ -116,7 +116,8 @@ def _until_done(
                 print(f"killed: {kind}", file=sys.stderr, flush=True)
         code = process.wait(TIMEOUT_S)
         if code == 0:
-            scored_now = _result(output)["images_scored_now"]
+            # killed in the moment behind its end: the record is still that of the run before
+            scored_now = 0 if finished else _result(output)["images_scored_now"]
             # workers outlive their driver by a moment, so that less may be left than was seen
             assert scored_now <= images - before, f"{scored_now} images scored where {images - before} were left"
             return
@@ -151,10 +152,12 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-def _images_done(output: Path) -> int:
+def _images_done(output: Path) -> tuple[int, bool]:
+    """Images that are scored, and whether the run says that it is finished."""
     if not (output / "_run.json").exists():
-        return 0
-    return int(run_status(StatusConfig(output=str(output)))["scored"])
+        return 0, False
+    status = run_status(StatusConfig(output=str(output)))
+    return int(status["scored"]), status["state"] == "done"
 
 
 def _result(output: Path) -> dict[str, int]:
