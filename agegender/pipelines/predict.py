@@ -200,7 +200,8 @@ def _summary(
     accounted = sum((totals.by_status or {}).values())
     if accounted != listing.counts.images or totals.images != listing.counts.images:
         raise AccountingError(
-            f"{config.output}: {listing.counts.images} images listed, {accounted} accounted for ({totals.by_status}). "
+            f"{config.output}: {listing.counts.images} images listed, {totals.images} in the output, "
+            f"{accounted} of them with a status ({totals.by_status}). "
             "This is a defect: keep the folder and report it"
         )
     return {

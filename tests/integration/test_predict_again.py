@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 
+from agegender.cli import main
 from agegender.config import PredictConfig
 from agegender.data.synthetic import draw_sample
+from agegender.pipelines.ledger import COUNTS_KEY
 from agegender.pipelines.predict import run_predict
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -70,3 +73,20 @@ def test_replaced_and_failed_images_are_scored_again_where_asked_for(tiny_model:
     predict(faces, tmp_path / "whole", tiny_model)
     assert rows(output).equals(rows(tmp_path / "whole"))
     assert predict(faces, output, tiny_model) == result
+
+
+def test_counts_that_do_not_add_up_end_the_job_with_exit_code_1(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces, output = tmp_path / "faces", tmp_path / "out"
+    write_faces(faces, 0, 3)
+    predict(faces, output, tiny_model)
+    (part,) = output.glob("part-*")
+    table = pq.read_table(part)
+    counts = table.schema.metadata[COUNTS_KEY].replace(b'"images": 3', b'"images": 2')
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {COUNTS_KEY: counts}), part)
+    write_faces(faces, 3, 4)
+    command = ["predict", "--input", str(faces), "--output", str(output), "--model", str(tiny_model), "--faces", "none"]
+    assert main([*command, "--unit-images", "5", "--num-workers", "1"]) == 1
+    assert "4 images listed, 3 in the output, 4 of them with a status" in capsys.readouterr().err
+    assert rows(output).num_rows == 4
