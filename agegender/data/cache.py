@@ -97,7 +97,8 @@ def build_cache(
     usable = np.zeros(images, np.bool_)
     try:
         pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(images, side_px, side_px, 3))
-        for row, face in _decoded(encoded, cut or partial(resize, side_px=side_px), max_pixels, threads):
+        face_of = partial(_face_of, cut=cut, side_px=side_px, max_pixels=max_pixels)
+        for row, face in _decoded(encoded, face_of, threads):
             pixels[row], usable[row] = face, True
         pixels.flush()
         np.save(_usable_path(path), usable)
@@ -129,13 +130,13 @@ def make_room(folder: Path, limit_bytes: int) -> None:
 
 
 def _decoded(
-    encoded: Iterable[tuple[int, bytes]], cut: Callable[[Pixels], Pixels | None], max_pixels: int, threads: int
+    encoded: Iterable[tuple[int, bytes]], face_of: Callable[[bytes], Pixels | None], threads: int
 ) -> Iterator[tuple[int, Pixels]]:
     """Decode a little ahead of the reader; ``encoded`` itself is advanced by the calling thread alone."""
     waiting: deque[tuple[int, Future[Pixels | None]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for row, data in encoded:
-            waiting.append((row, pool.submit(_decode_one, data, cut, max_pixels)))
+            waiting.append((row, pool.submit(face_of, data)))
             if len(waiting) >= 8 * threads:
                 yield from _finished(waiting, 1)
         yield from _finished(waiting, len(waiting))
@@ -149,9 +150,13 @@ def _finished(waiting: "deque[tuple[int, Future[Pixels | None]]]", count: int) -
             yield row, face
 
 
-def _decode_one(data: bytes, cut: Callable[[Pixels], Pixels | None], max_pixels: int) -> Pixels | None:
-    pixels = decode(data, max_pixels).pixels
-    return None if pixels is None else cut(pixels)
+def _face_of(
+    data: bytes, cut: Callable[[Pixels], Pixels | None] | None, side_px: int, max_pixels: int
+) -> Pixels | None:
+    pixels = decode(data, max_pixels, enough_px=side_px if cut is None else None).pixels
+    if pixels is None:
+        return None
+    return resize(pixels, side_px) if cut is None else cut(pixels)
 
 
 def _check_disk(folder: Path, needed_bytes: int) -> None:

@@ -154,7 +154,8 @@ class UnitScorer:
         """
         if fetched.data is None:
             return [_Row(image, 0, fetched.status, fetched.error)]
-        decoded = decode(fetched.data, self._source.max_image_pixels)
+        enough_px = self._scorer.image_size_px if self._finder is None else None
+        decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
         if decoded.pixels is None:
             return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
         if self._finder is None or self._search is None:

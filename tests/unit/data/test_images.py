@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from agegender.data.images import decode, encode_jpeg, resize
 from agegender.schema import Status
@@ -97,6 +97,23 @@ def test_jpeg_has_pillows_own_pixels(subsampling, progressive, quality):
         image.save(target, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
         own = np.asarray(Image.open(BytesIO(target.getvalue())).convert("RGB"))
         assert np.array_equal(decode(target.getvalue(), 10**6).pixels, own)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_large_jpeg_is_decoded_smaller_where_less_is_enough(progressive):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    target = BytesIO()
+    Image.fromarray(picture(1003, 701)).save(target, "JPEG", quality=90, exif=exif, progressive=progressive)
+    data = target.getvalue()
+    whole, scaled = decode(data, 10**6), decode(data, 10**6, enough_px=60)
+    assert whole.pixels.shape == (1003, 701, 3)
+    assert (scaled.width, scaled.height) == (whole.width, whole.height) == (701, 1003)
+    assert 120 <= min(scaled.pixels.shape[:2]) < 240
+    difference = np.abs(resize(scaled.pixels, 60).astype(int) - resize(whole.pixels, 60))
+    assert difference.mean() < 0.5
+    assert np.array_equal(decode(data, 10**6, enough_px=200).pixels, whole.pixels)
+    assert decode(data[:-2000], 10**6, enough_px=60).status is Status.TRUNCATED
 
 
 def test_damage_that_pillow_reads_over_gives_its_pixels_still():
