@@ -5,7 +5,6 @@ An outage is no reason: it raises ``ResourceError`` and the unit stays undone.
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -53,13 +52,8 @@ def _from_files(rows: list[dict[str, Any]], options: SourceOptions) -> Iterator[
     if not files.is_s3(rows[0]["container"] or rows[0]["uri"]):
         yield from (_read(row, options) for row in rows)  # a local read is shorter than handing it to a thread
         return
-    with ThreadPoolExecutor(REMOTE_READS_IN_FLIGHT) as pool:
-        futures = [pool.submit(_read, row, options) for row in rows]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    # a bound on what is read and not yet taken: a unit of photographs does not fit into memory at once
+    yield from files.read_ahead(lambda row: _read(row, options), rows, REMOTE_READS_IN_FLIGHT)
 
 
 def _read(row: dict[str, Any], options: SourceOptions) -> Fetched:

@@ -12,10 +12,10 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import pyarrow.fs
 from pydantic_core import PydanticSerializationError, to_json
@@ -26,9 +26,12 @@ from agegender.storage.answers import FileInfo, ObjectAnswer
 
 __all__ = [
     "FileInfo", "ObjectAnswer", "Range", "absolute", "arrow_filesystem", "delete", "download_folder", "exists", "is_s3",
-    "join", "list_files", "name", "open_for_reading", "parent", "read_bytes", "read_json", "read_many", "stat",
+    "join", "list_files", "name", "open_for_reading", "parent", "read_ahead", "read_bytes", "read_json", "read_many", "stat",
     "upload_folder", "write_bytes", "write_from", "write_json",
 ]  # fmt: skip
+
+Wanted = TypeVar("Wanted")
+Got = TypeVar("Got")
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -167,14 +170,25 @@ def read_many(wanted: Iterable[str | Range], in_flight: int = 16) -> Iterator[by
         ResourceError: storage does not answer; nothing after that is yielded.
     """
     ranges = (Range(each) if isinstance(each, str) else each for each in wanted)
+    yield from read_ahead(_read_or_answer, ranges, in_flight)
+
+
+def read_ahead(read: Callable[[Wanted], Got], wanted: Iterable[Wanted], in_flight: int) -> Iterator[Got]:
+    """``map``, with several calls under way at a time in threads.
+
+    Args:
+        read: safe to call from any thread.
+        wanted: taken up as they are needed.
+        in_flight: calls under way or waiting to be taken, which bounds the memory; 1 calls without threads.
+    """
     if in_flight <= 1:
-        yield from map(_read_or_answer, ranges)
+        yield from map(read, wanted)
         return
-    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="read_many")
+    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="read_ahead")
     try:
-        waiting: deque[Future[bytes | ObjectAnswer]] = deque()
-        for each in ranges:
-            waiting.append(pool.submit(_read_or_answer, each))
+        waiting: deque[Future[Got]] = deque()
+        for each in wanted:
+            waiting.append(pool.submit(read, each))
             if len(waiting) >= in_flight:
                 yield waiting.popleft().result()
         while waiting:
