@@ -282,6 +282,9 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """detect: images are photographs, each face in them is found, straightened and scored; none: each image is one face
     crop, scored whole"""
 
+    use_gpu: bool = False
+    """score on GPUs, in bfloat16, while CPUs decode for them; as many processes decode as keep the GPUs busy"""
+
     max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
     """detect: of one image, the largest so many faces count"""
 

@@ -159,6 +159,8 @@ def _score_again(config: PredictConfig, search: FaceSearch | None, again: Rescor
 def _checked_model(config: PredictConfig) -> ModelInfo:
     info = open_model(localize_model(config.model))
     check_framing(info, config.model)
+    if config.use_gpu and config.dry_run:
+        raise ConfigError("--dry-run times this machine's CPU: leave --use-gpu out of it")
     if config.age_distribution and info.network.age_head == "scalar":
         raise ConfigError(
             f"--age-distribution: {config.model} estimates one number and no distribution (age head 'scalar'). "
@@ -173,6 +175,8 @@ def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None)
     named |= {"uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images"}
     said = config.model_dump(mode="json", include=named)
     said |= search_identity(search)
+    if config.use_gpu:
+        said["precision"] = "bfloat16"
     return said | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 

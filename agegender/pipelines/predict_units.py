@@ -6,6 +6,7 @@ Apart from ``predict``, so that the actors import no more than they need.
 import re
 from collections.abc import Generator, Iterator
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -14,6 +15,7 @@ from agegender.config import PredictConfig, SourceOptions
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
+from agegender.pipelines.gpus import GpuScorer, start_gpus
 from agegender.pipelines.isolation import Task
 from agegender.pipelines.ledger import UnitCounts, stage_unit
 from agegender.pipelines.pool import UnitPool
@@ -29,8 +31,8 @@ def source_of(config: PredictConfig) -> SourceOptions:
     return SourceOptions(**fields | {"labels": "none"})
 
 
-def unit_scorer(config: PredictConfig, search: FaceSearch | None) -> UnitScorer:
-    """The model at work, as the config says."""
+def unit_scorer(config: PredictConfig, search: FaceSearch | None, gpus: list[Any] | None = None) -> UnitScorer:
+    """The model at work, as the config says, here or on GPUs."""
     return UnitScorer(
         config.model,
         source_of(config),
@@ -39,6 +41,7 @@ def unit_scorer(config: PredictConfig, search: FaceSearch | None) -> UnitScorer:
         age_distribution=config.age_distribution,
         abstain_above_years=config.abstain_above,
         search=search,
+        submit=GpuScorer(gpus).submit if gpus else None,
     )
 
 
@@ -62,20 +65,25 @@ def score_units(
     actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
     # A process that died is replaced by the pool, which must know of it; Ray would restart it unseen.
     remote = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0)(_ScoringActor)
-    pool = UnitPool(lambda: remote.remote(config, search), actors, lambda unit: read_unit(unit).num_rows)
-    return pool.results(units)
+    gpus = start_gpus(config) if config.use_gpu else []
+    pool = UnitPool(lambda: remote.remote(config, search, gpus), actors, lambda unit: read_unit(unit).num_rows)
+    try:
+        yield from pool.results(units)
+    finally:
+        for gpu in gpus:
+            ray.kill(gpu)
 
 
 class _ScoringActor:
     """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here."""
 
-    def __init__(self, config: PredictConfig, search: FaceSearch | None) -> None:
-        self._config, self._search = config, search
+    def __init__(self, config: PredictConfig, search: FaceSearch | None, gpus: list[Any]) -> None:
+        self._config, self._search, self._gpus = config, search, gpus
 
     @cached_property
     def _scorer(self) -> UnitScorer:
         """Loaded with the first task: what goes wrong here is that task's error, where a constructor's would be a death."""
-        return unit_scorer(self._config, self._search)
+        return unit_scorer(self._config, self._search, self._gpus)
 
     def do(self, task: Task) -> UnitCounts | None:
         """Score and stage a whole unit, or only try whether the process survives a piece of one."""

@@ -23,7 +23,11 @@ from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
 from agegender.scoring.cpu import CpuScorer
+from agegender.scoring.load import open_model
 from agegender.scoring.predictions import Predictions
+
+Submit = Callable[[Pixels], Callable[[], Predictions]]
+"""Takes a batch, uint8[N, S, S, 3], and gives what waits for its predictions."""
 
 _STATUSES = tuple(status.value for status in Status)
 
@@ -58,6 +62,7 @@ class UnitScorer:
         age_distribution: whether the rows carry ``age_probabilities``.
         abstain_above_years: width of the interval above which a row is marked as abstained; None: none is.
         search: how the faces of a photograph are found; None: images are face crops, scored whole.
+        submit: what scores batches elsewhere; None: they are scored here, by the model's graph.
 
     Raises:
         InputError: the model is missing, damaged or foreign.
@@ -73,8 +78,11 @@ class UnitScorer:
         age_distribution: bool = False,
         abstain_above_years: float | None = None,
         search: FaceSearch | None = None,
+        submit: Submit | None = None,
     ) -> None:
-        self._scorer = CpuScorer(localize_model(model_uri), threads=threads, batch_size=batch_size)
+        folder = localize_model(model_uri)
+        self._side_px = open_model(folder).network.image_size_px
+        self._submit = submit or _at_once(CpuScorer(folder, threads=threads, batch_size=batch_size))
         self._source = source
         self._batch_size = batch_size
         self._age_distribution = age_distribution
@@ -112,17 +120,19 @@ class UnitScorer:
         """
         hashed = with_content_hash or wanted is not None
         rows: list[_Row] = []
-        scored: list[Predictions] = []
+        scored: list[Callable[[], Predictions]] = []
         for batch in _batches(self._rows(listing, hashed, wanted, alter, deadly), self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
                         keep_crop(row.image, row.face, row.crop)
             rows.extend(batch)
-            scored.append(self._score(batch))
+            scored.append(self._submit(self._crops(batch)))
         keep = [listing.schema.field(i) for i in range(len(LISTING), listing.num_columns)]
         schema = prediction_schema(keep, self._age_distribution)
-        columns = self._columns(rows, _joined(scored)) | _kept(listing, rows, ["uri", *(field.name for field in keep)])
+        columns = self._columns(rows, _joined([fetched() for fetched in scored])) | _kept(
+            listing, rows, ["uri", *(field.name for field in keep)]
+        )
         if with_content_hash:
             schema = schema.append(CONTENT_HASH)
             columns["content_hash"] = pa.array([row.content_hash for row in rows], CONTENT_HASH.type)
@@ -154,12 +164,12 @@ class UnitScorer:
         """
         if fetched.data is None:
             return [_Row(image, 0, fetched.status, fetched.error)]
-        enough_px = self._scorer.image_size_px if self._finder is None else None
+        enough_px = self._side_px if self._finder is None else None
         decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
         if decoded.pixels is None:
             return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
         if self._finder is None or self._search is None:
-            crop = resize(decoded.pixels, self._scorer.image_size_px)
+            crop = resize(decoded.pixels, self._side_px)
             return [_Row(image, 0, decoded.status, None, decoded.width, decoded.height, crop=crop)]
         faces = self._finder.find(decoded.pixels)
         if not faces:
@@ -168,15 +178,15 @@ class UnitScorer:
 
     def _face_row(self, image: int, index: int, face: Face, decoded: Decoded, pixels: Pixels) -> _Row:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
-        crop = align(pixels, face.landmarks, self._scorer.image_size_px)
+        crop = align(pixels, face.landmarks, self._side_px)
         return _Row(image, index, Status.OK, None, decoded.width, decoded.height, box, face.score, crop=crop)
 
-    def _score(self, batch: list[_Row]) -> Predictions:
+    def _crops(self, batch: list[_Row]) -> Pixels:
+        """What is to be scored, uint8[N, S, S, 3]; the rows need it no longer."""
         crops = [row.crop for row in batch if row.crop is not None]
         for row in batch:
             row.crop = _SCORED if row.crop is not None else None
-        side = self._scorer.image_size_px
-        return self._scorer.score(np.stack(crops) if crops else np.empty((0, side, side, 3), np.uint8))
+        return np.stack(crops) if crops else np.empty((0, self._side_px, self._side_px, 3), np.uint8)
 
     def _columns(self, rows: list[_Row], scored: Predictions) -> dict[str, pa.Array]:
         """Every column but those that the listing gives; scores stand at the rows that have a crop."""
@@ -194,6 +204,14 @@ class UnitScorer:
         if self._age_distribution:
             columns["age_probabilities"] = _spread_lists(scored.age_probabilities, holes)
         return columns
+
+
+def _at_once(scorer: CpuScorer) -> Submit:
+    def submit(crops: Pixels) -> Callable[[], Predictions]:
+        said = scorer.score(crops)
+        return lambda: said
+
+    return submit
 
 
 _DEADLY = Fetched(None, Status.UNREADABLE, "decoding it ended the process, each time that it was tried")
