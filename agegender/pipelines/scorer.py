@@ -21,6 +21,7 @@ from agegender.data.faces import FaceSearch, align
 from agegender.data.images import Decoded, Pixels, decode, resize
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
+from agegender.pipelines.stages import StageClock
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
 from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.predictions import Predictions
@@ -58,6 +59,7 @@ class UnitScorer:
         age_distribution: whether the rows carry ``age_probabilities``.
         abstain_above_years: width of the interval above which a row is marked as abstained; None: none is.
         search: how the faces of a photograph are found; None: images are face crops, scored whole.
+        clock: is told where the time goes: fetch, decode, find, score.
 
     Raises:
         InputError: the model is missing, damaged or foreign.
@@ -73,7 +75,9 @@ class UnitScorer:
         age_distribution: bool = False,
         abstain_above_years: float | None = None,
         search: FaceSearch | None = None,
+        clock: StageClock | None = None,
     ) -> None:
+        self._clock = clock or StageClock()
         self._scorer = CpuScorer(localize_model(model_uri), threads=threads, batch_size=batch_size)
         self._source = source
         self._batch_size = batch_size
@@ -119,7 +123,8 @@ class UnitScorer:
                     if row.crop is not None:
                         keep_crop(row.image, row.face, row.crop)
             rows.extend(batch)
-            scored.append(self._score(batch))
+            with self._clock.stage("score"):
+                scored.append(self._score(batch))
         keep = [listing.schema.field(i) for i in range(len(LISTING), listing.num_columns)]
         schema = prediction_schema(keep, self._age_distribution)
         columns = self._columns(rows, _joined(scored)) | _kept(listing, rows, ["uri", *(field.name for field in keep)])
@@ -136,7 +141,7 @@ class UnitScorer:
         alter: Callable[[Pixels], Pixels] | None,
         deadly: Container[int],
     ) -> Iterator[_Row]:
-        for image, found in enumerate(fetch(listing, self._source)):
+        for image, found in enumerate(self._clock.each("fetch", fetch(listing, self._source))):
             fetched = _DEADLY if image in deadly else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
@@ -155,16 +160,20 @@ class UnitScorer:
         if fetched.data is None:
             return [_Row(image, 0, fetched.status, fetched.error)]
         enough_px = self._scorer.image_size_px if self._finder is None else None
-        decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
+        with self._clock.stage("decode"):
+            decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
         if decoded.pixels is None:
             return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
         if self._finder is None or self._search is None:
-            crop = resize(decoded.pixels, self._scorer.image_size_px)
+            with self._clock.stage("decode"):
+                crop = resize(decoded.pixels, self._scorer.image_size_px)
             return [_Row(image, 0, decoded.status, None, decoded.width, decoded.height, crop=crop)]
-        faces = self._finder.find(decoded.pixels)
-        if not faces:
+        with self._clock.stage("find"):
+            faces = self._finder.find(decoded.pixels)
+            found = [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
+        if not found:
             return [_Row(image, 0, Status.NO_FACE, self._search.nothing_found, decoded.width, decoded.height)]
-        return [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
+        return found
 
     def _face_row(self, image: int, index: int, face: Face, decoded: Decoded, pixels: Pixels) -> _Row:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
