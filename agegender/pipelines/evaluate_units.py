@@ -14,6 +14,7 @@ import ray
 from agegender.config import EvaluateConfig, SourceOptions
 from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
+from agegender.pipelines import metrics
 from agegender.pipelines.gathered import Keys, is_among, scored_uri, with_label_columns
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.scorer import UnitScorer, pool_shape
@@ -79,3 +80,5 @@ def score_units(config: EvaluateConfig, search: FaceSearch | None, listing: List
     with Progress(total, "images", "evaluate") as progress:
         for row in counted.iter_rows():
             progress.update(int(row["images"]))
+            metrics.count("agegender_images_total", int(row["images"]), "evaluate", status=metrics.ANY_STATUS)
+            metrics.count("agegender_units_total", 1, "evaluate")

@@ -21,6 +21,7 @@ from agegender.data.faces import FaceSearch, largest_face
 from agegender.data.facts import image_facts
 from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
+from agegender.pipelines import metrics
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.session import own_errors
 from agegender.pipelines.sources import Listing, fetch, read_unit, unit_dataset, unit_name
@@ -43,6 +44,7 @@ def gather_facts(
     summary_uri: str | None = None,
     samples: SampleSet | None = None,
     search: FaceSearch | None = None,
+    command: str = "eda",
 ) -> SetStatistics:
     """Note the facts of every listed image; units that are done already are not done again.
 
@@ -54,6 +56,7 @@ def gather_facts(
         facts_uri: folder for one Parquet of ``schema.FACTS`` per unit.
         summary_uri: folder for one summary per unit, which marks it done; default: ``_summaries`` inside facts_uri.
         search: how the labelled face of a photograph is found; None: images are face crops.
+        command: that looks, for the metrics.
         samples: an empty draw that says how many images to draw and with which seed; None: none.
 
     Returns:
@@ -83,6 +86,9 @@ def gather_facts(
             total = part if total is None else total.merged(part)
             bad = total.images - total.statuses["ok"]
             progress.update(part.images, bad=bad)
+            metrics.count("agegender_units_total", 1, command)
+            for status, images in part.statuses.items():
+                metrics.count("agegender_images_total", images, command, status=str(status))
     return total or SetStatistics()
 
 

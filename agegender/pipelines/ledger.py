@@ -112,6 +112,11 @@ class Ledger:
             else:
                 self._forget(number)  # published, but the kill came before it was removed
 
+    @property
+    def units(self) -> int:
+        """Units that are scored, published or not."""
+        return self._next + len(self._staged)
+
     def is_done(self, number: int) -> bool:
         """Whether a unit is scored."""
         return number < self._next or number in self._staged

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
+from agegender.pipelines import metrics
 from agegender.pipelines.isolation import Suspects, Task
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ class UnitPool:
     def _bury(self, worker: _Worker, task: Task, reason: str) -> None:
         """Only the task that the actor was at is suspected; what waited behind it is done elsewhere."""
         self._workers.remove(worker)
+        metrics.count("agegender_workers_lost_total", 1, "predict")
+        metrics.count("agegender_unit_retries_total", task.rows is None, "predict")
         ray.kill(worker.actor)  # it may only have been out of reach, and must not go on
         words = " ".join(reason.split())
         logger.warning("a scoring process ended at %s; it is replaced. Ray says: %s", task.unit, words[:300])

@@ -17,11 +17,12 @@ from agegender.artifact import ModelInfo
 from agegender.config import PredictConfig
 from agegender.data.faces import FaceSearch
 from agegender.errors import AccountingError, ConfigError, InputError
+from agegender.pipelines import metrics
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.growing import GrowingListing
 from agegender.pipelines.ledger import Ledger, UnitCounts
 from agegender.pipelines.models import localize_model, model_address
-from agegender.pipelines.predict_units import score_units, source_of, unit_scorer
+from agegender.pipelines.predict_units import COMMAND, score_units, source_of, unit_scorer
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record, reopen_record
 from agegender.pipelines.rescoring import Rescoring
@@ -140,9 +141,16 @@ def _score(
         progress.start_at(ledger.totals.images)
         for unit, counts in scored:
             ledger.add(unit, counts)
+            _show_open(ledger, listing)
             if listing is not None and listing.ended:
                 progress.expect(listing.counts.images)
             progress.update(counts.images, bad=bad_images(ledger.totals))
+
+
+def _show_open(ledger: Ledger, listing: GrowingListing | None) -> None:
+    if listing is not None:
+        metrics.show("agegender_images_open", listing.counts.images - ledger.totals.images, COMMAND)
+        metrics.show("agegender_units_open", listing.units - ledger.units, COMMAND)
 
 
 def _score_again(config: PredictConfig, search: FaceSearch | None, again: Rescoring, metadata: dict[str, str]) -> None:

@@ -1,10 +1,13 @@
-"""The units of a predict run in their actors: each is scored there and put on storage; its counts come back.
+"""The units of a predict run in their actors: each is scored there and put on storage; its counts and figures come back.
 
 Apart from ``predict``, so that the actors import no more than they need.
 """
 
 import re
+import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +18,7 @@ from agegender.config import PredictConfig, SourceOptions
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
+from agegender.pipelines import metrics
 from agegender.pipelines.gpus import GpuScorer, start_gpus
 from agegender.pipelines.isolation import Task
 from agegender.pipelines.ledger import UnitCounts, stage_unit
@@ -22,7 +26,11 @@ from agegender.pipelines.pool import UnitPool
 from agegender.pipelines.scorer import UnitScorer, pool_shape
 from agegender.pipelines.session import node_cpus
 from agegender.pipelines.sources import read_unit, unit_name
+from agegender.pipelines.stages import StageClock
 from agegender.storage import files
+from agegender.storage.retries import take_retries
+
+COMMAND = "predict"
 
 
 def source_of(config: PredictConfig) -> SourceOptions:
@@ -31,8 +39,10 @@ def source_of(config: PredictConfig) -> SourceOptions:
     return SourceOptions(**fields | {"labels": "none"})
 
 
-def unit_scorer(config: PredictConfig, search: FaceSearch | None, gpus: list[Any] | None = None) -> UnitScorer:
-    """The model at work, as the config says, here or on GPUs."""
+def unit_scorer(
+    config: PredictConfig, search: FaceSearch | None, gpus: list[Any] | None = None, clock: StageClock | None = None
+) -> UnitScorer:
+    """The model at work, as the config says, here or on GPUs; the clock is told where its time goes."""
     return UnitScorer(
         config.model,
         source_of(config),
@@ -42,6 +52,7 @@ def unit_scorer(config: PredictConfig, search: FaceSearch | None, gpus: list[Any
         abstain_above_years=config.abstain_above,
         search=search,
         submit=GpuScorer(gpus).submit if gpus else None,
+        clock=clock,
     )
 
 
@@ -68,10 +79,38 @@ def score_units(
     gpus = start_gpus(config) if config.use_gpu else []
     pool = UnitPool(lambda: remote.remote(config, search, gpus), actors, lambda unit: read_unit(unit).num_rows)
     try:
-        yield from pool.results(units)
+        with closing(pool.results(units)) as results:
+            for unit, done in results:
+                _tell(done)
+                yield unit, done.counts
     finally:
         for gpu in gpus:
             ray.kill(gpu)
+
+
+@dataclass(frozen=True)
+class ScoredUnit:
+    """What comes back of a unit."""
+
+    counts: UnitCounts
+    seconds: dict[str, float]
+    """Time of its worker since the last unit came back, by what it did with it."""
+
+    isolated: int
+    """Images that were left undecoded because they end their process."""
+
+    storage_retries: int
+    """Requests that were made again meanwhile."""
+
+
+def _tell(done: ScoredUnit) -> None:
+    for status, images in (done.counts.by_status or {}).items():
+        metrics.count("agegender_images_total", images, COMMAND, status=status)
+    for activity, seconds in done.seconds.items():
+        metrics.count("agegender_worker_seconds_total", seconds, COMMAND, activity=activity)
+    metrics.count("agegender_units_total", 1, COMMAND)
+    metrics.count("agegender_isolated_images_total", done.isolated, COMMAND)
+    metrics.count("agegender_storage_retries_total", done.storage_retries + take_retries(), COMMAND)
 
 
 class _ScoringActor:
@@ -79,23 +118,37 @@ class _ScoringActor:
 
     def __init__(self, config: PredictConfig, search: FaceSearch | None, gpus: list[Any]) -> None:
         self._config, self._search, self._gpus = config, search, gpus
+        self._clock, self._idle_since_s = StageClock(), time.perf_counter()
 
     @cached_property
     def _scorer(self) -> UnitScorer:
         """Loaded with the first task: what goes wrong here is that task's error, where a constructor's would be a death."""
-        return unit_scorer(self._config, self._search, self._gpus)
+        with self._clock.stage("load"):
+            return unit_scorer(self._config, self._search, self._gpus, self._clock)
 
-    def do(self, task: Task) -> UnitCounts | None:
+    def do(self, task: Task) -> ScoredUnit | None:
         """Score and stage a whole unit, or only try whether the process survives a piece of one."""
-        listing = read_unit(task.unit)
+        self._clock.add("wait", time.perf_counter() - self._idle_since_s)
+        with self._clock.rest("other"):
+            counts = self._do(task)
+        self._idle_since_s = time.perf_counter()
+        if counts is None:
+            return None
+        return ScoredUnit(counts, self._clock.take(), len(task.deadly), take_retries())
+
+    def _do(self, task: Task) -> UnitCounts | None:
+        scorer = self._scorer
+        with self._clock.stage("fetch"):
+            listing = read_unit(task.unit)
         if task.rows is not None:
             first, end = task.rows
             deadly = {row - first for row in task.deadly}
-            self._scorer.score_unit(listing.slice(first, end - first), deadly=deadly)
+            scorer.score_unit(listing.slice(first, end - first), deadly=deadly)
             return None
         crops = _CropFolder(self._config.output, task.unit, listing) if self._config.save_crops else None
-        table = self._scorer.score_unit(listing, keep_crop=crops, deadly=task.deadly)
-        counts = stage_unit(self._config.output, task.unit, table)
+        table = scorer.score_unit(listing, keep_crop=crops, deadly=task.deadly)
+        with self._clock.stage("write"):
+            counts = stage_unit(self._config.output, task.unit, table)
         if counts.images != listing.num_rows:
             raise AccountingError(
                 f"{task.unit} lists {listing.num_rows} images, {counts.images} came out. "

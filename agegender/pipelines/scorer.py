@@ -21,6 +21,7 @@ from agegender.data.faces import FaceSearch, align
 from agegender.data.images import Decoded, Pixels, decode, resize
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
+from agegender.pipelines.stages import StageClock
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
 from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.load import open_model
@@ -63,6 +64,7 @@ class UnitScorer:
         abstain_above_years: width of the interval above which a row is marked as abstained; None: none is.
         search: how the faces of a photograph are found; None: images are face crops, scored whole.
         submit: what scores batches elsewhere; None: they are scored here, by the model's graph.
+        clock: is told where the time goes: fetch, decode, find, score.
 
     Raises:
         InputError: the model is missing, damaged or foreign.
@@ -79,10 +81,12 @@ class UnitScorer:
         abstain_above_years: float | None = None,
         search: FaceSearch | None = None,
         submit: Submit | None = None,
+        clock: StageClock | None = None,
     ) -> None:
         folder = localize_model(model_uri)
         self._side_px = open_model(folder).network.image_size_px
         self._submit = submit or _at_once(CpuScorer(folder, threads=threads, batch_size=batch_size))
+        self._clock = clock or StageClock()
         self._source = source
         self._batch_size = batch_size
         self._age_distribution = age_distribution
@@ -127,12 +131,13 @@ class UnitScorer:
                     if row.crop is not None:
                         keep_crop(row.image, row.face, row.crop)
             rows.extend(batch)
-            scored.append(self._submit(self._crops(batch)))
+            with self._clock.stage("score"):
+                scored.append(self._submit(self._crops(batch)))
+        with self._clock.stage("score"):
+            predictions = _joined([fetched() for fetched in scored])
         keep = [listing.schema.field(i) for i in range(len(LISTING), listing.num_columns)]
         schema = prediction_schema(keep, self._age_distribution)
-        columns = self._columns(rows, _joined([fetched() for fetched in scored])) | _kept(
-            listing, rows, ["uri", *(field.name for field in keep)]
-        )
+        columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri", *(field.name for field in keep)])
         if with_content_hash:
             schema = schema.append(CONTENT_HASH)
             columns["content_hash"] = pa.array([row.content_hash for row in rows], CONTENT_HASH.type)
@@ -146,7 +151,7 @@ class UnitScorer:
         alter: Callable[[Pixels], Pixels] | None,
         deadly: Container[int],
     ) -> Iterator[_Row]:
-        for image, found in enumerate(fetch(listing, self._source)):
+        for image, found in enumerate(self._clock.each("fetch", fetch(listing, self._source))):
             fetched = _DEADLY if image in deadly else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
@@ -165,16 +170,20 @@ class UnitScorer:
         if fetched.data is None:
             return [_Row(image, 0, fetched.status, fetched.error)]
         enough_px = self._side_px if self._finder is None else None
-        decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
+        with self._clock.stage("decode"):
+            decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
         if decoded.pixels is None:
             return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
         if self._finder is None or self._search is None:
-            crop = resize(decoded.pixels, self._side_px)
+            with self._clock.stage("decode"):
+                crop = resize(decoded.pixels, self._side_px)
             return [_Row(image, 0, decoded.status, None, decoded.width, decoded.height, crop=crop)]
-        faces = self._finder.find(decoded.pixels)
-        if not faces:
+        with self._clock.stage("find"):
+            faces = self._finder.find(decoded.pixels)
+            found = [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
+        if not found:
             return [_Row(image, 0, Status.NO_FACE, self._search.nothing_found, decoded.width, decoded.height)]
-        return [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
+        return found
 
     def _face_row(self, image: int, index: int, face: Face, decoded: Decoded, pixels: Pixels) -> _Row:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}

@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from agegender.config import TrainConfig
 from agegender.errors import AgegenderError, ConfigError, ResourceError
+from agegender.pipelines import metrics
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.session import cluster_address, node_cpus
 from agegender.pipelines.train_job import MonitorState, TrainJob
@@ -128,6 +129,7 @@ def _draw(thread: threading.Thread, monitor: Any, images: int) -> None:
             state = ray.get(monitor.read.remote())
             # After the loss of a worker the count falls back to the checkpoint: the bar waits until it is caught up with.
             progress.update(max(0, state.images - done), **state.figures)
+            metrics.count("agegender_train_images_total", state.images - done, "train")
             done = max(done, state.images)
 
 

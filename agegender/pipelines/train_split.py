@@ -62,7 +62,7 @@ def split_images(config: TrainConfig, search: FaceSearch | None = None) -> Split
 
 
 def _split(config: TrainConfig, search: FaceSearch | None, listing: Listing, facts_uri: str) -> pa.Table:
-    gather_facts(listing, config, facts_uri, search=search)
+    gather_facts(listing, config, facts_uri, search=search, command="train")
     facts = read_facts(listing, facts_uri)
     split = split_table(
         facts,

@@ -34,6 +34,7 @@ from agegender.model.checkpoint import (
 from agegender.model.network import build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.model.trainer import Tally
+from agegender.pipelines.metrics import TrainingFigures
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
 from agegender.pipelines.train_job import TrainJob
@@ -115,6 +116,7 @@ class Worker:
         self.log = MetricsLog(job, self.history) if self.rank == 0 else None
         self._pending: list[tuple[dict[str, Tensor], Integers]] = []
         self._posted_s, self._loss = 0.0, math.nan
+        self._figures = TrainingFigures(self.rank, self.sums.waited_s)
 
     def _check_sizes(self) -> None:
         if min(len(self.train) // self.steps, len(self.val)) < self.ranks:
@@ -236,6 +238,7 @@ class Worker:
 
     def _post(self) -> None:
         self._posted_s = time.monotonic()
+        self._figures.show(min(self.epoch, self.recipe.epochs - 1), self.step, self._loss, self.sums.waited_s)
         if self.rank != 0:
             return
         figures = {

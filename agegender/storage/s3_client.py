@@ -23,6 +23,7 @@ from botocore.parsers import ResponseParserError
 from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
 from agegender.storage.answers import ObjectAnswer
+from agegender.storage.retries import note_retry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -156,6 +157,7 @@ def call(action: Callable[[], T], uri: str, writing: bool = False) -> T:
                 ) from error
             delay_s = min(LONGEST_DELAY_S, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
             log.warning("%s: %s; attempt %d of %d, next in %.1f s", uri, _words(error), attempt, attempts, delay_s)
+            note_retry()
             time.sleep(delay_s)
     raise AssertionError("unreachable: attempts >= 1")
 

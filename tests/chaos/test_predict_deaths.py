@@ -29,10 +29,10 @@ class Trap(importlib.abc.MetaPathFinder):
             load(module)
             decode = module.decode
 
-            def decode_or_die(data, max_pixels):
+            def decode_or_die(data, *bounds):
                 if data.endswith({DEADLY!r}):
                     os.kill(os.getpid(), signal.SIGSEGV)
-                return decode(data, max_pixels)
+                return decode(data, *bounds)
 
             module.decode = decode_or_die
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,11 @@ from tests.processes import kill_with_all_children
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 START_TIMEOUT_S = 120
+COMMAND_TIMEOUT_S = 300
 RAY_FLAGS = ("--object-store-memory=200000000", "--disable-usage-stats")
-PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "metrics-export-port")
+
+RayJob = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +35,16 @@ def cluster_env() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def ray_head(cluster_env: dict[str, str]) -> Iterator[str]:
+def head_ports() -> dict[str, int]:
+    """Flag of `ray start` -> port."""
+    return dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+
+
+@pytest.fixture(scope="session")
+def ray_head(cluster_env: dict[str, str], head_ports: dict[str, int]) -> Iterator[str]:
     """The address that `ray job` takes of a head with two CPUs, which was started in a folder without the project."""
     folder = Path(tempfile.mkdtemp(prefix="agegender-ray-"))  # short, because sockets lie in it
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    flags = [f"--{name}={port}" for name, port in ports.items()]
+    flags = [f"--{name}={port}" for name, port in head_ports.items()]
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(
             [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *flags, *RAY_FLAGS],
@@ -45,13 +53,30 @@ def ray_head(cluster_env: dict[str, str]) -> Iterator[str]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    address = f"http://127.0.0.1:{head_ports['dashboard-port']}"
     try:
         wait_until_it_answers(f"{address}/api/version", head, folder / "head.log")
         yield address
     finally:
         kill_with_all_children(head)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ray_job(ray_head: str, cluster_env: dict[str, str]) -> RayJob:
+    """``ray job ACTION ...`` from the project's folder, against the head of the test."""
+
+    def run(action: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [RAY, "job", action, "--address", ray_head, *arguments],
+            cwd=ROOT,
+            env=cluster_env,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+
+    return run
 
 
 def wait_until_it_answers(url: str, head: "subprocess.Popen[bytes]", log: Path) -> None:

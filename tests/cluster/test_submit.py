@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,28 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from agegender.data.synthetic import draw_sample
-from tests.cluster.conftest import RAY, ROOT
-
-COMMAND_TIMEOUT_S = 300
-
-RayJob = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def ray_job(ray_head: str, cluster_env: dict[str, str]) -> RayJob:
-    """``ray job ACTION ...`` from the project's folder, against the head of the test."""
-
-    def run(action: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [RAY, "job", action, "--address", ray_head, *arguments],
-            cwd=ROOT,
-            env=cluster_env,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
-
-    return run
+from tests.cluster.conftest import COMMAND_TIMEOUT_S, RayJob
 
 
 @pytest.fixture

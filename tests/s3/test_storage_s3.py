@@ -22,6 +22,7 @@ from agegender import storage
 from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
 from agegender.storage import files, s3, s3_client
+from agegender.storage.retries import take_retries
 
 SECRETS = ("testkey", "testsecret", "otherkey", "othersecret", "wrongkey", "wrongsecret")
 
@@ -329,6 +330,7 @@ def test_a_read_survives_a_server_that_is_killed_and_started_again(
     data = np.random.default_rng(2).bytes(1_000_000)
     storage.write_bytes(f"{s3_bucket}/x", data)
     caplog.set_level(logging.WARNING)
+    take_retries()
     s3_gateway("stop")
     starter = threading.Timer(2.0, s3_gateway, ["start"])
     starter.start()
@@ -339,6 +341,7 @@ def test_a_read_survives_a_server_that_is_killed_and_started_again(
         starter.join()
     assert storage.read_bytes(f"{s3_bucket}/y") == data
     assert "attempt 1 of 8" in caplog.text
+    assert take_retries() == caplog.text.count(" of 8, next in ")
 
 
 def test_an_outage_that_lasts_is_a_resource_error_never_an_answer(

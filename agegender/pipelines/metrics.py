@@ -1,0 +1,107 @@
+"""What Prometheus sees of a job: counters and gauges that Ray's metrics endpoint on each node shows with ``ray_`` before.
+
+A few calls per unit of work, never per image. Nearly all figures are counted on the driver, from what
+the workers send back: Ray collects them from a process every ten seconds and when it leaves in order, so that what a worker
+counted itself would be lost when it is killed at the end. The tag is called ``command`` because Prometheus itself puts ``job``
+on everything. docs/operating.md says what to watch and how.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from ray.util.metrics import Counter, Gauge
+
+logger = logging.getLogger(__name__)
+
+ANY_STATUS = "any"
+"""Status of images where a command does not tell them apart."""
+
+COUNTERS = {
+    "agegender_images_total": ("images finished, by status", ("command", "status")),
+    "agegender_train_images_total": ("images trained on, each once in every epoch", ("command",)),
+    "agegender_units_total": ("units of work finished", ("command",)),
+    "agegender_worker_seconds_total": ("time of the workers, by what they did with it", ("command", "activity")),
+    "agegender_unit_retries_total": ("units that were begun again because their process ended", ("command",)),
+    "agegender_workers_lost_total": ("processes that ended while they had work", ("command",)),
+    "agegender_isolated_images_total": ("images left undecoded because they end their process", ("command",)),
+    "agegender_storage_retries_total": ("requests to S3 that were made again", ("command",)),
+}
+"""Name -> what it counts, and its tags."""
+
+GAUGES = {
+    "agegender_images_open": "images that are listed and not finished",
+    "agegender_units_open": "units of work that are listed and not finished",
+    "agegender_train_loss": "loss of the last step",
+    "agegender_train_step": "steps since the beginning of the run",
+    "agegender_train_epoch": "epoch that is under way, from 1",
+}
+"""Name -> what it shows; all are tagged with the command."""
+
+
+def count(name: str, value: float, command: str, **tags: str) -> None:
+    """Raise a counter of ``COUNTERS``; 0 changes nothing."""
+    described, keys = COUNTERS[name]
+    if value > 0:
+        with _never_fatal(name):
+            _counter(name, described, keys).inc(value, {"command": command, **tags})
+
+
+def show(name: str, value: float, command: str) -> None:
+    """Set a gauge of ``GAUGES``; it is gone twenty seconds after its process."""
+    with _never_fatal(name):
+        _gauge(name, GAUGES[name]).set(value, {"command": command})
+
+
+@cache
+def _counter(name: str, described: str, tags: tuple[str, ...]) -> Counter:
+    return Counter(name, described, tags)
+
+
+@cache
+def _gauge(name: str, described: str) -> Gauge:
+    return Gauge(name, described, ("command",))
+
+
+@contextmanager
+def _never_fatal(name: str) -> Iterator[None]:
+    """A job is worth more than its figures, whatever Ray says of them."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (see above)
+        logger.debug("%s: %r", name, error)
+
+
+class TrainingFigures:
+    """What the worker of one rank shows; its time is counted on each rank, for one that waits makes all others wait.
+
+    Args:
+        rank: of the worker; the state of the training is shown by rank 0 alone.
+        waited_s: what ``show`` is to take for nothing: seconds that an earlier process waited.
+    """
+
+    def __init__(self, rank: int, waited_s: float) -> None:
+        self._rank, self._waited_s, self._shown_s = rank, waited_s, time.monotonic()
+
+    def show(self, epoch: int, step: int, loss: float, waited_s: float) -> None:
+        """Show where training is, every half a second or so.
+
+        Args:
+            epoch: that is under way, from 0.
+            step: since the beginning of the run.
+            loss: of the last step; NaN before it.
+            waited_s: seconds of this epoch without a batch to train on.
+        """
+        now_s = time.monotonic()
+        waited_now_s = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s  # else: another epoch
+        count("agegender_worker_seconds_total", waited_now_s, "train", activity="wait")
+        count("agegender_worker_seconds_total", now_s - self._shown_s - waited_now_s, "train", activity="train")
+        self._waited_s, self._shown_s = waited_s, now_s
+        if self._rank == 0:
+            show("agegender_train_epoch", epoch + 1, "train")
+            show("agegender_train_step", step, "train")
+            if math.isfinite(loss):
+                show("agegender_train_loss", loss, "train")
