@@ -4,7 +4,7 @@ Apart from ``predict``, so that the actors import no more than they need.
 """
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 
 import pyarrow as pa
@@ -16,9 +16,10 @@ from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
 from agegender.pipelines.isolation import Task
 from agegender.pipelines.ledger import UnitCounts, stage_unit
-from agegender.pipelines.pool import UnitPool
+from agegender.pipelines.places import placement, usable_cpus
+from agegender.pipelines.pool import Losses, UnitPool
 from agegender.pipelines.scorer import UnitScorer, pool_shape
-from agegender.pipelines.session import node_cpus
+from agegender.pipelines.session import cluster_address
 from agegender.pipelines.sources import read_unit, unit_name
 from agegender.storage import files
 
@@ -43,7 +44,7 @@ def unit_scorer(config: PredictConfig, search: FaceSearch | None) -> UnitScorer:
 
 
 def score_units(
-    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None]
+    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None], losses: Losses
 ) -> Generator[tuple[str, UnitCounts], None, None]:
     """Score units in a pool of actors and stage their rows; needs a running Ray.
 
@@ -51,6 +52,7 @@ def score_units(
         config: of the run.
         search: how faces are found; None: images are face crops.
         units: addresses of listings; None: none at the moment.
+        losses: counted up as processes end.
 
     Yields:
         (unit, its counts) as they are staged.
@@ -59,11 +61,27 @@ def score_units(
         AccountingError: a unit gave another number of images than it lists.
         ResourceError: storage does not answer, or processes end and no image is the reason.
     """
-    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
+    size, cpus = _pool_size(config)
     # A process that died is replaced by the pool, which must know of it; Ray would restart it unseen.
     remote = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0)(_ScoringActor)
-    pool = UnitPool(lambda: remote.remote(config, search), actors, lambda unit: read_unit(unit).num_rows)
+    remote = remote.options(**{"scheduling_strategy": "SPREAD"} | placement(config))
+    pool = UnitPool(lambda: remote.remote(config, search), size, lambda unit: read_unit(unit).num_rows, losses)
     return pool.results(units)
+
+
+def _pool_size(config: PredictConfig) -> tuple[Callable[[], int], float]:
+    """How many actors there may be, asked again as nodes come and go, and the CPUs that each reserves.
+
+    On a Ray of our own all that were asked for run, if need be on less than a CPU each. On a cluster each has its CPUs, and
+    those that find no room are what an autoscaler starts nodes for. Nodes cost money: without ``num_workers`` no more is
+    asked for than there is, and one worker where there is nothing yet.
+    """
+    wanted, threads = config.num_workers, config.threads_per_worker
+    if cluster_address(config.address) is None:
+        actors, cpus = pool_shape(wanted, threads, usable_cpus(config))
+        return lambda: actors, cpus
+    reserved = min(float(threads), max(usable_cpus(config)))
+    return lambda: wanted or max(1, sum(int(cpus // reserved) for cpus in usable_cpus(config))), reserved
 
 
 class _ScoringActor:
@@ -76,6 +94,10 @@ class _ScoringActor:
     def _scorer(self) -> UnitScorer:
         """Loaded with the first task: what goes wrong here is that task's error, where a constructor's would be a death."""
         return unit_scorer(self._config, self._search)
+
+    def node(self) -> str:
+        """The node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def do(self, task: Task) -> UnitCounts | None:
         """Score and stage a whole unit, or only try whether the process survives a piece of one."""
