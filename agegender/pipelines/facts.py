@@ -43,6 +43,7 @@ def gather_facts(
     summary_uri: str | None = None,
     samples: SampleSet | None = None,
     search: FaceSearch | None = None,
+    placement: dict[str, Any] | None = None,
 ) -> SetStatistics:
     """Note the facts of every listed image; units that are done already are not done again.
 
@@ -55,6 +56,7 @@ def gather_facts(
         summary_uri: folder for one summary per unit, which marks it done; default: ``_summaries`` inside facts_uri.
         search: how the labelled face of a photograph is found; None: images are face crops.
         samples: an empty draw that says how many images to draw and with which seed; None: none.
+        placement: Ray's options of where the tasks may run; None: anywhere.
 
     Returns:
         The summary of all units.
@@ -75,7 +77,12 @@ def gather_facts(
         # would be tried for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         found = unit_dataset(listing.units).map_batches(
-            _unit_facts, fn_kwargs=arguments, batch_size=1, num_cpus=_TASK_CPUS, max_retries=_MAX_RETRIES
+            _unit_facts,
+            fn_kwargs=arguments,
+            batch_size=1,
+            num_cpus=_TASK_CPUS,
+            max_retries=_MAX_RETRIES,
+            **(placement or {}),
         )
     with Progress(listing.images, "images", "look at images") as progress, own_errors():
         for row in found.iter_rows():
