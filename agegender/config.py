@@ -66,6 +66,10 @@ class ClusterOptions(Options):
     num_cpus: Positive | None = None
     """CPUs that a Ray of its own may use; default: all"""
 
+    shared_storage: bool = False
+    """on a cluster: local paths lie on a disk that every node sees under the same path (NFS, EFS); without it they are refused
+    where there are several nodes"""
+
 
 class ReportOptions(Options):
     """What a report page may show."""
@@ -220,7 +224,8 @@ class ScoringOptions(Options):
     """How a trained model is put to work."""
 
     num_workers: Positive | None = None
-    """scoring processes, each with the model loaded once; default: as many as the CPUs carry"""
+    """scoring processes, each with the model loaded once; default: as many as the CPUs carry. On a cluster predict takes in
+    nodes that join, and where there is no room for all that were asked for, an autoscaler starts nodes"""
 
     batch_size: Positive = 64
     """images per forward pass; the last batch is padded, so the result does not depend on it"""

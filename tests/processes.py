@@ -27,3 +27,15 @@ def kill_with_all_children(process: subprocess.Popen[bytes]) -> None:
             continue
     process.wait()
     psutil.wait_procs(tree, timeout=60)
+
+
+def scoring_workers(root_pid: int) -> list[psutil.Process]:
+    """The processes below another one that score for predict."""
+    return [each for each in psutil.Process(root_pid).children(recursive=True) if "_ScoringActor" in _command(each)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -17,6 +17,7 @@ from agegender.data.statistics import SetStatistics, ranked
 from agegender.pipelines.eda_tables import write_lists
 from agegender.pipelines.facts import facts_uris, gather_facts
 from agegender.pipelines.finding import face_search, search_identity
+from agegender.pipelines.places import check_storage, placement
 from agegender.pipelines.record import DONE, claim_output, finish_record
 from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.sources import Listing
@@ -44,6 +45,7 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
     config = config.model_copy(update={"output": files.absolute(config.output)})
     search = face_search(config)
     identity = _identity(config) | search_identity(search)
+    check_storage(config)
     earlier = claim_output(config.output, "eda", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
@@ -71,7 +73,7 @@ def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _identity(config: EdaConfig) -> dict[str, Any]:
     """Everything that, were it different, would give another summary."""
-    elsewhere = {"output", "address", "num_cpus", "detector_model"}
+    elsewhere = {"output", "address", "num_cpus", "shared_storage", "detector_model"}
     said = config.model_dump(mode="json", exclude=elsewhere)
     return said | {"contract_version": CONTRACT_VERSION}
 
@@ -82,7 +84,15 @@ def _look(
     images_uri = files.join(config.output, "tables", "images")
     samples = SampleSet(config.seed) if config.images else SampleSet(config.seed, overall=0, per_group=0)
     summaries_uri = files.join(config.output, "_work", "summaries")
-    statistics = gather_facts(listing, config, images_uri, summary_uri=summaries_uri, samples=samples, search=search)
+    statistics = gather_facts(
+        listing,
+        config,
+        images_uri,
+        summary_uri=summaries_uri,
+        samples=samples,
+        search=search,
+        placement=placement(config),
+    )
     tables_uri = files.join(config.output, "tables")
     return statistics, write_lists(facts_uris(listing, images_uri), tables_uri, config.near_duplicate_bits)
 

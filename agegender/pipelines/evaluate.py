@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from agegender import __version__
 from agegender.artifact import ModelInfo
-from agegender.config import EvaluateConfig
+from agegender.config import ClusterOptions, EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS, DESCRIPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError
@@ -25,6 +25,7 @@ from agegender.pipelines.examples import show_examples
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.gathered import Gathered, Keys, content_keys, gather, observations_of
 from agegender.pipelines.models import localize_model, model_address
+from agegender.pipelines.places import check_storage
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
 from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.sources import Listing
@@ -57,6 +58,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     check_framing(info, config.model)
     search = face_search(config)
     identity = _identity(config, info, part) | search_identity(search)
+    check_storage(config)
     earlier = claim_output(config.output, "evaluate", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
@@ -179,7 +181,8 @@ def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
 
 def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:
     """Everything that, were it different, would give other numbers or another page."""
-    placed = {"output", "model", "address", "num_cpus", "num_workers", "threads_per_worker", "split", "detector_model"}
+    placed = {"output", "model", "split", "detector_model", *ClusterOptions.model_fields}
+    placed |= {"num_workers", "threads_per_worker"}
     said = config.model_dump(mode="json", exclude=placed)
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
     return said | {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}

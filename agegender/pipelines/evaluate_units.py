@@ -16,9 +16,9 @@ from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.pipelines import metrics
 from agegender.pipelines.gathered import Keys, is_among, scored_uri, with_label_columns
+from agegender.pipelines.places import placement, usable_cpus
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.scorer import UnitScorer, pool_shape
-from agegender.pipelines.session import node_cpus
 from agegender.pipelines.sources import Listing, read_unit, unit_dataset
 from agegender.storage import files, tables
 
@@ -68,13 +68,14 @@ def score_units(config: EvaluateConfig, search: FaceSearch | None, listing: List
     pending = [unit for unit in listing.units if not files.exists(scored_uri(config.output, unit))]
     if not pending:
         return
-    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
+    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, usable_cpus(config))
     counted = unit_dataset(pending).map_batches(
         _EvaluatingActor,
         batch_size=1,
         fn_constructor_args=(config, search, part),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
         num_cpus=cpus,
+        **placement(config),
     )
     total = listing.images if len(pending) == len(listing.units) else None
     with Progress(total, "images", "evaluate") as progress:

@@ -45,6 +45,7 @@ def gather_facts(
     samples: SampleSet | None = None,
     search: FaceSearch | None = None,
     command: str = "eda",
+    placement: dict[str, Any] | None = None,
 ) -> SetStatistics:
     """Note the facts of every listed image; units that are done already are not done again.
 
@@ -58,6 +59,7 @@ def gather_facts(
         search: how the labelled face of a photograph is found; None: images are face crops.
         command: that looks, for the metrics.
         samples: an empty draw that says how many images to draw and with which seed; None: none.
+        placement: Ray's options of where the tasks may run; None: anywhere.
 
     Returns:
         The summary of all units.
@@ -78,7 +80,12 @@ def gather_facts(
         # would be tried for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         found = unit_dataset(listing.units).map_batches(
-            _unit_facts, fn_kwargs=arguments, batch_size=1, num_cpus=_TASK_CPUS, max_retries=_MAX_RETRIES
+            _unit_facts,
+            fn_kwargs=arguments,
+            batch_size=1,
+            num_cpus=_TASK_CPUS,
+            max_retries=_MAX_RETRIES,
+            **(placement or {}),
         )
     with Progress(listing.images, "images", "look at images") as progress, own_errors():
         for row in found.iter_rows():

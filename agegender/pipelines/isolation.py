@@ -50,13 +50,13 @@ class Suspects:
 
     Args:
         images_of: number of images of a unit.
-        workers: how many processes there are to die.
+        workers: how many processes there are to die; may be raised as they come.
     """
 
     def __init__(self, images_of: Callable[[str], int], workers: int) -> None:
         self.todo: deque[Task] = deque()
+        self.workers = workers
         self._images_of = images_of
-        self._most_in_a_row = DEATHS_IN_A_ROW + 3 * workers
         self._in_a_row = 0
         self._searches: dict[str, _Search] = {}
 
@@ -77,12 +77,7 @@ class Suspects:
         Raises:
             ResourceError: processes die whatever they do, or a unit dies though none of its images does.
         """
-        self._in_a_row += 1
-        if self._in_a_row > self._most_in_a_row:
-            raise ResourceError(
-                f"{self._in_a_row} scoring processes in a row ended, the last at {task.unit}: {reason} No single image is "
-                "the reason. Look at the memory of the nodes (fewer --num-workers need less) and run the same command again"
-            )
+        self._count_death(f"at {task.unit}: {reason}")
         task = replace(task, deaths=task.deaths + 1)
         first, end = task.rows or (0, self._images_of(task.unit))
         if task.deaths < TRIES and (task.rows is None or end - first == 1):
@@ -94,6 +89,22 @@ class Suspects:
             self._close(task, [])
         else:
             self._close(task, [first])
+
+    def lost(self, reason: str) -> None:
+        """Note that a process ended before it was given anything.
+
+        Raises:
+            ResourceError: processes die whatever they do.
+        """
+        self._count_death(f"at its start: {reason}")
+
+    def _count_death(self, where: str) -> None:
+        self._in_a_row += 1
+        if self._in_a_row > DEATHS_IN_A_ROW + 3 * self.workers:
+            raise ResourceError(
+                f"{self._in_a_row} scoring processes in a row ended, the last {where} No single image is the reason. Look at "
+                "the memory of the nodes (fewer --num-workers need less) and run the same command again"
+            )
 
     def again(self, task: Task) -> None:
         """Do a task again that waited behind the one that died."""

@@ -22,6 +22,8 @@ from agegender.pipelines.finding import check_framing, face_search, search_ident
 from agegender.pipelines.growing import GrowingListing
 from agegender.pipelines.ledger import Ledger, UnitCounts
 from agegender.pipelines.models import localize_model, model_address
+from agegender.pipelines.places import check_storage
+from agegender.pipelines.pool import Losses
 from agegender.pipelines.predict_units import COMMAND, score_units, source_of, unit_scorer
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record, reopen_record
@@ -54,20 +56,21 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     if config.dry_run:
         return _dry_run(config, search)
     identity = _identity(config, info, search)
+    check_storage(config)
     earlier = claim_output(config.output, "predict", config, identity)
     was_done = earlier is not None and earlier["state"] == DONE
     started_s = time.monotonic()
     metadata = _metadata(info, identity)
     ledger = Ledger(config.output, metadata)
     again = Rescoring(config.output, config.unit_images, config.rescore_changed, config.retry_status)
-    before = ledger.totals.images
+    before, losses = ledger.totals.images, Losses()
     with _listing(config, again) as listing:
         pending = _pending(listing, ledger)
         first = next((unit for unit in pending if unit is not None), None)
         if first is not None:
             if was_done:
                 reopen_record(config.output, "predict", config, identity)
-            _score(config, search, itertools.chain([first], pending), ledger, listing)
+            _score(config, search, itertools.chain([first], pending), ledger, losses, listing)
     # While the rows of an earlier collection wait, nobody knows which of the changed files are among them.
     changed = {} if again.images and not again.collects else _changed(config, listing)
     if earlier is not None and was_done and first is None and not again.images:
@@ -77,9 +80,10 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     if rescored:
         if was_done:
             reopen_record(config.output, "predict", config, identity)
-        _score_again(config, search, again, metadata)
+        _score_again(config, search, again, metadata, losses)
         ledger = Ledger(config.output, metadata)
     result = _summary(config, listing, ledger, before, rescored, time.monotonic() - started_s) | changed
+    result |= {"workers_lost": losses.workers or None, "units_tried_again": losses.units or None}
     finish_record(config.output, "predict", config, identity, result)
     _check_bad_fraction(config, ledger.totals)
     return result
@@ -130,13 +134,14 @@ def _score(
     search: FaceSearch | None,
     units: Iterator[str | None],
     ledger: Ledger,
+    losses: Losses,
     listing: GrowingListing | None = None,
 ) -> None:
     with (
         ray_session(config.address, config.num_cpus),
         own_errors(),
         Progress(None, "images", "predict" if listing else "predict again") as progress,
-        contextlib.closing(score_units(config, search, units)) as scored,
+        contextlib.closing(score_units(config, search, units, losses)) as scored,
     ):
         progress.start_at(ledger.totals.images)
         for unit, counts in scored:
@@ -153,13 +158,15 @@ def _show_open(ledger: Ledger, listing: GrowingListing | None) -> None:
         metrics.show("agegender_units_open", listing.units - ledger.units, COMMAND)
 
 
-def _score_again(config: PredictConfig, search: FaceSearch | None, again: Rescoring, metadata: dict[str, str]) -> None:
+def _score_again(
+    config: PredictConfig, search: FaceSearch | None, again: Rescoring, metadata: dict[str, str], losses: Losses
+) -> None:
     """Score the images that are to be scored again, and put their rows in place of the old ones."""
     inner = config.model_copy(update={"output": again.output, "save_crops": False})
     ledger = Ledger(again.output, metadata)
     units = [again.address(number) for number in range(again.units) if not ledger.is_done(number)]
     if units:
-        _score(inner, search, iter(units), ledger)
+        _score(inner, search, iter(units), ledger, losses)
     ledger.publish_rest()
     again.take_over()
 

@@ -5,7 +5,7 @@ Apart from ``predict``, so that the actors import no more than they need.
 
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +19,13 @@ from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
 from agegender.pipelines import metrics
-from agegender.pipelines.gpus import GpuScorer, start_gpus
+from agegender.pipelines.gpus import DecodersWanted, GpuScorer, start_gpus
 from agegender.pipelines.isolation import Task
 from agegender.pipelines.ledger import UnitCounts, stage_unit
-from agegender.pipelines.pool import UnitPool
+from agegender.pipelines.places import placement, usable_cpus
+from agegender.pipelines.pool import Losses, UnitPool
 from agegender.pipelines.scorer import UnitScorer, pool_shape
-from agegender.pipelines.session import node_cpus
+from agegender.pipelines.session import cluster_address
 from agegender.pipelines.sources import read_unit, unit_name
 from agegender.pipelines.stages import StageClock
 from agegender.storage import files
@@ -57,7 +58,7 @@ def unit_scorer(
 
 
 def score_units(
-    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None]
+    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None], losses: Losses
 ) -> Generator[tuple[str, UnitCounts], None, None]:
     """Score units in a pool of actors and stage their rows; needs a running Ray.
 
@@ -65,6 +66,7 @@ def score_units(
         config: of the run.
         search: how faces are found; None: images are face crops.
         units: addresses of listings; None: none at the moment.
+        losses: counted up as processes end.
 
     Yields:
         (unit, its counts) as they are staged.
@@ -73,11 +75,13 @@ def score_units(
         AccountingError: a unit gave another number of images than it lists.
         ResourceError: storage does not answer, or processes end and no image is the reason.
     """
-    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, node_cpus())
+    size, cpus = _pool_size(config)
     # A process that died is replaced by the pool, which must know of it; Ray would restart it unseen.
     remote = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0)(_ScoringActor)
+    remote = remote.options(**{"scheduling_strategy": "SPREAD"} | placement(config))
     gpus = start_gpus(config) if config.use_gpu else []
-    pool = UnitPool(lambda: remote.remote(config, search, gpus), actors, lambda unit: read_unit(unit).num_rows)
+    wanted = DecodersWanted(gpus, size) if gpus else size
+    pool = UnitPool(lambda: remote.remote(config, search, gpus), wanted, lambda unit: read_unit(unit).num_rows, losses)
     try:
         with closing(pool.results(units)) as results:
             for unit, done in results:
@@ -113,6 +117,21 @@ def _tell(done: ScoredUnit) -> None:
     metrics.count("agegender_storage_retries_total", done.storage_retries + take_retries(), COMMAND)
 
 
+def _pool_size(config: PredictConfig) -> tuple[Callable[[], int], float]:
+    """How many actors there may be, asked again as nodes come and go, and the CPUs that each reserves.
+
+    On a Ray of our own all that were asked for run, if need be on less than a CPU each. On a cluster each has its CPUs, and
+    those that find no room are what an autoscaler starts nodes for. Nodes cost money: without ``num_workers`` no more is
+    asked for than there is, and one worker where there is nothing yet.
+    """
+    wanted, threads = config.num_workers, config.threads_per_worker
+    if cluster_address(config.address) is None:
+        actors, cpus = pool_shape(wanted, threads, usable_cpus(config))
+        return lambda: actors, cpus
+    reserved = min(float(threads), max(usable_cpus(config)))
+    return lambda: wanted or max(1, sum(int(cpus // reserved) for cpus in usable_cpus(config))), reserved
+
+
 class _ScoringActor:
     """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here."""
 
@@ -125,6 +144,10 @@ class _ScoringActor:
         """Loaded with the first task: what goes wrong here is that task's error, where a constructor's would be a death."""
         with self._clock.stage("load"):
             return unit_scorer(self._config, self._search, self._gpus, self._clock)
+
+    def node(self) -> str:
+        """The node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def do(self, task: Task) -> ScoredUnit | None:
         """Score and stage a whole unit, or only try whether the process survives a piece of one."""

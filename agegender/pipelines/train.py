@@ -21,8 +21,9 @@ from agegender.data.faces import FaceSearch
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.models import localize_model, model_address
+from agegender.pipelines.places import check_storage
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
-from agegender.pipelines.session import node_cpus, own_errors, ray_session
+from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.train_job import (
     EXAMPLES_FILE,
     METRICS_FILE,
@@ -63,6 +64,7 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         )
     search = face_search(config)
     identity = config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | search_identity(search)
+    check_storage(config)
     earlier = claim_output(config.output, "train", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
@@ -182,7 +184,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
         search=search,
         units=split.units,
         split_hash=split.hash,
-        threads=max(1, int(train_fit.cpus_per_worker(config.num_workers, node_cpus()))),
+        threads=max(1, int(train_fit.reserved_cpus(config))),
         resume_from=resume_from,
         init=config.init,
         monitor=start_monitor(),

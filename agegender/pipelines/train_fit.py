@@ -16,7 +16,7 @@ from agegender.config import TrainConfig
 from agegender.errors import AgegenderError, ConfigError, ResourceError
 from agegender.pipelines import metrics
 from agegender.pipelines.progress import Progress
-from agegender.pipelines.session import cluster_address, node_cpus
+from agegender.pipelines.session import cluster_address, gpu_cpus, node_cpus
 from agegender.pipelines.train_job import MonitorState, TrainJob
 from agegender.pipelines.train_resume import attempt_name, attempts_uri
 from agegender.pipelines.train_worker import train_worker
@@ -47,6 +47,15 @@ def cpus_per_worker(workers: int, cpus_of_nodes: Sequence[float]) -> float:
     return max(0.01, math.floor(90 * min(room, 1.0)) / 100)
 
 
+def reserved_cpus(config: TrainConfig) -> float:
+    """CPUs that each worker of a run reserves on the nodes that there are, with ``--use-gpu`` on those that have GPUs."""
+    if not config.use_gpu:
+        return cpus_per_worker(config.num_workers, node_cpus())
+    shares = sorted(gpu_cpus(), reverse=True)
+    share = shares[min(config.num_workers, len(shares)) - 1]
+    return float(int(share)) if share >= 1 else math.floor(90 * share) / 100
+
+
 def check_gpus(config: TrainConfig) -> None:
     """Refuse what a Ray of our own can never give; a cluster may still grow.
 
@@ -75,7 +84,7 @@ def fit(job: TrainJob, attempt: int, images: int) -> None:
     """
     config = job.config
     filesystem, path = files.arrow_filesystem(attempts_uri(config.output))
-    resources = {"CPU": cpus_per_worker(config.num_workers, node_cpus())} | ({"GPU": 1.0} if config.use_gpu else {})
+    resources = {"CPU": reserved_cpus(config)} | ({"GPU": 1.0} if config.use_gpu else {})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},

@@ -67,7 +67,7 @@ class TrainJob:
 
 WHERE_IT_RUNS = frozenset(
     {
-        *("output", "address", "num_cpus", "num_workers", "use_gpu", "max_failures"),
+        *("output", "address", "num_cpus", "shared_storage", "num_workers", "use_gpu", "max_failures"),
         *("cache_dir", "cache_limit_gb", "detector_model", "checkpoint_interval_steps", "images"),
     }
 )

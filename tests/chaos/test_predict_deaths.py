@@ -11,45 +11,19 @@ import pyarrow.dataset
 import pytest
 
 from agegender.data.synthetic import draw_sample
+from tests.decoders import decoding_environment
 
 DEADLY = b"this image ends whoever decodes it"
 
-TRAP = f"""
-import importlib.abc, importlib.util, os, signal, sys
-
-class Trap(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "agegender.data.images":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def load_and_set(module):
-            load(module)
-            decode = module.decode
-
-            def decode_or_die(data, *bounds):
-                if data.endswith({DEADLY!r}):
-                    os.kill(os.getpid(), signal.SIGSEGV)
-                return decode(data, *bounds)
-
-            module.decode = decode_or_die
-
-        spec.loader.exec_module = load_and_set
-        return spec
-
-sys.meta_path.insert(0, Trap())
+DIE = f"""
+if data.endswith({DEADLY!r}):
+    os.kill(os.getpid(), signal.SIGSEGV)
 """
-"""Python runs ``sitecustomize`` at its start, in Ray's workers as well. No image is known that crashes the decoders of today, so
-this one does what a decoder with such a defect does: the process gets SIGSEGV while it decodes certain bytes."""
+"""No image is known that crashes the decoders of today, so this one does what a decoder with such a defect does."""
 
 
 def run(*arguments: str, trap: Path) -> subprocess.CompletedProcess[str]:
-    trap.mkdir(exist_ok=True)
-    (trap / "sitecustomize.py").write_text(TRAP)
-    path = os.pathsep.join([str(trap), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": ""}
+    environment = {**os.environ, **decoding_environment(trap, DIE), "RAY_ADDRESS": ""}
     command = [sys.executable, "-m", "agegender.cli", "predict", "--faces", "none", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
 

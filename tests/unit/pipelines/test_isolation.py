@@ -57,3 +57,14 @@ def test_where_everything_dies_no_image_is_blamed() -> None:
 def test_a_unit_that_dies_as_a_whole_alone_ends_the_run() -> None:
     with pytest.raises(ResourceError, match="3 times as a whole, and none of its images does alone"):
         play(Suspects(lambda _unit: 512, workers=1), [Task("bad")], lambda task: task.rows is None)
+
+
+def test_processes_that_end_before_they_work_end_the_run_as_well_and_more_processes_may_end() -> None:
+    suspects = Suspects(lambda _unit: 512, workers=1)
+    suspects.workers = 2
+    for _ in range(16):
+        suspects.lost("no such module.")
+    with pytest.raises(
+        ResourceError, match="17 scoring processes in a row ended, the last at its start: no such module"
+    ):
+        suspects.lost("no such module.")

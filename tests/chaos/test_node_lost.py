@@ -1,0 +1,56 @@
+"""A whole node that goes: its raylet and all of its workers at once."""
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from tests.decoders import slow_and_counted
+from tests.nodes import kill_node, raylet, started_cluster
+from tests.processes import scoring_workers
+from tests.runs import predict_flags, rows_of, started
+
+
+def test_predict_goes_on_without_a_lost_node(
+    faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    variables, counter = slow_and_counted(tmp_path / "slow", 0.2)
+    with started_cluster([0, 2, 2], variables) as cluster:
+        on = ["--address", cluster.address, "--shared-storage", "--num-workers", "2"]
+        with started(predict_flags(faces, tiny_model, output, *on)) as run:
+            run.wait_for("scoring in 2 processes on 2 nodes")
+            lost = next(node for node in cluster.worker_nodes if scoring_workers(raylet(node).pid))
+            kill_node(lost)
+            killed_s = time.monotonic()
+            recovered_s = run.wait_for("a replacement finished its first work") - killed_s
+            assert run.end() == 0, run.log
+    print(f"a lost node: {recovered_s:.1f} s from the kill to the first unit of a replacement")
+    assert rows_of(output).equals(undisturbed)
+    result = json.loads((output / "_run.json").read_text())["result"]
+    assert (result["workers_lost"], result["units_tried_again"]) == (1, 1)
+    assert counter.stat().st_size <= len(undisturbed) + 8
+
+
+def test_eda_counts_each_image_once_though_a_node_was_lost(faces: Path, tmp_path: Path) -> None:
+    variables, _ = slow_and_counted(tmp_path / "slow", 0.1)
+    flags = ["eda", "--input", str(faces), "--unit-images", "8", "--no-images", "--output"]
+    with started([*flags, str(tmp_path / "undisturbed"), "--num-cpus", "2"]) as run:
+        assert run.end() == 0, run.log
+    output = tmp_path / "out"
+    with (
+        started_cluster([0, 1, 1], variables) as cluster,
+        started([*flags, str(output), "--address", cluster.address, "--shared-storage"]) as run,
+    ):
+        summaries = output / "_work" / "summaries"
+        while len(list(summaries.glob("*.json"))) < 6:
+            assert run.process.poll() is None, run.log
+            time.sleep(0.05)
+        kill_node(next(iter(cluster.worker_nodes)))
+        killed_s, known = time.time(), set(summaries.glob("*.json"))
+        assert run.end() == 0, run.log
+    after_s = sorted(path.stat().st_mtime - killed_s for path in set(summaries.glob("*.json")) - known)
+    print(f"a lost node: {after_s[2]:.1f} s from the kill to the third unit that eda finished after it")
+    told = [json.loads((folder / "summary.json").read_text()) for folder in (output, tmp_path / "undisturbed")]
+    assert told[0] == told[1]

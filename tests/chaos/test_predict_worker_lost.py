@@ -1,0 +1,32 @@
+"""A scoring process that is killed from outside."""
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.decoders import slow_and_counted
+from tests.processes import scoring_workers
+from tests.runs import predict_flags, rows_of, started
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_costs_one_unit_and_is_replaced(
+    workers: int, faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    variables, counter = slow_and_counted(tmp_path / "slow", 0.1 * workers)
+    flags = ["--num-workers", str(workers), "--num-cpus", "2"]
+    with started(predict_flags(faces, tiny_model, output, *flags), variables) as run:
+        run.wait_for_units(output, 3)
+        scoring_workers(run.process.pid)[0].kill()
+        killed_s = time.monotonic()
+        recovered_s = run.wait_for("a replacement finished its first work") - killed_s
+        assert run.end() == 0, run.log
+    print(f"a lost worker of {workers}: {recovered_s:.1f} s from the kill to the first unit of its replacement")
+    assert rows_of(output).equals(undisturbed)
+    result = json.loads((output / "_run.json").read_text())["result"]
+    assert (result["workers_lost"], result["units_tried_again"]) == (1, 1)
+    assert len(undisturbed) < counter.stat().st_size <= len(undisturbed) + 8
