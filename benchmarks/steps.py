@@ -3,7 +3,8 @@
     python benchmarks/steps.py --input UTKFace/ [--large out/large] [--model out/train/model] [--images 512] [--rounds 5]
 
 ``--large`` is a folder of large photographs (``enlarge.py``). The variants run in turn, round after round, and the best of
-each counts, by CPU time, which others on the machine do not lengthen. OpenVINO's rows need it installed (pip install openvino). Prints Markdown.
+each counts, by CPU time, which others on the machine do not lengthen. OpenVINO's rows need it installed
+(pip install openvino). Prints Markdown.
 """
 
 import argparse
