@@ -1,0 +1,155 @@
+"""What a unit of work costs the driver of `agegender predict`: real Ray, listing and ledger, workers with nothing to do.
+
+    python benchmarks/driver.py [--workers 10 100] [--units 10000] [--output out/driver]
+
+A unit is one line of a manifest; an actor answers it with one row of status ``missing`` and puts that on storage, as it would
+a scored unit. All times are CPU time of the driver, so that a machine that is busy does not count, but ``wall``, in which the
+workers' own work is hidden or not. Each line is measured in a process of its own:
+
+- list: listing the source and writing the units down, in the driver's second thread;
+- pool: handing units to the actors and taking the results, in the main thread;
+- ledger: counting, and joining the staged rows into parts, in the main thread;
+- Ray: its threads in the driver's process.
+
+Memory is resident memory of the driver and of Ray's head process (gcs_server), and what the raylet holds of the object store,
+when the first tenth of the units is done and at the end. Prints Markdown.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from agegender import released
+from agegender.config import PredictConfig
+from agegender.pipelines import predict_units
+from agegender.pipelines.growing import GrowingListing
+from agegender.pipelines.isolation import Task
+from agegender.pipelines.ledger import Ledger, stage_unit
+from agegender.pipelines.predict_units import ScoredUnit, score_units, source_of
+from agegender.pipelines.session import ray_session
+from agegender.schema import prediction_schema
+
+MIB = 2**20
+
+
+def main() -> None:
+    """Measure each combination and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[10, 100])
+    parser.add_argument("--units", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--output", help="folder or s3:// prefix, empty; default: a temporary folder")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.workers[0], given.units[0], given.output)))
+        return
+    lines = []
+    for units, workers in itertools.product(given.units, given.workers):
+        with tempfile.TemporaryDirectory(prefix="agegender-driver-") as folder:
+            output = f"{given.output or folder}/{workers}-{units}"
+            command = [sys.executable, __file__, "--one", "--workers", str(workers), "--units", str(units)]
+            done = subprocess.run([*command, "--output", output], stdout=subprocess.PIPE, text=True, check=True)
+        lines.append(json.loads(done.stdout.splitlines()[-1]))
+        print(lines[-1], file=sys.stderr, flush=True)
+    print("| " + " | ".join(lines[0]) + " |", "|" + "---|" * len(lines[0]), sep="\n")
+    for line in lines:
+        print("| " + " | ".join(map(str, line.values())) + " |")
+
+
+class _EmptyActor:
+    """Does nothing, and says so as ``predict_units``'s own actor would."""
+
+    def __init__(self, config: PredictConfig, _search: None) -> None:
+        self._output = config.output
+        row = {"uri": "nowhere", "face_index": 0, "status": "missing"}
+        self._table = pa.Table.from_pylist([row], schema=prediction_schema([], False))
+
+    def do(self, task: Task) -> ScoredUnit:
+        return ScoredUnit(stage_unit(self._output, task.unit, self._table), {"wait": 0.1, "score": 0.1}, 0, 0)
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+
+def measure(workers: int, units: int, output: str) -> dict[str, object]:
+    """One line of the table.
+
+    Args:
+        workers: actors, which share the machine's CPUs.
+        units: of one image each.
+        output: of the run.
+    """
+    predict_units._ScoringActor = _EmptyActor  # everything else is the real thing
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = f"{folder}/manifest.parquet"
+        pq.write_table(pa.table({"uri": [f"/nowhere/{number:09d}.jpg" for number in range(units)]}), manifest)
+        common = {"input": [manifest], "output": output, "model": str(released.FOLDER), "faces": "none"}
+        config = PredictConfig(**common, unit_images=1, num_workers=workers)
+        listed_s, addresses = _list(config)
+        return {"workers": workers, "units": units, **_score(config, addresses, listed_s)}
+
+
+def _list(config: PredictConfig) -> tuple[float, list[str]]:
+    began_s = time.process_time()
+    with GrowingListing(source_of(config), f"{config.output}/_work/listing") as listing:
+        addresses = [listing.address(number) for number in listing.numbers() if number is not None]
+    return time.process_time() - began_s, addresses
+
+
+def _score(config: PredictConfig, addresses: list[str], listed_s: float) -> dict[str, object]:
+    ledger, ledger_s, units = Ledger(config.output, {}), 0.0, len(addresses)
+    with (
+        ray_session(num_cpus=psutil.cpu_count()),
+        contextlib.closing(score_units(config, None, iter(addresses))) as done,
+    ):
+        first_unit, counts = next(done)  # from here on the actors start, which is not a unit's cost
+        ledger.add(first_unit, counts)
+        began_s, main_s, process_s = time.perf_counter(), time.thread_time(), time.process_time()
+        early: dict[str, float] = {}
+        for number, (unit, counts) in enumerate(done, 2):
+            asked_s = time.thread_time()
+            ledger.add(unit, counts)
+            ledger_s += time.thread_time() - asked_s
+            if number == units // 10:
+                early = _memory()
+        asked_s = time.thread_time()
+        ledger.publish_rest()
+        ledger_s += time.thread_time() - asked_s
+        main_s, process_s = time.thread_time() - main_s, time.process_time() - process_s
+        wall_s, late = time.perf_counter() - began_s, _memory()
+    assert ledger.totals.images == units, f"{ledger.totals.images} of {units} units came back"
+    spent = {"list": listed_s, "pool": main_s - ledger_s, "ledger": ledger_s, "Ray": process_s - main_s, "wall": wall_s}
+    times = {f"{name}, ms per unit": round(1000 * seconds / units, 2) for name, seconds in spent.items()}
+    return times | {f"{name}, MiB": f"{early[name] / MIB:.0f}, {late[name] / MIB:.0f}" for name in late}
+
+
+def _memory() -> dict[str, float]:
+    """Bytes at this moment."""
+    driver = psutil.Process()
+    found = {"driver": float(driver.memory_info().rss), "head": 0.0, "object store": 0.0}
+    for process in driver.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):
+            name = Path((process.cmdline() or [""])[0]).name
+            if name == "gcs_server":
+                found["head"] = float(process.memory_info().rss)
+            elif name == "raylet":
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                shared = re.search(r"RssShmem:\s+(\d+)", status)
+                found["object store"] = 1024.0 * int(shared[1]) if shared else 0.0
+    return found
+
+
+if __name__ == "__main__":
+    main()
