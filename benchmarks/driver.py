@@ -2,7 +2,7 @@
 
     python benchmarks/driver.py [--workers 10 100] [--units 10000] [--output out/driver]
 
-A unit is one line of a manifest; an actor answers it with one row of status ``missing`` and puts that on storage, as it would
+A unit is a line of a manifest, or several; an actor answers it with one row of status ``missing`` and puts that on storage, as it would
 a scored unit. All times are CPU time of the driver, so that a machine that is busy does not count, but ``wall``, in which the
 workers' own work is hidden or not. Each line is measured in a process of its own:
 
@@ -49,17 +49,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--units", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--unit-images", type=int, default=1, help="lines of the manifest in each unit")
     parser.add_argument("--output", help="folder or s3:// prefix, empty; default: a temporary folder")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.workers[0], given.units[0], given.output)))
+        print(json.dumps(measure(given.workers[0], given.units[0], given.unit_images, given.output)))
         return
     lines = []
     for units, workers in itertools.product(given.units, given.workers):
         with tempfile.TemporaryDirectory(prefix="agegender-driver-") as folder:
             output = f"{given.output or folder}/{workers}-{units}"
             command = [sys.executable, __file__, "--one", "--workers", str(workers), "--units", str(units)]
+            command += ["--unit-images", str(given.unit_images)]
             done = subprocess.run([*command, "--output", output], stdout=subprocess.PIPE, text=True, check=True)
         lines.append(json.loads(done.stdout.splitlines()[-1]))
         print(lines[-1], file=sys.stderr, flush=True)
@@ -83,20 +85,23 @@ class _EmptyActor:
         return ray.get_runtime_context().get_node_id()
 
 
-def measure(workers: int, units: int, output: str) -> dict[str, object]:
+def measure(workers: int, units: int, unit_images: int, output: str) -> dict[str, object]:
     """One line of the table.
 
     Args:
         workers: actors, which share the machine's CPUs.
-        units: of one image each.
+        units: how many.
+        unit_images: listed in each; it comes back as one.
         output: of the run.
     """
     predict_units._ScoringActor = _EmptyActor  # everything else is the real thing
     with tempfile.TemporaryDirectory() as folder:
         manifest = f"{folder}/manifest.parquet"
-        pq.write_table(pa.table({"uri": [f"/nowhere/{number:09d}.jpg" for number in range(units)]}), manifest)
+        pq.write_table(
+            pa.table({"uri": [f"/nowhere/{number:09d}.jpg" for number in range(units * unit_images)]}), manifest
+        )
         common = {"input": [manifest], "output": output, "model": str(released.FOLDER), "faces": "none"}
-        config = PredictConfig(**common, unit_images=1, num_workers=workers)
+        config = PredictConfig(**common, unit_images=unit_images, num_workers=workers)
         listed_s, addresses = _list(config)
         return {"workers": workers, "units": units, **_score(config, addresses, listed_s)}
 

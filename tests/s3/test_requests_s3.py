@@ -1,0 +1,49 @@
+"""How many requests a predict run makes, by the server's own log: docs/operating.md tells users of them."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from agegender.data.synthetic import draw_sample
+from agegender.storage import files
+from tests.s3.test_jobs_s3 import ok
+
+IMAGES, UNIT_IMAGES = 64, 16
+LINE = re.compile(r'beast: .*"(?P<verb>[A-Z]+) /(?P<path>[^ ?]*)(?P<query>\?[^ ]*)? HTTP')
+FOLDER = re.compile(r"faces|out/_work/listing/unit|out/_work/scored/unit|out/part")
+
+
+def requests(run: Path, bucket: str) -> Counter[str]:
+    """``VERB WHAT`` -> how often, of all objects of one kind together; listings are the queries for a list."""
+    found: Counter[str] = Counter()
+    for line in LINE.finditer((run / "log" / "client.rgw.log").read_text()):
+        name, _, key = line["path"].partition("/")
+        if name == bucket.removeprefix("s3://"):
+            kind = FOLDER.match(key)
+            what = "LIST" if "list-type" in (line["query"] or "") else line["verb"]
+            found[f"{what} {kind[0] if kind else 'else'}"] += 1
+    return found
+
+
+def test_predict_asks_once_for_each_image_and_seven_times_for_each_unit(
+    s3_run: tuple[Path, str], s3_bucket: str, tiny_model: Path
+) -> None:
+    for index in range(IMAGES):
+        name, data = draw_sample(index, seed=1, size_px=48)
+        files.write_bytes(f"{s3_bucket}/faces/{name}", data)
+    flags = ["--output", f"{s3_bucket}/out", "--model", str(tiny_model), "--faces", "none"]
+    before = requests(s3_run[0], s3_bucket)
+    ok("predict", "--input", f"{s3_bucket}/faces", *flags, "--num-workers", "1", "--unit-images", str(UNIT_IMAGES))
+    made = requests(s3_run[0], s3_bucket) - before
+    units = IMAGES // UNIT_IMAGES
+    rest = {what: made.pop(what) for what in list(made) if what.startswith("LIST") or what.endswith(" else")}
+    assert made == {
+        "GET faces": IMAGES,
+        "PUT out/_work/listing/unit": units,
+        "GET out/_work/listing/unit": units,
+        "PUT out/_work/scored/unit": 2 * units,
+        "GET out/_work/scored/unit": units,
+        "DELETE out/_work/scored/unit": 2 * units,
+        "PUT out/part": 1,
+    }
+    assert sum(rest.values()) < 30, rest
