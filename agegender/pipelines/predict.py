@@ -144,6 +144,7 @@ def _score(
         contextlib.closing(score_units(config, search, units, losses)) as scored,
     ):
         progress.start_at(ledger.totals.images)
+        _show_open(ledger, listing)
         for unit, counts in scored:
             ledger.add(unit, counts)
             _show_open(ledger, listing)
