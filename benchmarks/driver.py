@@ -37,6 +37,7 @@ from agegender.pipelines import predict_units
 from agegender.pipelines.growing import GrowingListing
 from agegender.pipelines.isolation import Task
 from agegender.pipelines.ledger import Ledger, stage_unit
+from agegender.pipelines.pool import Losses
 from agegender.pipelines.predict_units import ScoredUnit, score_units, source_of
 from agegender.pipelines.session import ray_session
 from agegender.schema import prediction_schema
@@ -73,7 +74,7 @@ def main() -> None:
 class _EmptyActor:
     """Does nothing, and says so as ``predict_units``'s own actor would."""
 
-    def __init__(self, config: PredictConfig, _search: None) -> None:
+    def __init__(self, config: PredictConfig, *_rest: object) -> None:
         self._output = config.output
         row = {"uri": "nowhere", "face_index": 0, "status": "missing"}
         self._table = pa.Table.from_pylist([row], schema=prediction_schema([], False))
@@ -117,7 +118,7 @@ def _score(config: PredictConfig, addresses: list[str], listed_s: float) -> dict
     ledger, ledger_s, units = Ledger(config.output, {}), 0.0, len(addresses)
     with (
         ray_session(num_cpus=psutil.cpu_count()),
-        contextlib.closing(score_units(config, None, iter(addresses))) as done,
+        contextlib.closing(score_units(config, None, iter(addresses), Losses())) as done,
     ):
         first_unit, counts = next(done)  # from here on the actors start, which is not a unit's cost
         ledger.add(first_unit, counts)
