@@ -22,7 +22,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
-from agegender.pipelines.session import node_cpus, own_errors, ray_session
+from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.train_job import (
     EXAMPLES_FILE,
     METRICS_FILE,
@@ -182,7 +182,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
         search=search,
         units=split.units,
         split_hash=split.hash,
-        threads=max(1, int(train_fit.cpus_per_worker(config.num_workers, node_cpus()))),
+        threads=max(1, int(train_fit.reserved_cpus(config))),
         resume_from=resume_from,
         init=config.init,
         monitor=start_monitor(),

@@ -26,7 +26,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.model import batches, trainer
 from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.train import run_train
-from agegender.pipelines.train_fit import check_gpus, cpus_per_worker
+from agegender.pipelines.train_fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
 from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images
@@ -139,6 +139,23 @@ def test_metrics_with_three_workers(
     assert result["age_mae_years"] == pytest.approx(trained[1]["age_mae_years"], abs=5)
 
 
+def test_micro_batches_learn_what_workers_would_and_are_as_many_steps(
+    ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Four shares of each batch are four shares, on one worker or on two; norms aside, nothing can tell them apart."""
+    histories = []
+    for workers, parts in ((1, 4), (2, 2)):
+        output = str(tmp_path / f"{workers}-{parts}")
+        update = {"output": output, "num_workers": workers, "accumulate": parts}
+        run_train(trained[0].model_copy(update=update))
+        histories.append(_metrics(output))
+    for alone, together in zip(*histories, strict=True):
+        assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=2e-3)
+        assert alone["used_images"] == together["used_images"] == alone["train_images"]
+        assert (alone["workers"], together["workers"]) == (1, 2)
+    assert [row["step"] for row in histories[0]] == [row["step"] for row in _metrics(trained[0].output)]
+
+
 def test_fine_tuning_with_two_workers(
     ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path, faces: Path
 ) -> None:
@@ -242,6 +259,16 @@ def test_gpus_are_waited_for_where_a_cluster_may_start_them(ray_cluster: None, m
 )
 def test_all_workers_find_room(workers: int, nodes: list[float], cpus: float) -> None:
     assert cpus_per_worker(workers, nodes) == pytest.approx(cpus)
+
+
+@pytest.mark.parametrize(
+    ("workers", "min_workers", "nodes", "cpus"),
+    [(2, 1, [1], 1), (2, 1, [1, 1], 1), (2, 1, [4], 2), (4, 2, [1], 0.45), (4, 2, [2], 1)],
+)
+def test_elastic_workers_wait_for_nodes_rather_than_share_a_cpu(
+    workers: int, min_workers: int, nodes: list[float], cpus: float
+) -> None:
+    assert cpus_per_elastic_worker(workers, min_workers, nodes) == pytest.approx(cpus)
 
 
 def _command(faces: Path, output: Path) -> list[str]:
