@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from agegender.options import Fraction, Options, Positive
-from agegender.recipe import PRESETS, Recipe
+from agegender.recipe import PRESETS, Recipe, learning_rate_for
 
 RetryStatus = Literal[
     "no_face", "missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "unreadable"
@@ -169,6 +169,14 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     num_workers: Positive = 1
     """training processes; the global batch is divided among them. On CPUs one for each core is faster than one that uses all"""
 
+    min_workers: Positive | None = None
+    """elastic: begin with so many where the cluster has no room for --num-workers, go on with fewer after a node is lost, and
+    take in new nodes up to --num-workers; default: always --num-workers, and wait for a lost node's replacement"""
+
+    accumulate: Positive = 1
+    """micro-batches into which each worker divides its share of a step, for batches larger than memory; the gradients add up
+    to those of the undivided batch"""
+
     use_gpu: bool = False
     """one GPU per worker"""
 
@@ -196,12 +204,27 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:  # pydantic hands over whatever the caller passed
-        """What the preset says takes the place of a default, never of what was given."""
+        """What the preset says takes the place of a default, never of what was given; the learning rate waits for the batch size."""
         if not isinstance(given, dict):
             return given
         preset = PRESETS.get(given.get("preset", "compact"), {})
+        preset = {name: value for name, value in preset.items() if name != "learning_rate"}
         augment = {**preset.get("augment", {}), **_as_dict(given.get("augment", {}))}
         return {**preset, **given, **({"augment": augment} if augment else {})}
+
+    @model_validator(mode="after")
+    def _scale_learning_rate(self) -> Self:
+        if "learning_rate" not in self.model_fields_set:
+            self.learning_rate = learning_rate_for(self.batch_size, self.preset)
+        return self
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} is above num_workers {self.num_workers}, which is the most that train together"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_fractions(self) -> Self:

@@ -3,6 +3,7 @@
 Field docstrings are the help texts of ``agegender train``'s flags.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -81,7 +82,8 @@ class Recipe(Options):
     """muon: orthogonalized momentum for the layers within, AdamW for the rest; adamw: AdamW for all"""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
-    """peak learning rate; for adamw alone 2e-3 is more like it"""
+    """peak learning rate; where it is not given, the preset's times the square root of --batch-size over the preset's batch size;
+    for adamw alone 2e-3 is more like it"""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.15
     """decoupled, on matrices and filters alone"""
@@ -158,3 +160,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """What a preset says in place of the defaults of ``Recipe``; what the user says wins over it."""
+
+
+def learning_rate_for(batch_size: int, preset: str) -> float:
+    """The peak learning rate of a preset, scaled to another global batch by the square root of their ratio.
+
+    The steps of AdamW and Muon are as long whatever the gradient's size, so a larger batch makes them truer, not longer, and
+    fewer of them are taken: the learning rate that keeps the noise of a whole run as it was grows with the root of the batch.
+    It has been tuned at the preset's batch size alone; far from it (more than eight times) it is a first guess.
+
+    Args:
+        batch_size: images of one step over all workers.
+        preset: a name in ``PRESETS``.
+
+    Source: Malladi et al. (2022), On the SDEs and scaling rules for adaptive gradient algorithms.
+    """
+    tuned = {name: field.default for name, field in Recipe.model_fields.items()} | PRESETS[preset]
+    return float(tuned["learning_rate"]) * math.sqrt(batch_size / tuned["batch_size"])

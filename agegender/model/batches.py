@@ -48,7 +48,7 @@ class Samples:
 
 
 class Batch(NamedTuple):
-    """A rank's share of one global batch, on its device."""
+    """One share of a global batch, on its device: a rank's, or one of its micro-batches."""
 
     images: Tensor
     """uint8 or float32[B, 3, S, S], 0-255."""
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     gender_B: Tensor
 
     age_share: float
-    """What a mean over this share counts in the mean over the global batch, times the number of ranks: 1 on one rank."""
+    """What a mean over this share counts in the mean over the global batch, times the number of shares: 1 where it is the only one."""
 
     gender_share: float
 

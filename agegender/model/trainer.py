@@ -88,22 +88,27 @@ def train_step(
     recipe: Recipe,
     learning_rate: float,
     precision: Precision,
+    part: int = 0,
+    parts: int = 1,
 ) -> dict[str, Tensor]:
-    """Forward, backward, update.
+    """Forward, backward and, after the last part of the rank's batch, the update.
 
-    On several ranks ``model`` averages gradients over them. Each rank scales its terms by its share of the labels, so
-    that this average is the gradient of the mean over the global batch, however unevenly images and labels fall.
+    On several ranks ``model`` averages gradients over them. Each share scales its terms by its part of the labels, so
+    that the average over ranks and parts is the gradient of the mean over the global batch, however unevenly images and
+    labels fall. Norms see one part at a time, and their running statistics move once in each.
 
     Args:
-        model: the network, or its distributed wrapper.
+        model: the network, or its distributed wrapper, which needs to average after the last part alone.
         optimizer: of its parameters.
-        batch: this rank's share.
+        batch: this rank's share, or this part of it.
         recipe: weights of the losses, bound of the gradient.
         learning_rate: of this step.
         precision: of the forward pass.
+        part: 0..parts-1; the gradients of all parts add up.
+        parts: micro-batches of the rank's share; 1: it is not divided.
 
     Returns:
-        Each loss term, a mean over the labelled images of the share, on the device.
+        Each loss term, a mean over the labelled images of ``batch``, on the device.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -112,8 +117,11 @@ def train_step(
         outputs: Outputs = model(batch.images)
     shared = _shared(recipe, batch)
     loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, shared, batch.taught_BX)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    if part == 0:
+        optimizer.zero_grad(set_to_none=True)
+    (loss / parts).backward()  # type: ignore[no-untyped-call]
+    if part + 1 < parts:
+        return terms
     if recipe.gradient_clip_norm > 0:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip_norm)
     optimizer.step()

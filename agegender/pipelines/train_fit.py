@@ -9,6 +9,9 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+    get_or_create_autoscaling_coordinator,
+)
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -29,6 +32,12 @@ COLLECTIVE_TIMEOUT_S = 300
 
 POLL_INTERVAL_S = 0.5
 
+RESIZE_INTERVAL_S = 30.0
+"""So often an elastic run looks whether it could be larger. Growing costs a restart from the newest checkpoint."""
+
+START_TIMEOUT_S = "5"
+"""Until Ray knows that a node is lost it waits for a place there: so long in place of 60 s, then it counts what there is again."""
+
 WORKER_ENV = {"OMP_WAIT_POLICY": "passive"}
 """Threads that spin while they wait make training on a shared machine five times slower (measured: 22 -> 119 images/s)."""
 
@@ -47,13 +56,27 @@ def cpus_per_worker(workers: int, cpus_of_nodes: Sequence[float]) -> float:
     return max(0.01, math.floor(90 * min(room, 1.0)) / 100)
 
 
+def cpus_per_elastic_worker(workers: int, min_workers: int, cpus_of_nodes: Sequence[float]) -> float:
+    """As ``cpus_per_worker``, but where not all find room with a whole CPU each, some wait for nodes that may come.
+
+    Args:
+        workers: at most.
+        min_workers: that must find room now.
+        cpus_of_nodes: CPUs of each node that has any.
+    """
+    cpus = cpus_per_worker(workers, cpus_of_nodes)
+    return cpus if cpus >= 1 else min(1.0, cpus_per_worker(min_workers, cpus_of_nodes))
+
+
 def reserved_cpus(config: TrainConfig) -> float:
     """CPUs that each worker of a run reserves on the nodes that there are, with ``--use-gpu`` on those that have GPUs."""
-    if not config.use_gpu:
+    if config.use_gpu:
+        shares = sorted(gpu_cpus(), reverse=True)
+        share = shares[min(config.num_workers, len(shares)) - 1]
+        return float(int(share)) if share >= 1 else math.floor(90 * share) / 100
+    if config.min_workers is None:
         return cpus_per_worker(config.num_workers, node_cpus())
-    shares = sorted(gpu_cpus(), reverse=True)
-    share = shares[min(config.num_workers, len(shares)) - 1]
-    return float(int(share)) if share >= 1 else math.floor(90 * share) / 100
+    return cpus_per_elastic_worker(config.num_workers, config.min_workers, node_cpus())
 
 
 def check_gpus(config: TrainConfig) -> None:
@@ -63,15 +86,16 @@ def check_gpus(config: TrainConfig) -> None:
         ConfigError: fewer GPUs than workers.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
-    if config.use_gpu and gpus < config.num_workers:
-        message = f"--use-gpu with {config.num_workers} workers needs as many GPUs, Ray sees {gpus:g}"
+    needed = config.min_workers or config.num_workers
+    if config.use_gpu and gpus < needed:
+        message = f"--use-gpu with {needed} workers needs as many GPUs, Ray sees {gpus:g}"
         if cluster_address(config.address) is None:
             raise ConfigError(f"{message}: take fewer --num-workers, or leave --use-gpu out")
         logger.warning("%s: waiting for the cluster to grow", message)
 
 
 def fit(job: TrainJob, attempt: int, images: int) -> None:
-    """Train until the model is kept; lost workers are replaced and go on from the newest checkpoint.
+    """Train until the model is kept; after a loss, those that there is room for go on from the newest checkpoint.
 
     Args:
         job: for the workers.
@@ -84,14 +108,11 @@ def fit(job: TrainJob, attempt: int, images: int) -> None:
     """
     config = job.config
     filesystem, path = files.arrow_filesystem(attempts_uri(config.output))
-    resources = {"CPU": reserved_cpus(config)} | ({"GPU": 1.0} if config.use_gpu else {})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
-        ),
+        scaling_config=_scaling(config),
         run_config=RunConfig(
             name=attempt_name(attempt),
             storage_path=path,
@@ -106,6 +127,20 @@ def fit(job: TrainJob, attempt: int, images: int) -> None:
     error = ray.get(job.monitor.read.remote()).error
     if error is not None:
         raise error
+
+
+def _scaling(config: TrainConfig) -> ScalingConfig:
+    resources = {"CPU": reserved_cpus(config)} | ({"GPU": 1.0} if config.use_gpu else {})
+    workers: int | tuple[int, int] = config.num_workers
+    if config.min_workers is not None and config.min_workers < config.num_workers:
+        workers = (config.min_workers, config.num_workers)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=config.use_gpu,
+        resources_per_worker=resources,
+        elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
+    )
 
 
 def _run(trainer: TorchTrainer, monitor: Any, images: int) -> None:
@@ -125,17 +160,41 @@ def _run(trainer: TorchTrainer, monitor: Any, images: int) -> None:
         _raise_as_ours(raised[0])
 
 
+class _NodeWatch:
+    """Has Ray Train's count of the cluster renewed when a node goes or comes: by itself Ray does so every 20 s.
+
+    There is no public way to it. Without this it takes longer, and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._known = self._living()
+
+    def look(self) -> None:
+        living = self._living()
+        if living != self._known:
+            self._known = living
+            get_or_create_autoscaling_coordinator().get_reserved_resources.remote("agegender", recompute=True)
+
+    def _living(self) -> set[str]:
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def _draw(thread: threading.Thread, monitor: Any, images: int) -> None:
     state: MonitorState = ray.get(monitor.read.remote())
     while thread.is_alive() and not state.figures:
         thread.join(POLL_INTERVAL_S)
         state = ray.get(monitor.read.remote())
     before = done = state.images
+    starts, watch = 1, _NodeWatch()
     # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong.
     with Progress(images - before, "images", "train") as progress:
         while thread.is_alive():
             thread.join(POLL_INTERVAL_S)
+            watch.look()
             state = ray.get(monitor.read.remote())
+            for step, workers in state.starts[starts:]:
+                logger.warning("workers were lost or have come: going on from step %d with %d", step, workers)
+            starts = max(starts, len(state.starts))
             # After the loss of a worker the count falls back to the checkpoint: the bar waits until it is caught up with.
             progress.update(max(0, state.images - done), **state.figures)
             metrics.count("agegender_train_images_total", state.images - done, "train")

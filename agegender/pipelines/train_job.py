@@ -67,7 +67,8 @@ class TrainJob:
 
 WHERE_IT_RUNS = frozenset(
     {
-        *("output", "address", "num_cpus", "shared_storage", "num_workers", "use_gpu", "max_failures"),
+        *("output", "address", "num_cpus", "shared_storage", "num_workers", "min_workers", "accumulate", "use_gpu"),
+        "max_failures",
         *("cache_dir", "cache_limit_gb", "detector_model", "checkpoint_interval_steps", "images"),
     }
 )
@@ -93,6 +94,9 @@ class MonitorState:
     figures: dict[str, str] = field(default_factory=dict)
     """Shown beside it."""
 
+    starts: list[tuple[int, int]] = field(default_factory=list)
+    """Of each group of workers that began to train: from which step, and how many they are."""
+
     error: AgegenderError | None = None
     """Why the workers gave up; trying again would not help."""
 
@@ -106,6 +110,10 @@ class Monitor:
     def post(self, images: int, figures: dict[str, str]) -> None:
         """Say how far it is."""
         self._state.images, self._state.figures = images, figures
+
+    def begin(self, step: int, workers: int) -> None:
+        """Say that a group of workers trains from here on."""
+        self._state.starts.append((step, workers))
 
     def fail(self, error: AgegenderError) -> None:
         """Say why it ends; the first reason is kept."""

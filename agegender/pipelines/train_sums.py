@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from agegender.model.trainer import Tally
 
-TALLIED = ("age_distribution", "age_error", "gender", "age_error_years", "gender_correct")
+TALLIED = ("images", "age_distribution", "age_error", "gender", "age_error_years", "gender_correct")
 """What is counted of the images, in this order on all ranks."""
 
 
@@ -40,5 +40,5 @@ class EpochSums:
     @classmethod
     def from_plain(cls, said: dict[str, float]) -> "EpochSums":
         """Back from ``to_plain``."""
-        sums, counts = ({n: said[f"{kind}/{n}"] for n in TALLIED} for kind in ("sum", "count"))
+        sums, counts = ({n: said.get(f"{kind}/{n}", 0.0) for n in TALLIED} for kind in ("sum", "count"))
         return cls(Tally(sums, counts), said["seconds"], said["waited_s"], int(said["timed_images"]))

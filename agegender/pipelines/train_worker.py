@@ -8,7 +8,7 @@ import logging
 import math
 import tempfile
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from agegender.data.cache import remove_cache
 from agegender.errors import AgegenderError, ConfigError, InputError
 from agegender.model import batches, trainer
-from agegender.model.batches import Batch, Integers
+from agegender.model.batches import Integers
 from agegender.model.checkpoint import (
     TrainingState,
     load_network,
@@ -37,6 +37,7 @@ from agegender.model.trainer import Tally
 from agegender.pipelines.metrics import TrainingFigures
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
+from agegender.pipelines.train_feed import Feed, Piece
 from agegender.pipelines.train_job import TrainJob
 from agegender.pipelines.train_keep import MetricsLog, keep_model
 from agegender.pipelines.train_ranks import anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
@@ -96,7 +97,10 @@ class Worker:
         self.device = ray.train.torch.get_device()
         train, self.val = load_samples(job)
         self.train = with_teaching(job, train, self.device)
-        self.steps = batches.steps_per_epoch(len(self.train), self.recipe.batch_size)
+        self.parts = job.config.accumulate
+        crop_px = job.network.crop_size_px
+        self.feed = Feed(self.train, self.recipe, self.rank, self.ranks, self.parts, self.device, crop_px)
+        self.steps = self.feed.steps
         self.total_steps = self.recipe.epochs * self.steps
         self._check_sizes()
         # What all ranks do together comes before what one of them may stumble over.
@@ -119,10 +123,13 @@ class Worker:
         self._figures = TrainingFigures(self.rank, self.sums.waited_s)
 
     def _check_sizes(self) -> None:
-        if min(len(self.train) // self.steps, len(self.val)) < self.ranks:
+        # of as many ranks as there may be, or a run would fail when it grows
+        workers, smallest = self.job.config.num_workers, len(self.train) // self.steps
+        if smallest < workers * self.parts or len(self.val) < workers:
             raise ConfigError(
-                f"{self.ranks} workers for batches of {len(self.train) // self.steps} images ({len(self.train)} training, "
-                f"{len(self.val)} validation images): take fewer --num-workers or a larger --batch-size"
+                f"{workers} workers that divide their share into {self.parts} for batches of {smallest} images "
+                f"({len(self.train)} training, {len(self.val)} validation images): take fewer --num-workers, a lower "
+                "--accumulate or a larger --batch-size"
             )
 
     def _check_same_images(self, state: TrainingState | None) -> None:
@@ -168,6 +175,8 @@ class Worker:
 
     def run(self) -> bool:
         """Train all epochs that are left; False where the loss is no longer a number."""
+        if self.rank == 0:
+            self.job.monitor.begin.remote(self.step, self.ranks)
         self._post()
         while self.epoch < self.recipe.epochs:
             self._train_epoch()
@@ -182,43 +191,43 @@ class Worker:
             keep_model(self.job, self.averaged, self.val, self.device, self.precision, self.history)
 
     def _train_epoch(self) -> None:
-        order = batches.epoch_order(len(self.train), self.recipe.seed, self.epoch)
-        first = self.step - self.epoch * self.steps
         clock_s = time.perf_counter()
-        with ThreadPoolExecutor(1, "load") as loader:
-            coming = self._load(loader, order, first)
-            for step in range(first, self.steps):
-                asked_s = time.perf_counter()
-                batch = coming.result()
-                self.sums.waited_s += time.perf_counter() - asked_s
-                if step + 1 < self.steps:
-                    coming = self._load(loader, order, step + 1)
-                self._one_step(batch, batches.batch_rows(order, step, self.recipe.batch_size), step)
-                if (step + 1) % self.job.config.checkpoint_interval_steps == 0 and step + 1 < self.steps:
-                    self._settle()
-                    clock_s = self._lap(clock_s)
-                    self._checkpoint({"epoch": self.epoch, "step": self.step})
-                    clock_s = time.perf_counter()
+        for piece, waited_s in self.feed.pieces(self.epoch, self.step - self.epoch * self.steps):
+            self.sums.waited_s += waited_s
+            self._learn(piece)
+            if piece.part + 1 < self.parts:
+                continue
+            self._end_step(piece.step_images)
+            done = self.step - self.epoch * self.steps
+            if done % self.job.config.checkpoint_interval_steps == 0 and done < self.steps:
+                self._settle()
+                self._lap(clock_s)
+                self._checkpoint({"epoch": self.epoch, "step": self.step})
+                clock_s = time.perf_counter()
         self._settle()
         self._lap(clock_s)
 
-    def _load(self, loader: ThreadPoolExecutor, order: Integers, step: int) -> "Future[Batch]":
-        """Copy and vary the next batch while this one trains: it may read the disk, and half of it runs on one core."""
-        return loader.submit(self._varied_batch, batches.batch_rows(order, step, self.recipe.batch_size), step)
-
-    def _varied_batch(self, rows: Integers, step: int) -> Batch:
-        batch = batches.load_batch(self.train, rows, self.rank, self.ranks, self.device)
-        place = (self.epoch, step, self.rank)
-        return batches.augmented(batch, self.recipe, place, self.job.network.crop_size_px)
-
-    def _one_step(self, batch: Batch, rows: Integers, step: int) -> None:
-        batches.seed_step(self.recipe.seed, (self.epoch, step, self.rank))
+    def _learn(self, piece: Piece) -> None:
+        batches.seed_step(self.recipe.seed, piece.place)
         rate = trainer.learning_rate_at(self.step, self.total_steps, self.recipe)
-        terms = trainer.train_step(self.model, self.optimizer, batch, self.recipe, rate, self.precision)
+        with self._averaging_after_the_last(piece.part):
+            terms = trainer.train_step(
+                *(self.model, self.optimizer, piece.batch, self.recipe, rate, self.precision),
+                part=piece.part,
+                parts=self.parts,
+            )
+        self._pending.append((terms, piece.rows))
+
+    def _averaging_after_the_last(self, part: int) -> AbstractContextManager[None]:
+        """Gradients travel between the ranks once a step, not with each micro-batch."""
+        if isinstance(self.model, DistributedDataParallel) and part + 1 < self.parts:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _end_step(self, images: int) -> None:
         trainer.update_average(self.averaged, self.network, self.recipe.ema_decay, self.step)
         self.step += 1
-        self.sums.timed_images += len(rows)
-        self._pending.append((terms, rows[batches.part_of(len(rows), self.rank, self.ranks)]))
+        self.sums.timed_images += images
         if time.monotonic() - self._posted_s > POST_INTERVAL_S:
             self._settle()
             self._post()
@@ -227,14 +236,13 @@ class Worker:
         """Read the losses of the last steps off the device; doing it at each step would stall a GPU."""
         for terms, rows in self._pending:
             values = {name: float(value) for name, value in terms.items()}
+            self.sums.tally.add("images", len(rows), len(rows))
             trainer.tally_terms(self.sums.tally, values, self.train.age_years[rows], self.train.gender[rows])
             self._loss = trainer.weighted_loss(values, self.recipe)
         self._pending.clear()
 
-    def _lap(self, since_s: float) -> float:
-        now_s = time.perf_counter()
-        self.sums.seconds += now_s - since_s
-        return now_s
+    def _lap(self, since_s: float) -> None:
+        self.sums.seconds += time.perf_counter() - since_s
 
     def _post(self) -> None:
         self._posted_s = time.monotonic()
@@ -283,7 +291,9 @@ class Worker:
         whole = {
             "epoch": self.epoch + 1,
             "step": self.step,
+            "workers": self.ranks,
             "train_images": len(self.train),
+            "used_images": round(train.counts["images"]),
             "val_images": len(self.val),
         }
         return {**whole, **{name: value if math.isfinite(value) else None for name, value in row.items()}}

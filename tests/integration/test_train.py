@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,17 +19,17 @@ import torch
 from agegender.artifact import image_keys
 from agegender.config import TrainConfig
 from agegender.data.duplicates import content_hash
-from agegender.data.images import decode, resize
 from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
-from agegender.model import batches, trainer
+from agegender.model import trainer
 from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.train import run_train
-from agegender.pipelines.train_fit import check_gpus, cpus_per_worker
+from agegender.pipelines.train_fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
 from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images
 from tests.processes import kill_with_all_children
+from tests.trained import in_val, measured_again, metrics
 
 SIDE_PX = 64
 SETTINGS: dict[str, Any] = {
@@ -63,28 +62,8 @@ def trained(
     return config, run_train(config)
 
 
-def _metrics(output: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
-
-
-def _measured_again(output: str) -> dict[str, float]:
-    """The kept model on the validation part, in one process without Ray and without the cache."""
-    rows = pq.read_table(Path(output) / "split.parquet").filter(_is_val(output)).to_pylist()
-    pixels = np.stack([resize(decode(Path(row["uri"]).read_bytes(), 10**8).pixels, SIDE_PX) for row in rows])
-    ages = np.array([row["age_years"] for row in rows], np.float32)
-    genders = np.array([row["gender"] for row in rows], np.int64)
-    samples = batches.Samples(pixels, np.arange(len(rows)), ages, genders)
-    network, _ = load_network(Path(output) / "model")
-    _, tally = trainer.evaluate(network, samples, range(len(rows)), Recipe(), torch.device("cpu"))
-    return tally.means()
-
-
-def _is_val(output: str) -> Any:
-    return np.array(pq.read_table(Path(output) / "split.parquet")["part"].to_pylist()) == "val"
-
-
 def _assert_metrics_are_of_each_val_image_once(output: str) -> None:
-    last, again = _metrics(output)[-1], _measured_again(output)
+    last, again = metrics(output)[-1], measured_again(output)[2].means()
     # weights are kept as float16, which these metrics were measured before
     assert last["age_mae_years"] == pytest.approx(again["age_error_years"], rel=2e-3)
     assert last["gender_accuracy"] == pytest.approx(again["gender_correct"])
@@ -97,7 +76,7 @@ def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, 
     split = pq.read_table(output / "split.parquet").to_pylist()
     parts = {part: [row for row in split if row["part"] == part] for part in ("train", "val", "test")}
     assert sum(map(len, parts.values())) == result["images"] == len(list(faces.iterdir()))
-    history = _metrics(config.output)
+    history = metrics(config.output)
     assert [row["epoch"] for row in history] == [1, 2]
     assert history[0]["train_images"] == len(parts["train"])
     assert history[-1]["train_loss"] < history[0]["train_loss"]
@@ -123,7 +102,7 @@ def test_the_model_knows_the_images_it_has_seen(trained: tuple[TrainConfig, dict
 
 
 def test_metrics_with_one_worker(trained: tuple[TrainConfig, dict[str, Any]]) -> None:
-    val = int(_is_val(trained[0].output).sum())
+    val = int(in_val(trained[0].output).sum())
     assert val % 2, "choose another number of images: the tests of two and three workers need an uneven one"
     assert val % 3
     _assert_metrics_are_of_each_val_image_once(trained[0].output)
@@ -135,8 +114,25 @@ def test_metrics_with_three_workers(
     config = trained[0].model_copy(update={"output": str(tmp_path / "three"), "num_workers": 3})
     result = run_train(config)
     _assert_metrics_are_of_each_val_image_once(config.output)
-    assert [row["step"] for row in _metrics(config.output)] == [row["step"] for row in _metrics(trained[0].output)]
+    assert [row["step"] for row in metrics(config.output)] == [row["step"] for row in metrics(trained[0].output)]
     assert result["age_mae_years"] == pytest.approx(trained[1]["age_mae_years"], abs=5)
+
+
+def test_micro_batches_learn_what_workers_would_and_are_as_many_steps(
+    ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Four shares of each batch are four shares, on one worker or on two; norms aside, nothing can tell them apart."""
+    histories = []
+    for workers, parts in ((1, 4), (2, 2)):
+        output = str(tmp_path / f"{workers}-{parts}")
+        update = {"output": output, "num_workers": workers, "accumulate": parts}
+        run_train(trained[0].model_copy(update=update))
+        histories.append(metrics(output))
+    for alone, together in zip(*histories, strict=True):
+        assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=2e-3)
+        assert alone["used_images"] == together["used_images"] == alone["train_images"]
+        assert (alone["workers"], together["workers"]) == (1, 2)
+    assert [row["step"] for row in histories[0]] == [row["step"] for row in metrics(trained[0].output)]
 
 
 def test_fine_tuning_with_two_workers(
@@ -174,7 +170,7 @@ def test_a_student_learns_from_a_teacher_that_has_not_seen_what_it_is_judged_on(
     assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
     result = run_train(TrainConfig(output=str(tmp_path / "student"), **given))
     assert result["train_images"] == trained[1]["train_images"]
-    first, first_alone = (_metrics(output)[0] for output in (str(tmp_path / "student"), trained[0].output))
+    first, first_alone = (metrics(output)[0] for output in (str(tmp_path / "student"), trained[0].output))
     assert first["train_age_distribution"] < 0.8 * first_alone["train_age_distribution"], "a softer target"
     assert not [path for path in (tmp_path / "student" / WORK_FOLDER).rglob("*") if path.is_file()]
 
@@ -244,6 +240,16 @@ def test_all_workers_find_room(workers: int, nodes: list[float], cpus: float) ->
     assert cpus_per_worker(workers, nodes) == pytest.approx(cpus)
 
 
+@pytest.mark.parametrize(
+    ("workers", "min_workers", "nodes", "cpus"),
+    [(2, 1, [1], 1), (2, 1, [1, 1], 1), (2, 1, [4], 2), (4, 2, [1], 0.45), (4, 2, [2], 1)],
+)
+def test_elastic_workers_wait_for_nodes_rather_than_share_a_cpu(
+    workers: int, min_workers: int, nodes: list[float], cpus: float
+) -> None:
+    assert cpus_per_elastic_worker(workers, min_workers, nodes) == pytest.approx(cpus)
+
+
 def _command(faces: Path, output: Path) -> list[str]:
     plain = {name: value for name, value in SETTINGS.items() if name != "augment"}
     plain |= {f"augment.{name}": value for name, value in SETTINGS["augment"].items()}
@@ -295,6 +301,6 @@ def test_killed_and_started_again_ends_as_if_undisturbed(
     went_on = re.search(r"going on from step (\d+)", again.stderr)
     assert went_on
     assert int(went_on[1]) % 7
-    for killed, undisturbed in zip(_metrics(str(output)), _metrics(trained[0].output), strict=True):
+    for killed, undisturbed in zip(metrics(str(output)), metrics(trained[0].output), strict=True):
         for name in undisturbed.keys() - {"images_per_s", "data_wait_share", "seconds"}:
             assert killed[name] == pytest.approx(undisturbed[name], rel=2e-3), name

@@ -21,7 +21,25 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
     monkeypatch.setenv("AGEGENDER_SEED", "6")
     config = parse_config(TrainConfig, [*TRAIN, "--config", str(file), "--seed", "7"], "train")
     assert (config.epochs, config.batch_size, config.seed, config.input) == (3, 16, 7, ["faces"])
-    assert config.learning_rate == TrainConfig.model_fields["learning_rate"].default
+    assert config.augment.zoom_min == TrainConfig.model_fields["augment"].default.zoom_min
+
+
+@pytest.mark.parametrize(
+    ("flags", "learning_rate"),
+    [
+        ([], 5e-3),
+        (["--batch-size", "512"], 1e-2),
+        (["--batch-size", "32"], 2.5e-3),
+        (["--batch-size", "512", "--learning-rate", "0.001"], 1e-3),
+        (["--preset", "notebook"], 1e-3),
+        (["--preset", "notebook", "--batch-size", "256"], 2e-3),
+    ],
+)
+def test_the_learning_rate_follows_the_batch_size_unless_it_is_given(flags: list[str], learning_rate: float) -> None:
+    config = parse_config(TrainConfig, [*TRAIN, *flags], "train")
+    assert config.learning_rate == pytest.approx(learning_rate)
+    again = TrainConfig.model_validate_json(config.model_dump_json())
+    assert again.learning_rate == config.learning_rate, "the recorded value is the one that counts"
 
 
 def test_what_is_said_wins_over_the_preset_and_the_preset_over_defaults() -> None:
@@ -48,6 +66,7 @@ def test_images_can_be_left_out_of_reports() -> None:
         ([*TRAIN, "--epochs", "0"], ["--epochs", "greater than or equal to 1", "'0'"]),
         ([*TRAIN, "--augment.zoom-min", "2"], ["--augment.zoom-min", "'2'"]),
         ([*TRAIN, "--val-fraction", "0.6", "--test-fraction", "0.6"], ["val_fraction 0.6 + test_fraction 0.6"]),
+        ([*TRAIN, "--num-workers", "2", "--min-workers", "3"], ["min_workers 3 is above num_workers 2"]),
         ([*TRAIN, "--config", "no-such.yaml"], ["--config no-such.yaml", "no such file"]),
     ],
 )

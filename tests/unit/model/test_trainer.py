@@ -77,6 +77,32 @@ def test_ranks_together_take_the_step_of_one(ranks: int) -> None:
     assert torch.allclose(averaged, whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 0.2])
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_micro_batches_together_take_the_step_of_the_undivided_batch(parts: int, clip_norm: float) -> None:
+    """Also where one of them has no label at all."""
+    samples = _samples(10)
+    samples.age_years[[0, 1, 2, 7]] = np.nan
+    samples.gender[[3, 9]] = -1
+    recipe = Recipe(gradient_clip_norm=clip_norm, augment=STILL)
+
+    def moved(of: int) -> torch.Tensor:
+        network = _network()
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Dropout):
+                layer.p = 0.0
+        before = torch.cat([p.detach().flatten() for p in network.parameters()])
+        optimizer = torch.optim.SGD(network.parameters())  # whose step is as long as the gradient, unlike ours
+        for part in range(of):
+            batch = batches.load_batch(samples, np.arange(10), part, of, CPU)
+            trainer.train_step(network, optimizer, batch, recipe, 1.0, "float32", part, of)
+        return torch.cat([p.detach().flatten() for p in network.parameters()]) - before
+
+    whole = moved(1)
+    assert whole.norm() > 0.1
+    assert torch.allclose(moved(parts), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_one_cycle_warms_up_and_ends_at_zero() -> None:
     recipe = Recipe(learning_rate=1.0, schedule="one-cycle", warmup_fraction=0.2)
     rates = [trainer.learning_rate_at(step, 100, recipe) for step in range(100)]

@@ -1,0 +1,194 @@
+"""Training that loses a worker, a node or its driver: it goes on, uses each image once an epoch, and ends as well.
+
+The runs write a checkpoint after each step, for which they wait until Ray looks at them: that takes as long on any machine, so
+that there is time to die in. What it takes to go on is printed (`pytest -s`).
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agegender.data.synthetic import draw_sample
+from tests.processes import kill_with_all_children
+from tests.ray_nodes import ray_nodes
+from tests.trained import bounds, checkpoint_steps, metrics
+
+TIMEOUT_S = 600
+EPOCHS = 12
+ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled", "NO_COLOR": "1"}
+RECIPE = ["--image-size-px=64", f"--epochs={EPOCHS}", "--batch-size=32", "--val-fraction=0.2", "--ema-decay=0.9"]
+PROGRAM = """
+import sys
+from agegender.cli import main
+from agegender.pipelines import train_fit
+train_fit.RESIZE_INTERVAL_S = 5.0
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+"""As the command, but it looks more often whether there is room to grow: 30 s would be half of the test."""
+
+WENT_ON = re.compile(r"going on from step (\d+) with (\d+)")
+
+
+@dataclass
+class Run:
+    """A training run under way."""
+
+    process: "subprocess.Popen[bytes]"
+    output: Path
+    log: Path
+
+    def wait_until(self, happened: Callable[[], bool], since_s: float | None = None) -> float:
+        """Seconds that it took, since now or since then."""
+        since_s = since_s or time.monotonic()
+        while not happened():
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.log.read_text()}"
+            assert time.monotonic() - since_s < TIMEOUT_S, self.log.read_text()
+            time.sleep(0.1)
+        return time.monotonic() - since_s
+
+    def wait_until_step(self, step: int) -> None:
+        """Until its checkpoint is there, and Ray has taken it up: it does so when it next looks."""
+        self.wait_until(lambda: max(checkpoint_steps(self.output).values(), default=0) >= step + 2)
+
+    def restarts(self) -> list[tuple[int, int]]:
+        """From which step it went on, and with how many workers."""
+        return [(int(step), int(workers)) for step, workers in WENT_ON.findall(self.log.read_text())]
+
+    def finish(self) -> None:
+        assert self.process.wait(TIMEOUT_S) == 0, self.log.read_text()
+
+
+def start(faces: Path, output: Path, *flags: str, look_interval_s: float = 0.2) -> Run:
+    command = [sys.executable, "-c", PROGRAM, f"--input={faces}", f"--output={output}", *RECIPE, *flags]
+    log = output.with_suffix(f".{time.monotonic_ns()}.log")
+    with log.open("wb") as sink:
+        environment = ENVIRONMENT | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(look_interval_s)}
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment)
+    return Run(process, output, log)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for index in range(300):
+        name, data = draw_sample(index, 0, 48)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of two workers that nothing happened to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    start(faces, output, "--num-cpus=2", "--num-workers=2").finish()
+    return output
+
+
+@pytest.fixture
+def running() -> Iterator[list[Run]]:
+    """Runs to end if the test fails."""
+    runs: list[Run] = []
+    yield runs
+    for run in runs:
+        kill_with_all_children(run.process)
+
+
+def workers_under(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Ray Train's workers among the descendants of a process."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def assert_whole(output: Path) -> None:
+    """All epochs are there and each used each image once."""
+    history = metrics(output)
+    assert [row["epoch"] for row in history] == list(range(1, EPOCHS + 1))
+    assert {row["used_images"] for row in history} == {history[0]["train_images"]}
+
+
+def assert_as_good(output: Path, undisturbed: Path) -> None:
+    assert_whole(output)
+    last = metrics(output)[-1]
+    for name, (low, high) in bounds(undisturbed).items():
+        assert low <= last[name] <= high, f"{name} is {last[name]}, undisturbed it is in {low}-{high}"
+
+
+def assert_same(output: Path, undisturbed: Path) -> None:
+    """As many workers do the same steps, however often they began anew."""
+    assert_as_good(output, undisturbed)
+    for disturbed, smooth in zip(metrics(output), metrics(undisturbed), strict=True):
+        for name in ("step", "learning_rate", "train_loss", "age_mae_years"):
+            assert disturbed[name] == pytest.approx(smooth[name], rel=2e-2), (name, disturbed["epoch"])
+
+
+def test_a_worker_is_lost_twice(faces: Path, undisturbed: Path, running: list[Run], tmp_path: Path) -> None:
+    run = start(faces, tmp_path / "out", "--num-cpus=2", "--num-workers=2", "--checkpoint-interval-steps=1")
+    running.append(run)
+    for number, step in enumerate((8, 30)):
+        run.wait_until_step(step)
+        victim = sorted(workers_under(run.process), key=lambda worker: worker.pid)[number]
+        victim.kill()
+        took_s = run.wait_until(lambda number=number: len(run.restarts()) > number)
+        print(f"worker lost: it went on after {took_s:.0f} s")
+        assert run.restarts()[-1][0] >= step
+    run.finish()
+    assert [workers for _, workers in run.restarts()] == [2, 2]
+    assert_same(run.output, undisturbed)
+
+
+def test_a_node_is_lost_and_another_comes(faces: Path, undisturbed: Path, running: list[Run], tmp_path: Path) -> None:
+    flags = ["--num-workers=2", "--min-workers=1", "--checkpoint-interval-steps=1"]
+    with ray_nodes(1, ENVIRONMENT) as cluster:
+        node = cluster.add_node(1)
+        # Slower than the others: a node must be lost, be found lost, and another come, before the run ends.
+        run = start(faces, tmp_path / "out", f"--address={cluster.address}", *flags, look_interval_s=1.0)
+        running.append(run)
+        run.wait_until_step(8)
+        assert len(workers_under(node)) == 1
+        lost_s = time.monotonic()
+        cluster.lose(node)
+        took_s = run.wait_until(lambda: len(run.restarts()) == 1, lost_s)
+        print(f"node lost: it went on after {took_s:.0f} s")
+        assert run.restarts()[0][0] >= 8
+        cluster.add_node(1)
+        took_s = run.wait_until(lambda: len(run.restarts()) == 2)
+        print(f"node joined: it took part after {took_s:.0f} s")
+        run.finish()
+    assert [workers for _, workers in run.restarts()] == [1, 2]
+    assert metrics(run.output)[-1]["workers"] == 2
+    assert_as_good(run.output, undisturbed)
+
+
+def test_the_driver_is_lost_and_the_same_command_goes_on(
+    faces: Path, undisturbed: Path, running: list[Run], tmp_path: Path
+) -> None:
+    with ray_nodes(2, ENVIRONMENT) as cluster:
+        flags = [f"--address={cluster.address}", "--num-workers=2", "--checkpoint-interval-steps=1"]
+        first = start(faces, tmp_path / "out", *flags)
+        running.append(first)
+        first.wait_until_step(8)
+        first.process.kill()  # it alone: its workers must not go on beside the next driver's
+        killed_s = time.monotonic()
+        again = start(faces, tmp_path / "out", *flags)
+        running.append(again)
+        again.wait_until(lambda: "000001" in {folder.parent.name for folder in checkpoint_steps(again.output)})
+        print(f"driver lost: the same command went on after {time.monotonic() - killed_s:.0f} s, its start included")
+        again.finish()
+    log = again.log.read_text()
+    went_on = re.search(r"going on from step (\d+), in epoch", log)
+    assert went_on and int(went_on[1]) >= 8, log
+    assert_same(again.output, undisturbed)
