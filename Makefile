@@ -45,10 +45,10 @@ test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters; u
 test-s3: $(INSTALLED)  ## the jobs against a real S3 server on loopback, which is installed from Debian's packages
 	$(RUN)/python -m pytest tests/s3
 
-test-chaos: $(INSTALLED)  ## predict under random kills, images that end their process, and training that loses a worker, a node or its driver
+test-chaos: $(INSTALLED)  ## workers, nodes, memory and disks that fail, in predict, eda and train; random kills; images that end their process
 	$(RUN)/python -m pytest tests/chaos
 
-test-cluster: $(INSTALLED)  ## jobs submitted to a Ray head that `ray start` started
+test-cluster: $(INSTALLED)  ## jobs submitted to a Ray head that `ray start` started, and several nodes
 	$(RUN)/python -m pytest tests/cluster
 
 lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout) and mypy (strict)

@@ -57,3 +57,13 @@ with open({str(counter)!r}, "ab") as counter:
 time.sleep({delay_s})
 """
     return decoding_environment(folder, first), counter
+
+
+def held_up(folder: Path) -> tuple[dict[str, str], Path]:
+    """Each image waits as long as the file exists that is returned beside the variables."""
+    hold = folder / "hold"
+    first = f"""
+while os.path.exists({str(hold)!r}):
+    time.sleep(0.05)
+"""
+    return decoding_environment(folder, first), hold

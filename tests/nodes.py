@@ -1,6 +1,7 @@
 """Several Ray nodes on this machine, each with a raylet and workers of its own, as on several machines."""
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,24 +11,40 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from tests.ports import free_ports
-from tests.processes import kill_with_all_children
+from tests.processes import kill_tree, kill_with_all_children
+
+START_ATTEMPTS = 3
 
 
 @contextmanager
 def started_cluster(cpus_of_nodes: list[int], variables: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """A head and nodes behind it; their workers get ``variables``, because workers inherit from the node, not from the driver."""
     with mock.patch.dict(os.environ, variables or {}):
-        head = {"num_cpus": cpus_of_nodes[0], "include_dashboard": False, "gcs_server_port": free_ports(1)[0]}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = Cluster()
         try:
+            add_node(cluster, cpus_of_nodes[0], include_dashboard=False, gcs_server_port=free_ports(1)[0])
             for cpus in cpus_of_nodes[1:]:
-                cluster.add_node(num_cpus=cpus)
+                add_node(cluster, cpus)
             yield cluster
         finally:
             cluster.shutdown()
 
 
-def raylet(node: Any) -> psutil.Popen:
+def add_node(cluster: Cluster, cpus: int, **more: Any) -> None:
+    """Start another node; a busy machine may need more than the 30 s that Ray allows itself."""
+    for left in reversed(range(START_ATTEMPTS)):
+        before = psutil.Process().children()
+        try:
+            cluster.add_node(num_cpus=cpus, **more)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or not left:
+                raise
+            for each in set(psutil.Process().children()) - set(before):
+                psutil.wait_procs(kill_tree(each), timeout=60)
+
+
+def raylet(node: Any) -> subprocess.Popen[bytes]:
     """The process of a node that all of its workers are children of."""
     return node.all_processes["raylet"][0].process
 

@@ -1,5 +1,6 @@
 """Killing for tests of what a run leaves behind."""
 
+import contextlib
 import signal
 import subprocess
 
@@ -11,22 +12,23 @@ def kill_with_all_children(process: subprocess.Popen[bytes]) -> None:
 
     Ray's workers outlive their driver by a moment, in which they may still write.
     """
-    try:
-        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:  # it has ended by itself
-        tree = []
-    for each in tree:
-        try:
-            each.send_signal(signal.SIGSTOP)  # so that none starts another while the rest are killed
-        except psutil.NoSuchProcess:
-            continue
-    for each in tree:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            continue
-    process.wait()
+    tree: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+        tree = kill_tree(psutil.Process(process.pid))
+    process.wait()  # before psutil waits for it, which would take its exit code
     psutil.wait_procs(tree, timeout=60)
+
+
+def kill_tree(root: psutil.Process) -> list[psutil.Process]:
+    """SIGKILL a process and all below it at once; returns them, some of which may live for another moment."""
+    tree = [*root.children(recursive=True), root]
+    for each in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGSTOP)  # so that none starts another while the rest are killed
+    for each in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    return tree
 
 
 def scoring_workers(root_pid: int) -> list[psutil.Process]:

@@ -191,7 +191,7 @@ class UnitPool:
             except DEATHS as death:
                 ray.kill(worker.actor)
                 self._lost_at_s.append(worker.replaces_lost_at_s or time.monotonic())
-                self._suspects.lost(" ".join(str(death).split()))
+                self._suspects.lost(_reason(death))
                 continue
             self._workers.append(worker)
             self._suspects.workers = max(self._suspects.workers, len(self._workers))
@@ -202,7 +202,7 @@ class UnitPool:
             try:
                 result = ray.get(reference)
             except DEATHS as death:
-                self._bury(worker, task, str(death))
+                self._bury(worker, task, _reason(death))
                 continue
             self._suspects.finished(task)
             if worker.replaces_lost_at_s is not None:
@@ -221,11 +221,17 @@ class UnitPool:
         self._losses.workers += 1
         metrics.count("agegender_workers_lost_total", 1, "predict")
         self._losses.units += task.rows is None
-        words = " ".join(reason.split())
-        logger.warning("a scoring process ended at %s; it is replaced. Ray says: %s", task.unit, words[:300])
+        logger.warning("a scoring process ended at %s; it is replaced. Ray says: %s", task.unit, reason)
         for _, waited in worker.tasks:
             self._suspects.again(waited)
-        self._suspects.died(task, words)
+        self._suspects.died(task, reason)
+
+
+def _reason(death: Exception) -> str:
+    """Ray's own words, of which the beginning says it: what follows are pages of figures."""
+    if isinstance(death, MemoryError):
+        return "MemoryError: the process got no memory from the system."
+    return " ".join(str(death).split())[:300]
 
 
 _END = ""

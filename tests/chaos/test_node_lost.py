@@ -16,7 +16,7 @@ def test_predict_goes_on_without_a_lost_node(
     faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    variables, counter = slow_and_counted(tmp_path / "slow", 0.2)
+    variables, counter = slow_and_counted(tmp_path / "slow", 0.3)
     with started_cluster([0, 2, 2], variables) as cluster:
         on = ["--address", cluster.address, "--shared-storage", "--num-workers", "2"]
         with started(predict_flags(faces, tiny_model, output, *on)) as run:

@@ -11,8 +11,9 @@ from tests.decoders import decoding_environment
 from tests.runs import predict_flags, rows_of, started
 
 MEGABYTE = 1_000_000
-ROOM_BYTES = 1000 * MEGABYTE
-"""What the run may take more than is in use at its start, before Ray's monitor kills one of its processes."""
+ROOM_BYTES = 3000 * MEGABYTE
+"""What may be taken beside that which is in use at the start, by the run or by anything else on the machine, before Ray's
+monitor kills processes of the run."""
 
 ONCE = """
 try:
@@ -23,10 +24,10 @@ except FileExistsError:
 
 TAKE_UNTIL_KILLED = """
 held = []
-while len(held) < 80:
+while len(held) < 160:
     held.append(b"1" * 50_000_000)
     time.sleep(0.05)
-raise SystemError("4 GB were taken, and nobody minded")
+raise SystemError("8 GB were taken, and nobody minded")
 """
 
 TAKE_MORE_THAN_ALLOWED = """
@@ -41,12 +42,12 @@ def test_a_worker_killed_by_the_memory_monitor_is_replaced(
 ) -> None:
     memory = psutil.virtual_memory()
     threshold = (memory.total - memory.available + ROOM_BYTES) / memory.total
-    if threshold > 0.97:
+    if memory.available < 2 * ROOM_BYTES:
         pytest.skip("NOT TESTED: a worker killed for memory; this machine has too little that is free")
     variables = decoding_environment(tmp_path / "greedy", ONCE.format(flag=str(tmp_path / "once")) + TAKE_UNTIL_KILLED)
     variables |= {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     log = run_to_its_end(faces, tiny_model, undisturbed, tmp_path / "out", variables)
-    assert "memory" in log
+    assert "killed due to the node running low on memory" in log
 
 
 def test_a_worker_that_gets_no_memory_is_replaced(

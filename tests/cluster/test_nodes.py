@@ -11,11 +11,11 @@ from ray.cluster_utils import Cluster
 from agegender.config import TrainConfig
 from agegender.data.synthetic import draw_sample
 from agegender.pipelines.session import ray_session
-from tests.decoders import slow_and_counted
-from tests.nodes import started_cluster
+from tests.decoders import held_up
+from tests.nodes import add_node, started_cluster
 from tests.runs import predict_flags, rows_of, started
 
-IMAGES = 160
+IMAGES = 40
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,15 @@ def two_nodes() -> Iterator[Cluster]:
 def test_nodes_that_join_are_used_and_the_rows_are_those_of_one_node(
     asked_for: list[str], many_faces: Path, tiny_model: Path, on_one_node: pa.Table, tmp_path: Path
 ) -> None:
-    variables, _ = slow_and_counted(tmp_path / "slow", 0.5)
+    variables, hold = held_up(tmp_path / "held")
+    hold.touch()
     with started_cluster([1, 1], variables) as cluster:
         flags = ["--address", cluster.address, "--shared-storage", *asked_for]
         with started(predict_flags(many_faces, tiny_model, tmp_path / "out", *flags)) as run:
             run.wait_for("scoring in 2 processes on 2 nodes")
-            cluster.add_node(num_cpus=1)
+            add_node(cluster, 1)
             run.wait_for("scoring in 3 processes on 3 nodes")
+            hold.unlink()
             assert run.end() == 0, run.log
     assert rows_of(tmp_path / "out").equals(on_one_node)
 
@@ -59,13 +61,15 @@ def test_nodes_that_join_are_used_and_the_rows_are_those_of_one_node(
 def test_paths_that_are_not_shared_keep_the_work_on_the_node_of_the_driver(
     many_faces: Path, tiny_model: Path, on_one_node: pa.Table, tmp_path: Path
 ) -> None:
-    variables, counter = slow_and_counted(tmp_path / "slow", 0.2)
+    variables, hold = held_up(tmp_path / "held")
+    hold.touch()
     with started_cluster([1], variables) as cluster:
-        flags = ["--address", cluster.address]
-        with started(predict_flags(many_faces, tiny_model, tmp_path / "out", *flags, "--num-workers", "2")) as run:
-            run.wait_for_units(tmp_path / "out", 1)
-            cluster.add_node(num_cpus=1)
-            assert counter.stat().st_size < IMAGES
+        flags = ["--address", cluster.address, "--num-workers", "2"]
+        with started(predict_flags(many_faces, tiny_model, tmp_path / "out", *flags)) as run:
+            run.wait_for("scoring in 1 processes on 1 nodes")
+            add_node(cluster, 1)
+            run.wait_for("scoring in 1 processes on 1 nodes; 1 more find no room")
+            hold.unlink()
             assert run.end() == 0, run.log
     assert "on 2 nodes" not in run.log
     assert rows_of(tmp_path / "out").equals(on_one_node)
@@ -95,7 +99,7 @@ def test_training_on_gpus_reserves_what_the_nodes_with_gpus_have() -> None:
     from agegender.pipelines.train_fit import reserved_cpus  # imports torch, which the other tests need not wait for
 
     with started_cluster([8]) as cluster:  # Ray takes the numbers of CPUs and GPUs on trust
-        cluster.add_node(num_cpus=6, num_gpus=2)
+        add_node(cluster, 6, num_gpus=2)
         with ray_session(cluster.address):
             assert ray.cluster_resources()["GPU"] == 2
             for workers, cpus in ((1, 3.0), (2, 3.0), (3, 3.0)):
