@@ -30,13 +30,12 @@ def started_cluster(cpus_of_nodes: list[int], variables: Mapping[str, str] | Non
             cluster.shutdown()
 
 
-def add_node(cluster: Cluster, cpus: int, **more: Any) -> None:
-    """Start another node; a busy machine may need more than the 30 s that Ray allows itself."""
+def add_node(cluster: Cluster, cpus: int, **more: Any) -> Any:
+    """Start another node and return it; a busy machine may need more than the 30 s that Ray allows itself."""
     for left in reversed(range(START_ATTEMPTS)):
         before = psutil.Process().children()
         try:
-            cluster.add_node(num_cpus=cpus, **more)
-            return
+            return cluster.add_node(num_cpus=cpus, **more)
         except Exception as error:
             if "timed out during startup" not in str(error) or not left:
                 raise

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from agegender.data.synthetic import draw_sample
+from tests.nodes import add_node, kill_node, raylet, started_cluster
 from tests.processes import kill_with_all_children
-from tests.ray_nodes import ray_nodes
 from tests.trained import bounds, checkpoint_steps, metrics
 
 TIMEOUT_S = 600
@@ -152,19 +152,19 @@ def test_a_worker_is_lost_twice(faces: Path, undisturbed: Path, running: list[Ru
 
 def test_a_node_is_lost_and_another_comes(faces: Path, undisturbed: Path, running: list[Run], tmp_path: Path) -> None:
     flags = ["--num-workers=2", "--min-workers=1", "--checkpoint-interval-steps=1"]
-    with ray_nodes(1, ENVIRONMENT) as cluster:
-        node = cluster.add_node(1)
+    with started_cluster([1]) as cluster:
+        node = add_node(cluster, 1)
         # Slower than the others: a node must be lost, be found lost, and another come, before the run ends.
         run = start(faces, tmp_path / "out", f"--address={cluster.address}", *flags, look_interval_s=1.0)
         running.append(run)
         run.wait_until_step(8)
-        assert len(workers_under(node)) == 1
+        assert len(workers_under(raylet(node))) == 1
         lost_s = time.monotonic()
-        cluster.lose(node)
+        kill_node(node)
         took_s = run.wait_until(lambda: len(run.restarts()) == 1, lost_s)
         print(f"node lost: it went on after {took_s:.0f} s")
         assert run.restarts()[0][0] >= 8
-        cluster.add_node(1)
+        add_node(cluster, 1)
         took_s = run.wait_until(lambda: len(run.restarts()) == 2)
         print(f"node joined: it took part after {took_s:.0f} s")
         run.finish()
@@ -176,7 +176,7 @@ def test_a_node_is_lost_and_another_comes(faces: Path, undisturbed: Path, runnin
 def test_the_driver_is_lost_and_the_same_command_goes_on(
     faces: Path, undisturbed: Path, running: list[Run], tmp_path: Path
 ) -> None:
-    with ray_nodes(2, ENVIRONMENT) as cluster:
+    with started_cluster([2]) as cluster:
         flags = [f"--address={cluster.address}", "--num-workers=2", "--checkpoint-interval-steps=1"]
         first = start(faces, tmp_path / "out", *flags)
         running.append(first)
