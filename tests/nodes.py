@@ -13,8 +13,6 @@ from ray.cluster_utils import Cluster
 from tests.ports import free_ports
 from tests.processes import kill_tree, kill_with_all_children
 
-START_ATTEMPTS = 3
-
 
 @contextmanager
 def started_cluster(cpus_of_nodes: list[int], variables: Mapping[str, str] | None = None) -> Iterator[Cluster]:
@@ -30,17 +28,17 @@ def started_cluster(cpus_of_nodes: list[int], variables: Mapping[str, str] | Non
             cluster.shutdown()
 
 
-def add_node(cluster: Cluster, cpus: int, **more: Any) -> Any:
+def add_node(cluster: Cluster, cpus: int, attempts: int = 3, **more: Any) -> Any:
     """Start another node and return it; a busy machine may need more than the 30 s that Ray allows itself."""
-    for left in reversed(range(START_ATTEMPTS)):
-        before = psutil.Process().children()
-        try:
-            return cluster.add_node(num_cpus=cpus, **more)
-        except Exception as error:
-            if "timed out during startup" not in str(error) or not left:
-                raise
-            for each in set(psutil.Process().children()) - set(before):
-                psutil.wait_procs(kill_tree(each), timeout=60)
+    before = psutil.Process().children()
+    try:
+        return cluster.add_node(num_cpus=cpus, **more)
+    except Exception as error:
+        if "timed out during startup" not in str(error) or attempts == 1:
+            raise
+    for each in set(psutil.Process().children()) - set(before):
+        psutil.wait_procs(kill_tree(each), timeout=60)
+    return add_node(cluster, cpus, attempts - 1, **more)
 
 
 def raylet(node: Any) -> subprocess.Popen[bytes]:
