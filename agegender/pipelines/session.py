@@ -129,7 +129,7 @@ def gpu_cpus() -> list[float]:
     shares = []
     for node in living_nodes():
         gpus = int(node["Resources"].get("GPU", 0.0))
-        shares += [node["Resources"].get("CPU", 0.0) / gpus] * gpus
+        shares += [node["Resources"].get("CPU", 0.0) / max(1, gpus)] * gpus
     return [cpus for cpus in shares if cpus > 0] or [1.0]
 
 
