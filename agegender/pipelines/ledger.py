@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from agegender.errors import ResourceError
 from agegender.pipelines.sources import unit_name, unit_number
 from agegender.storage import files, tables
 
@@ -151,12 +152,18 @@ class Ledger:
         run = range(self._next, self._ready_end)
         uri = files.join(self._output, f"part-{run[0]:07d}-{run[-1]:07d}.parquet")
         metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(self._ready), sort_keys=True)}
-        with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
-            path = Path(folder) / "part.parquet"
-            staged = (f"{_staged(self._output, number)}.parquet" for number in run)
-            _write_part(path, _each(tables.read_table, staged, self._output), metadata)
-            with path.open("rb") as part:
-                files.write_from(part, uri)
+        staged = (f"{_staged(self._output, number)}.parquet" for number in run)
+        try:
+            with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
+                path = Path(folder) / "part.parquet"
+                _write_part(path, _each(tables.read_table, staged, self._output), metadata)
+                with path.open("rb") as part:
+                    files.write_from(part, uri)
+        except OSError as error:  # what storage says has a class of ours
+            raise ResourceError(
+                f"{tempfile.gettempdir()}: {uri} cannot be joined there ({error}). Make room for {PART_BYTES / 1e6:.0f} MB or "
+                "set TMPDIR to a folder that has it, and run the same command again"
+            ) from error
         self.parts += 1
         self._next, self._ready = self._ready_end, UnitCounts()
         for number in run:

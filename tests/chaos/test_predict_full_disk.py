@@ -2,13 +2,18 @@
 
 import json
 import os
+import secrets
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from agegender.errors import ResourceError
+from agegender.pipelines.ledger import Ledger, stage_unit
+from agegender.schema import prediction_schema
 from tests.runs import predict_flags, rows_of, started, units_scored
 
 
@@ -43,3 +48,18 @@ def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(
     assert rows_of(output).equals(undisturbed)
     result = json.loads((output / "_run.json").read_text())["result"]
     assert result["images_scored_now"] == len(undisturbed) - 8 * len(scored)
+
+
+def test_a_part_that_finds_no_room_in_tmpdir_leaves_what_was_scored(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"uri": secrets.token_hex(32), "face_index": 0, "status": "missing"} for _ in range(20_000)]
+    output, unit = str(tmp_path / "out"), "listing/unit-0000000.parquet"
+    stage_unit(output, unit, pa.Table.from_pylist(rows, schema=prediction_schema()))
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(ResourceError, match=f"{small_disk}: .*No space left on device.*set TMPDIR"):
+        Ledger(output, {}).publish_rest()
+    assert not list(small_disk.iterdir())
+    monkeypatch.undo()
+    Ledger(output, {}).publish_rest()
+    assert rows_of(Path(output)).num_rows == len(rows)
