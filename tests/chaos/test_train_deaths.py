@@ -151,7 +151,7 @@ def test_a_worker_is_lost_twice(faces: Path, undisturbed: Path, running: list[Ru
 
 
 def test_a_node_is_lost_and_another_comes(faces: Path, undisturbed: Path, running: list[Run], tmp_path: Path) -> None:
-    flags = ["--num-workers=2", "--min-workers=1", "--checkpoint-interval-steps=1"]
+    flags = ["--num-workers=2", "--min-workers=1", "--checkpoint-interval-steps=1", "--shared-storage"]
     with started_cluster([1]) as cluster:
         node = add_node(cluster, 1)
         # Slower than the others: a node must be lost, be found lost, and another come, before the run ends.
