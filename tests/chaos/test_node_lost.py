@@ -1,32 +1,40 @@
-"""A whole node that goes: its raylet and all of its workers at once."""
+"""A whole node that goes: its raylet and all of its workers at once, killed or silent."""
 
 import json
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from tests.decoders import slow_and_counted
-from tests.nodes import kill_node, raylet, started_cluster
+from tests.nodes import kill_node, raylet, silence_node, started_cluster
 from tests.processes import scoring_workers
 from tests.runs import predict_flags, rows_of, started
 
+HEALTH_CHECKS = re.findall(r"(RAY_health_check_\w+)=(\d+)", (Path(__file__).parents[2] / "cluster.yaml").read_text())
 
+
+@pytest.mark.parametrize("lose", [kill_node, silence_node], ids=["killed", "silent"])
 def test_predict_goes_on_without_a_lost_node(
-    faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
+    lose: Callable[[Any], None], faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     variables, counter = slow_and_counted(tmp_path / "slow", 0.3)
-    with started_cluster([0, 2, 2], variables) as cluster:
+    with started_cluster([0, 2, 2], {**variables, **dict(HEALTH_CHECKS)}) as cluster:
         on = ["--address", cluster.address, "--shared-storage", "--num-workers", "2"]
         with started(predict_flags(faces, tiny_model, output, *on)) as run:
             run.wait_for("scoring in 2 processes on 2 nodes")
             lost = next(node for node in cluster.worker_nodes if scoring_workers(raylet(node).pid))
-            kill_node(lost)
-            killed_s = time.monotonic()
-            recovered_s = run.wait_for("a replacement finished its first work") - killed_s
+            lose(lost)
+            lost_s = time.monotonic()
+            recovered_s = run.wait_for("a replacement finished its first work") - lost_s
             assert run.end() == 0, run.log
-    print(f"a lost node: {recovered_s:.1f} s from the kill to the first unit of a replacement")
+        kill_node(lost)
+    print(f"a lost node ({lose.__name__}): {recovered_s:.1f} s from its loss to the first unit of a replacement")
     assert rows_of(output).equals(undisturbed)
     result = json.loads((output / "_run.json").read_text())["result"]
     assert (result["workers_lost"], result["units_tried_again"]) == (1, 1)
