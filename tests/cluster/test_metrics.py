@@ -1,7 +1,6 @@
 """What Prometheus would scrape from a head, held to what the jobs that ran there say of themselves."""
 
 import json
-import os
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -11,8 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agegender.data.synthetic import draw_sample
-from tests.chaos.test_predict_deaths import TRAP, write_faces
+from tests.chaos.test_predict_deaths import DIE, write_faces
 from tests.cluster.conftest import RayJob
+from tests.decoders import decoding_environment
 
 Samples = Counter[tuple[str, str, str]]
 """(name, command, status or activity) -> sum over all processes."""
@@ -50,16 +50,14 @@ def write_drawn(folder: Path, count: int) -> Path:
 def test_predict_counts_what_its_record_says_and_what_its_log_tells_of_losses(
     ray_job: RayJob, scrape: Callable[[], Samples], tiny_model: Path, tmp_path: Path
 ) -> None:
-    faces, output, trap = tmp_path / "faces", tmp_path / "out", tmp_path / "trap"
+    faces, output = tmp_path / "faces", tmp_path / "out"
     write_faces(faces, 40, deadly=[7])
     (faces / "empty.jpg").write_bytes(b"")
     (faces / "text.jpg").write_bytes(b"no image")
-    trap.mkdir()
-    (trap / "sitecustomize.py").write_text(TRAP)
     flags = ["--input", faces, "--output", output, "--model", tiny_model, "--faces", "none", "--unit-images", "16"]
     limits = ["--num-workers", "1", "--max-bad-fraction", "1"]
-    path = os.pathsep.join([str(trap), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = ["--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": path}})]
+    trap = decoding_environment(tmp_path / "trap", DIE)
+    environment = ["--runtime-env-json", json.dumps({"env_vars": trap})]
     command = [*COMMAND, "predict", *map(str, flags), *limits]
     before = scrape()
 
