@@ -188,8 +188,10 @@ def _draw(thread: threading.Thread, monitor: Any, images: int) -> None:
     starts, watch = 1, _NodeWatch()
     # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong.
     with Progress(images - before, "images", "train") as progress:
-        while thread.is_alive():
+        is_running = True
+        while is_running:
             thread.join(POLL_INTERVAL_S)
+            is_running = thread.is_alive()  # asked first: what it posts at its end is read once more
             watch.look()
             state = ray.get(monitor.read.remote())
             for step, workers in state.starts[starts:]:
