@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 from agegender.config import PredictConfig
 from agegender.errors import ConfigError, ResourceError
 from agegender.pipelines.models import localize_model
+from agegender.pipelines.places import placement
 from agegender.pipelines.session import cluster_address
 from agegender.scoring.predictions import Predictions
 
@@ -134,7 +135,12 @@ def start_gpus(config: PredictConfig) -> list[Any]:
         logger.warning("--use-gpu: the cluster has no GPU yet; waiting for it to grow")
     options: dict[str, Any] = RESOURCES if resource == "num_gpus" else {"resources": RESOURCES}
     actor = ray.remote(GpuActor).options(
-        num_cpus=0, max_concurrency=CALLS_AT_ONCE, max_restarts=RESTARTS, max_task_retries=RESTARTS, **options
+        num_cpus=0,
+        max_concurrency=CALLS_AT_ONCE,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+        **options,
+        **placement(config),
     )
     return [actor.remote(config.model, config.batch_size, DEVICE) for _ in range(max(1, count))]
 
