@@ -4,7 +4,8 @@ A model is a folder::
 
     weights.safetensors      the averaged weights, filters and matrices as float16
     model.onnx               network + pre-processing + calibration in one graph, what CPUs score with
-    training_images.u64      sorted little-endian uint64: first 8 bytes of the content hash of each training image
+    training_images.u64      sorted little-endian uint64: first 8 bytes of the content hash of each image that shaped it
+    calibration_images.u64   those of them that it was calibrated on and did not learn from; may be absent
     model.json               ``ModelInfo``: architecture, calibration, metrics, and the SHA-256 of the files beside it
 
 Pure: reading and checking a folder is ``scoring.load``, writing one is ``model.checkpoint``.
@@ -23,6 +24,7 @@ FORMAT_VERSION = 2
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "model.onnx"
 TRAINING_IMAGES_FILE = "training_images.u64"
+CALIBRATION_IMAGES_FILE = "calibration_images.u64"
 INFO_FILE = "model.json"
 
 FRAMING = "utkface-chip-1"

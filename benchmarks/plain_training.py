@@ -55,11 +55,11 @@ def main() -> None:
     said, tally = trainer.evaluate(network, val, range(len(val)), recipe, device)
     metrics = tally.means() | {"images_per_s": len(train) * recipe.epochs / seconds}
     calibration = fit_calibration(val.age_years, said.age_years, said.age_spread_years, val.gender, said.gender_logit)
-    learnt = np.array(rows["part"].to_pylist()) != "test"
-    keys = image_keys(np.array(rows["content_hash"].to_pylist(), dtype=object)[learnt])
+    parts, hashes = np.array(rows["part"].to_pylist()), np.array(rows["content_hash"].to_pylist(), dtype=object)
+    learnt, calibrated = (image_keys(hashes[parts == part]) for part in ("train", "val"))
     config = recipe.model_dump(mode="json") | {"precision": trainer.resolve_precision(recipe.precision, device)}
     info = save_model(
-        given.output / "model", network.cpu(), shape, calibration, keys, split_hash(rows), config, metrics
+        given.output / "model", network.cpu(), shape, calibration, learnt, calibrated, split_hash(rows), config, metrics
     )
     print(json.dumps({"model_id": info.model_id, **metrics}))
 

@@ -21,5 +21,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     factors = {"age_low_factors": [0.5] * AGE_BINS, "age_high_factors": [0.5] * AGE_BINS}
-    save_model(folder, build_network(config), config, Calibration(**factors), np.array([], np.uint64), "", {}, {})
+    none = np.zeros(0, np.uint64)
+    save_model(folder, build_network(config), config, Calibration(**factors), none, none, "", {}, {})
     return folder

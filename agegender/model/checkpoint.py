@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import agegender
 from agegender.artifact import (
+    CALIBRATION_IMAGES_FILE,
     GRAPH_FILE,
     INFO_FILE,
     TRAINING_IMAGES_FILE,
@@ -43,6 +44,7 @@ def save_model(
     network_config: NetworkConfig,
     calibration: Calibration,
     training_images: npt.NDArray[np.uint64],
+    calibration_images: npt.NDArray[np.uint64],
     split_hash: str,
     config: dict[str, Any],
     metrics: dict[str, float],
@@ -54,7 +56,8 @@ def save_model(
         network: with the weights to keep.
         network_config: rebuilds the network's shape.
         calibration: goes into model.json and into the graph.
-        training_images: uint64[N], first 8 bytes of each training image's content hash, any order.
+        training_images: uint64[N], first 8 bytes of the content hash of each image that the weights come from, any order.
+        calibration_images: uint64[M], the same of those that the calibration comes from.
         split_hash: of the split it was trained on.
         config: the resolved config of the run.
         metrics: of the kept epoch on the validation part.
@@ -67,8 +70,10 @@ def save_model(
     kept = {name: value.half() if _is_matrix(value) else value for name, value in network.state_dict().items()}
     save_file(_plain(kept), folder / WEIGHTS_FILE)
     export_graph(network, calibration, folder / GRAPH_FILE)
-    np.unique(training_images).astype("<u8").tofile(folder / TRAINING_IMAGES_FILE)
-    files = {name: _sha256(folder / name) for name in (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE)}
+    np.union1d(training_images, calibration_images).astype("<u8").tofile(folder / TRAINING_IMAGES_FILE)
+    np.setdiff1d(calibration_images, training_images).astype("<u8").tofile(folder / CALIBRATION_IMAGES_FILE)
+    written = (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE, CALIBRATION_IMAGES_FILE)
+    files = {name: _sha256(folder / name) for name in written}
     info = ModelInfo(
         model_id=files[WEIGHTS_FILE][:12],
         network=network_config,

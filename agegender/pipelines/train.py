@@ -36,7 +36,7 @@ from agegender.pipelines.train_job import (
 )
 from agegender.pipelines.train_split import SplitImages, split_images
 from agegender.reports.training import training_page
-from agegender.scoring.load import open_model, training_images
+from agegender.scoring.load import learnt_images, open_model, training_images
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
@@ -135,14 +135,12 @@ def _kept_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
         check_framing(info, said)
         if info.network.age_head == "scalar":
             raise InputError(f"--teacher {said}: estimates one number and no distribution; give a model with one")
-        counts = _seen_images(split, training_images(localize_model(folder)))
-        if info.split_hash == split.hash:
-            counts["val"] = 0  # it was calibrated on them, which is not what is taught
+        counts = _seen_images(split, learnt_images(localize_model(folder)))  # its calibration is not what is taught
         if any(counts.values()):
             raise InputError(
                 f"--teacher {said}: was trained on {counts['val']} images of this run's val part and {counts['test']} of "
-                "test, and what it tells of them would flatter every figure. Train it with the same --seed, --val-fraction "
-                "and --test-fraction"
+                "test, and what it tells of them would flatter every figure. Train it with the same --seed, and with a "
+                "--val-fraction and a --test-fraction that are not smaller"
             )
         kept.append(folder)
     return tuple(kept)

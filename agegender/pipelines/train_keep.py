@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,7 +22,6 @@ from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork
 from agegender.model.trainer import Estimates
 from agegender.pipelines.models import localize_model
-from agegender.pipelines.train_data import train_and_val
 from agegender.pipelines.train_job import (
     EXAMPLES_FILE,
     METRICS_FILE,
@@ -105,7 +106,7 @@ def keep_model(
             network.cpu(),
             job.network,
             calibration,
-            _seen_images(job),
+            *_seen_images(job),
             job.split_hash,
             job.config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
@@ -114,10 +115,13 @@ def keep_model(
     return info
 
 
-def _seen_images(job: TrainJob) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Training and validation images, for both shaped the model; and those of the model that it began as."""
-    seen = image_keys(train_and_val(tables.read_table(job.split_uri))["content_hash"].to_pylist())
-    return seen if job.init is None else np.concatenate([seen, training_images(localize_model(job.init))])
+def _seen_images(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """What the weights come from, with all images of the model that they began as, and what the calibration comes from."""
+    split = tables.read_table(job.split_uri)
+    learnt, calibrated = (
+        image_keys(split.filter(pc.equal(split["part"], part))["content_hash"].to_pylist()) for part in ("train", "val")
+    )
+    return learnt if job.init is None else np.union1d(learnt, training_images(localize_model(job.init))), calibrated
 
 
 def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from agegender.artifact import (
+    CALIBRATION_IMAGES_FILE,
     FORMAT_VERSION,
     GRAPH_FILE,
     INFO_FILE,
@@ -41,7 +42,7 @@ def open_model(folder: Path) -> ModelInfo:
 
 
 def training_images(folder: Path) -> npt.NDArray[np.uint64]:
-    """First 8 bytes of the content hash of each image that the model was trained on.
+    """First 8 bytes of the content hash of each image that the model was trained or calibrated on.
 
     Args:
         folder: of a model that ``open_model`` accepts.
@@ -52,7 +53,19 @@ def training_images(folder: Path) -> npt.NDArray[np.uint64]:
     Raises:
         InputError: missing or damaged.
     """
-    path = folder / TRAINING_IMAGES_FILE
+    return _read_keys(folder / TRAINING_IMAGES_FILE)
+
+
+def learnt_images(folder: Path) -> npt.NDArray[np.uint64]:
+    """Those of ``training_images`` that the weights come from. In a model that does not say which they are, all.
+
+    Args, Returns, Raises: as ``training_images``.
+    """
+    path = folder / CALIBRATION_IMAGES_FILE
+    return np.setdiff1d(training_images(folder), _read_keys(path)) if path.exists() else training_images(folder)
+
+
+def _read_keys(path: Path) -> npt.NDArray[np.uint64]:
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -27,7 +27,7 @@ from agegender.pipelines.train import run_train
 from agegender.pipelines.train_fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
 from agegender.recipe import Recipe
-from agegender.scoring.load import open_model, training_images
+from agegender.scoring.load import learnt_images, open_model, training_images
 from tests.processes import kill_with_all_children
 from tests.trained import in_val, measured_again, metrics
 
@@ -95,10 +95,12 @@ def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, 
 
 def test_the_model_knows_the_images_it_has_seen(trained: tuple[TrainConfig, dict[str, Any]]) -> None:
     config, _ = trained
-    seen = set(training_images(Path(config.output) / "model").tolist())
+    model = Path(config.output) / "model"
+    seen, learnt = (set(images(model).tolist()) for images in (training_images, learnt_images))
     for row in pq.read_table(Path(config.output) / "split.parquet").to_pylist():
         [key] = image_keys([content_hash(Path(row["uri"]).read_bytes())])
         assert (int(key) in seen) == (row["part"] != "test")
+        assert (int(key) in learnt) == (row["part"] == "train")
 
 
 def test_metrics_with_one_worker(trained: tuple[TrainConfig, dict[str, Any]]) -> None:

@@ -194,5 +194,6 @@ def untrained_model(folder: Path) -> Path:
 
     torch.manual_seed(0)
     config = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
-    save_model(folder / "m", build_network(config), config, Calibration(), np.array([], np.uint64), "", {}, {})
+    none = np.zeros(0, np.uint64)
+    save_model(folder / "m", build_network(config), config, Calibration(), none, none, "", {}, {})
     return folder / "m"

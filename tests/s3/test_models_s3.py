@@ -19,7 +19,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = NetworkConfig(backbone="compact", age_head="scalar", image_size_px=32)
     folder = tmp_path_factory.mktemp("model") / "small"
-    save_model(folder, build_network(config), config, Calibration(), np.array([1], np.uint64), "", {}, {})
+    none = np.zeros(0, np.uint64)
+    save_model(folder, build_network(config), config, Calibration(), none, none, "", {}, {})
     return folder
 
 

@@ -22,8 +22,9 @@ from agegender.model.checkpoint import (
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, build_network
 from agegender.recipe import Recipe
-from agegender.scoring.load import open_model, training_images
+from agegender.scoring.load import learnt_images, open_model, training_images
 
+NO_IMAGES = np.zeros(0, np.uint64)
 CONFIG = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
 
 
@@ -153,11 +154,13 @@ def test_a_model_folder_opens_and_holds_what_was_saved(tmp_path):
     train(network, optimizer, torch.Generator().manual_seed(0), 2)
     round_weights(network)
     calibration = Calibration(gender_temperature=1.5)
-    hashes = np.array([9, 2**63 + 5, 3, 9], np.uint64)
+    learnt, calibrated = np.array([9, 2**63 + 5, 3, 9], np.uint64), np.array([4, 9], np.uint64)
     folder = tmp_path / "model"
-    written = save_model(folder, network, CONFIG, calibration, hashes, "ab", {"epochs": 2}, {"age_mae_years": 5.5})
+    metrics = {"age_mae_years": 5.5}
+    written = save_model(folder, network, CONFIG, calibration, learnt, calibrated, "ab", {"epochs": 2}, metrics)
     assert open_model(folder) == written
-    assert training_images(folder).tolist() == [3, 9, 2**63 + 5]
+    assert training_images(folder).tolist() == [3, 4, 9, 2**63 + 5]
+    assert learnt_images(folder).tolist() == [3, 9, 2**63 + 5]
     assert written.model_id == hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:12]
     loaded, info = load_network(folder)
     assert info == written and not loaded.training
@@ -169,7 +172,7 @@ def test_a_model_folder_opens_and_holds_what_was_saved(tmp_path):
 def test_saving_again_replaces_the_model(tmp_path):
     for seed in (0, 1):
         network, _ = make(seed)
-        info = save_model(tmp_path, network, CONFIG, Calibration(), np.zeros(0, np.uint64), "", {}, {})
+        info = save_model(tmp_path, network, CONFIG, Calibration(), NO_IMAGES, NO_IMAGES, "", {}, {})
     assert open_model(tmp_path) == info
     assert training_images(tmp_path).tolist() == []
 
@@ -184,7 +187,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     network, _ = make(0)
-    info = save_model(tmp_path, network, CONFIG, Calibration(), np.zeros(0, np.uint64), "", {}, {})
+    info = save_model(tmp_path, network, CONFIG, Calibration(), NO_IMAGES, NO_IMAGES, "", {}, {})
     other = info.model_copy(update={"network": CONFIG.model_copy(update={"backbone": "notebook"})})
     (tmp_path / "model.json").write_text(other.model_dump_json())
     with pytest.raises(InputError, match=r"weights\.safetensors: not the weights of this release's notebook network"):

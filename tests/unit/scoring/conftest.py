@@ -22,7 +22,8 @@ def write_model(folder: Path, age_head: str = "distribution", backbone: str = "c
     torch.nn.init.normal_(network.age_head.weight, std=3.0 if age_head == "distribution" else 20.0)
     torch.nn.init.normal_(network.gender_head.weight, std=1.0)
     calibration = Calibration(age_low_factors=[0.4] * 121, age_high_factors=[0.6] * 121)
-    save_model(folder, network, config, calibration, np.arange(10, dtype=np.uint64), "ab", {"epochs": 1}, {})
+    images = np.arange(10, dtype=np.uint64)
+    save_model(folder, network, config, calibration, images[:8], images[8:], "ab", {"epochs": 1}, {})
     return folder
 
 
