@@ -33,7 +33,12 @@ def kill_tree(root: psutil.Process) -> list[psutil.Process]:
 
 def scoring_workers(root_pid: int) -> list[psutil.Process]:
     """The processes below another one that score for predict."""
-    return [each for each in psutil.Process(root_pid).children(recursive=True) if "_ScoringActor" in _command(each)]
+    return processes_below(root_pid, "_ScoringActor")
+
+
+def processes_below(root_pid: int, words: str) -> list[psutil.Process]:
+    """The processes below another one whose command line has these words; Ray writes what a worker is at into it."""
+    return [each for each in psutil.Process(root_pid).children(recursive=True) if words in _command(each)]
 
 
 def _command(process: psutil.Process) -> str:

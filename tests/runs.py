@@ -12,18 +12,26 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 
+from agegender.storage import files
 from tests.processes import kill_with_all_children
 
 TIMEOUT_S = 400
 
+PROGRAM = """
+import sys
+from agegender.cli import main
+{before}
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 class Run:
-    """``agegender ARGUMENTS`` as a process of its own."""
+    """``agegender ARGUMENTS`` as a process of its own, in which ``before`` is executed first."""
 
-    def __init__(self, arguments: list[str], variables: Mapping[str, str]) -> None:
+    def __init__(self, arguments: list[str], variables: Mapping[str, str], before: str) -> None:
         kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agegender.cli", *arguments],
+            [sys.executable, "-c", PROGRAM.format(before=before), *arguments],
             env={**kept, **variables},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -70,9 +78,9 @@ class Run:
 
 
 @contextmanager
-def started(arguments: list[str], variables: Mapping[str, str] | None = None) -> Iterator[Run]:
+def started(arguments: list[str], variables: Mapping[str, str] | None = None, before: str = "") -> Iterator[Run]:
     """A run that is killed with all of its processes where the test ends before it."""
-    run = Run(arguments, variables or {})
+    run = Run(arguments, variables or {}, before)
     try:
         yield run
     finally:
@@ -90,7 +98,8 @@ def units_scored(output: Path) -> list[Path]:
     return sorted(output.glob("_work/scored/*.json"), key=lambda path: path.stat().st_mtime)
 
 
-def rows_of(output: Path) -> pa.Table:
-    """The table in OUTPUT, sorted."""
-    table = pyarrow.dataset.dataset(output, format="parquet").to_table()
+def rows_of(output: Path | str) -> pa.Table:
+    """The table in OUTPUT, local or on S3, sorted."""
+    filesystem, path = files.arrow_filesystem(str(output))
+    table = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet").to_table()
     return table.sort_by([("uri", "ascending"), ("face_index", "ascending")])

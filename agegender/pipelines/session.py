@@ -158,6 +158,8 @@ LOST = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, Obje
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from; Ray Data hangs an empty one of its own below what it raises, which says nothing."""
     while error is not None:
-        yield error
+        if type(error).__module__ != "ray.data.exceptions":
+            yield error
         error = getattr(error, "cause", None) or error.__cause__
