@@ -66,10 +66,10 @@ class Recipe(Options):
     views: Literal[1, 2] = 2
     """2: estimate from the image and its mirror image together, at twice the time"""
 
-    image_size_px: Annotated[int, Field(ge=32, le=512)] = 120
+    image_size_px: Annotated[int, Field(ge=32, le=512)] = 128
     """side of the square that images are resized to"""
 
-    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.87
+    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.875
     """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
 
     epochs: Positive = 45

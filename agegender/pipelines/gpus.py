@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESOURCES: dict[str, Any] = {"num_gpus": 1}
+RESOURCE = "GPU"
 DEVICE = "cuda"
-"""The tests put the CPU in its place, and another resource."""
+"""The tests put the CPU and a resource that every head has in their place."""
 
 CALLS_AT_ONCE = 4
 """Of one GPU: while one batch is scored the next is pinned and on its way, and there is one to ask how busy it is."""
@@ -127,13 +127,12 @@ def start_gpus(config: PredictConfig) -> list[Any]:
     Raises:
         ConfigError: no GPU, and a Ray of our own will not get one.
     """
-    (resource,) = RESOURCES
-    count = int(ray.cluster_resources().get("GPU" if resource == "num_gpus" else resource, 0))
+    count = int(ray.cluster_resources().get(RESOURCE, 0))
     if not count:
         if cluster_address(config.address) is None:
             raise ConfigError("--use-gpu: Ray sees no GPU here; leave it out to score on CPUs, or check nvidia-smi")
         logger.warning("--use-gpu: the cluster has no GPU yet; waiting for it to grow")
-    options: dict[str, Any] = RESOURCES if resource == "num_gpus" else {"resources": RESOURCES}
+    options: dict[str, Any] = {"num_gpus": 1} if RESOURCE == "GPU" else {"resources": {RESOURCE: 1}}
     actor = ray.remote(GpuActor).options(
         num_cpus=0,
         max_concurrency=CALLS_AT_ONCE,

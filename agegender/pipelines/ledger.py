@@ -91,10 +91,11 @@ class Ledger:
     Args:
         output: OUTPUT of the run.
         metadata: written into every part: model id and hash, config hash, versions.
+        may_publish: called before a part is written; raises where that is another's to do.
     """
 
-    def __init__(self, output: str, metadata: dict[str, str]) -> None:
-        self._output, self._metadata = output, metadata
+    def __init__(self, output: str, metadata: dict[str, str], may_publish: Callable[[], None] = lambda: None) -> None:
+        self._output, self._metadata, self._may_publish = output, metadata, may_publish
         self.totals = UnitCounts()
         """Counts of everything that is scored, published or not."""
         self.parts = 0
@@ -149,6 +150,7 @@ class Ledger:
         self.totals += counts
 
     def _publish(self) -> None:
+        self._may_publish()
         run = range(self._next, self._ready_end)
         uri = files.join(self._output, f"part-{run[0]:07d}-{run[-1]:07d}.parquet")
         metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(self._ready), sort_keys=True)}

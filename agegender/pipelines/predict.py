@@ -20,6 +20,7 @@ from agegender.errors import AccountingError, ConfigError, InputError
 from agegender.pipelines import metrics
 from agegender.pipelines.finding import check_framing, face_search, search_identity
 from agegender.pipelines.growing import GrowingListing
+from agegender.pipelines.lease import Lease
 from agegender.pipelines.ledger import Ledger, UnitCounts
 from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.places import check_storage
@@ -46,7 +47,8 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         The closing summary: images, rows, images by status, images/s, where the output is.
 
     Raises:
-        ConfigError: OUTPUT holds another run, or the options do not fit the model; nothing was changed.
+        ConfigError: OUTPUT holds another run, or another driver works at it, or the options do not fit the model; nothing
+            was changed.
         InputError: no image, no usable model, or more bad files than ``max_bad_fraction`` (the output is kept).
         ResourceError: storage or cluster failed; what was scored stays.
     """
@@ -58,10 +60,21 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     identity = _identity(config, info, search)
     check_storage(config)
     earlier = claim_output(config.output, "predict", config, identity)
+    with Lease(config.output) as lease:
+        return _predict(config, search, identity, earlier, _metadata(info, identity), lease)
+
+
+def _predict(
+    config: PredictConfig,
+    search: FaceSearch | None,
+    identity: dict[str, Any],
+    earlier: dict[str, Any] | None,
+    metadata: dict[str, str],
+    lease: Lease,
+) -> dict[str, Any]:
     was_done = earlier is not None and earlier["state"] == DONE
     started_s = time.monotonic()
-    metadata = _metadata(info, identity)
-    ledger = Ledger(config.output, metadata)
+    ledger = Ledger(config.output, metadata, lease.check)
     again = Rescoring(config.output, config.unit_images, config.rescore_changed, config.retry_status)
     before, losses = ledger.totals.images, Losses()
     with _listing(config, again) as listing:
@@ -80,8 +93,8 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     if rescored:
         if was_done:
             reopen_record(config.output, "predict", config, identity)
-        _score_again(config, search, again, metadata, losses)
-        ledger = Ledger(config.output, metadata)
+        _score_again(config, search, again, Ledger(again.output, metadata, lease.check), losses)
+        ledger = Ledger(config.output, metadata, lease.check)
     result = _summary(config, listing, ledger, before, rescored, time.monotonic() - started_s) | changed
     result |= {"workers_lost": losses.workers or None, "units_tried_again": losses.units or None}
     finish_record(config.output, "predict", config, identity, result)
@@ -160,11 +173,10 @@ def _show_open(ledger: Ledger, listing: GrowingListing | None) -> None:
 
 
 def _score_again(
-    config: PredictConfig, search: FaceSearch | None, again: Rescoring, metadata: dict[str, str], losses: Losses
+    config: PredictConfig, search: FaceSearch | None, again: Rescoring, ledger: Ledger, losses: Losses
 ) -> None:
     """Score the images that are to be scored again, and put their rows in place of the old ones."""
     inner = config.model_copy(update={"output": again.output, "save_crops": False})
-    ledger = Ledger(again.output, metadata)
     units = [again.address(number) for number in range(again.units) if not ledger.is_done(number)]
     if units:
         _score(inner, search, iter(units), ledger, losses)

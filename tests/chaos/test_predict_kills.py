@@ -1,9 +1,11 @@
-"""Random SIGKILLs of a predict run: twenty in ``benchmarks/kills.py``, five here."""
+"""Random SIGKILLs of a predict run, twenty in ``benchmarks/kills.py``, five here; and two drivers at once."""
 
 from pathlib import Path
 
 from agegender.data.synthetic import draw_sample
 from benchmarks.kills import kill_and_compare
+from tests.decoders import held_up
+from tests.runs import predict_flags, rows_of, started
 
 
 def test_five_random_kills_leave_the_table_of_an_undisturbed_run(tiny_model: Path, tmp_path: Path) -> None:
@@ -15,3 +17,17 @@ def test_five_random_kills_leave_the_table_of_an_undisturbed_run(tiny_model: Pat
     report = kill_and_compare(faces, tiny_model, tmp_path, kills=5, seed=1, unit_images=8)
     assert sum(report.kills.values()) == 5
     assert report.reads > 0
+
+
+def test_a_second_driver_is_refused_and_the_first_goes_on(faces: Path, tiny_model: Path, tmp_path: Path) -> None:
+    variables, hold = held_up(tmp_path / "held")
+    hold.touch()
+    flags = predict_flags(faces, tiny_model, tmp_path / "out", "--num-cpus", "1")
+    with started(flags, variables) as first:
+        first.wait_for("scoring in 1 processes")
+        with started(flags) as second:
+            assert second.end() == 2, second.log
+        assert f"process {first.process.pid} on " in second.log
+        hold.unlink()
+        assert first.end() == 0, first.log
+    assert sorted(rows_of(tmp_path / "out")["uri"].to_pylist()) == sorted(str(path) for path in faces.iterdir())

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture
 def cpu_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every head node has one of this resource."""
-    monkeypatch.setattr(gpus, "RESOURCES", {"node:__internal_head__": 0.5})
+    monkeypatch.setattr(gpus, "RESOURCE", "node:__internal_head__")
     monkeypatch.setattr(gpus, "DEVICE", "cpu")
 
 

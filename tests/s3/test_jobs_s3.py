@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,6 +22,7 @@ from agegender.pipelines.predict import run_predict
 from agegender.pipelines.sources import Fetched, fetch, list_source
 from agegender.storage import files
 from tests.processes import kill_with_all_children
+from tests.runs import rows_of
 
 FACES = [draw_sample(index, seed=1, size_px=48) for index in range(60)]
 
@@ -44,11 +44,6 @@ def faces(s3_bucket: str) -> str:
     for name, data in FACES:
         files.write_bytes(f"{s3_bucket}/faces/{name}", data)
     return f"{s3_bucket}/faces"
-
-
-def rows(uri: str) -> pa.Table:
-    filesystem, path = files.arrow_filesystem(uri)
-    return pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet").to_table()
 
 
 def test_sample_eda_train_evaluate_predict_and_export_all_on_s3(s3_bucket: str) -> None:
@@ -77,7 +72,9 @@ def test_sample_eda_train_evaluate_predict_and_export_all_on_s3(s3_bucket: str) 
     assert metrics["seen_in_training"]["images"] == 0
     shown = ok("predict", "--input", faces, "--model", model, "--output", f"{s3_bucket}/out", "--faces", "none")
     assert "ok 90" in shown
-    assert sorted(rows(f"{s3_bucket}/out")["uri"].to_pylist()) == sorted(info.uri for info in files.list_files(faces))
+    assert sorted(rows_of(f"{s3_bucket}/out")["uri"].to_pylist()) == sorted(
+        info.uri for info in files.list_files(faces)
+    )
     assert "90" in ok("status", f"{s3_bucket}/out")
     ok("export", "--model", model, "--output", f"{s3_bucket}/agegender.onnx")
     assert files.stat(f"{s3_bucket}/agegender.onnx") is not None
@@ -154,14 +151,14 @@ def test_wrong_keys_end_the_job_with_exit_code_4_and_never_show_a_key(s3_bucket:
     assert "AWS_" in run.stderr
 
 
-def test_predict_on_s3_goes_on_after_every_process_was_killed(s3_bucket: str, faces: str, tmp_path: Path) -> None:
-    model, output = untrained_model(tmp_path), f"{s3_bucket}/out"
+def test_predict_on_s3_goes_on_after_every_process_was_killed(s3_bucket: str, faces: str, tiny_model: Path) -> None:
+    output = f"{s3_bucket}/out"
     common = [
         "predict",
         "--input",
         faces,
         "--model",
-        str(model),
+        str(tiny_model),
         "--unit-images",
         "2",
         "--num-cpus",
@@ -178,22 +175,7 @@ def test_predict_on_s3_goes_on_after_every_process_was_killed(s3_bucket: str, fa
         time.sleep(0.1)
     kill_with_all_children(run)
     ok(*common, "--output", output)
-    left, right = (rows(uri).sort_by("uri") for uri in (f"{s3_bucket}/undisturbed", output))
+    left, right = (rows_of(uri) for uri in (f"{s3_bucket}/undisturbed", output))
     assert left.num_rows == 60
     assert left.equals(right)
     assert b"testsecret" not in files.read_bytes(f"{output}/_run.json")
-
-
-def untrained_model(folder: Path) -> Path:
-    import numpy as np
-    import torch
-
-    from agegender.artifact import Calibration, NetworkConfig
-    from agegender.model.checkpoint import save_model
-    from agegender.model.network import build_network
-
-    torch.manual_seed(0)
-    config = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
-    none = np.zeros(0, np.uint64)
-    save_model(folder / "m", build_network(config), config, Calibration(), none, none, "", {}, {})
-    return folder / "m"
