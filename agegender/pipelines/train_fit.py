@@ -123,7 +123,7 @@ def fit(job: TrainJob, attempt: int, images: int) -> None:
             worker_runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in WORKER_ENV.items()}},
         ),
     )
-    _run(trainer, job.monitor, images)
+    _run(trainer, job.monitor, images, _NodeWatch() if _is_elastic(config) else None)
     error = ray.get(job.monitor.read.remote()).error
     if error is not None:
         raise error
@@ -131,8 +131,8 @@ def fit(job: TrainJob, attempt: int, images: int) -> None:
 
 def _scaling(config: TrainConfig) -> ScalingConfig:
     resources = {"CPU": reserved_cpus(config)} | ({"GPU": 1.0} if config.use_gpu else {})
-    workers: int | tuple[int, int] = config.num_workers
-    if config.min_workers is not None and config.min_workers < config.num_workers:
+    workers: Any = config.num_workers
+    if _is_elastic(config):
         workers = (config.min_workers, config.num_workers)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_TIMEOUT_S)
     return ScalingConfig(
@@ -143,7 +143,11 @@ def _scaling(config: TrainConfig) -> ScalingConfig:
     )
 
 
-def _run(trainer: TorchTrainer, monitor: Any, images: int) -> None:
+def _is_elastic(config: TrainConfig) -> bool:
+    return config.min_workers is not None and config.min_workers < config.num_workers
+
+
+def _run(trainer: TorchTrainer, monitor: Any, images: int, watch: "_NodeWatch | None") -> None:
     """Fit in a thread: Ray's own handler of Ctrl-C is for the main thread alone, where ours stays, and progress is drawn."""
     raised: list[BaseException] = []
 
@@ -155,7 +159,7 @@ def _run(trainer: TorchTrainer, monitor: Any, images: int) -> None:
 
     thread = threading.Thread(target=target, name="ray-train", daemon=True)
     thread.start()
-    _draw(thread, monitor, images)
+    _draw(thread, monitor, images, watch)
     if raised:
         _raise_as_ours(raised[0])
 
@@ -179,20 +183,21 @@ class _NodeWatch:
         return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _draw(thread: threading.Thread, monitor: Any, images: int) -> None:
+def _draw(thread: threading.Thread, monitor: Any, images: int, watch: _NodeWatch | None) -> None:
     state: MonitorState = ray.get(monitor.read.remote())
     while thread.is_alive() and not state.figures:
         thread.join(POLL_INTERVAL_S)
         state = ray.get(monitor.read.remote())
     before = done = state.images
-    starts, watch = 1, _NodeWatch()
+    starts = 1
     # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong.
     with Progress(images - before, "images", "train") as progress:
         is_running = True
         while is_running:
             thread.join(POLL_INTERVAL_S)
             is_running = thread.is_alive()  # asked first: what it posts at its end is read once more
-            watch.look()
+            if watch is not None:
+                watch.look()
             state = ray.get(monitor.read.remote())
             for step, workers in state.starts[starts:]:
                 logger.warning("workers were lost or have come: going on from step %d with %d", step, workers)

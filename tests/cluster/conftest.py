@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,40 +38,56 @@ def cluster_env() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def head_ports() -> dict[str, int]:
     """Flag of `ray start` -> port."""
+    return new_ports()
+
+
+def new_ports() -> dict[str, int]:
     return dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
 
 
 @pytest.fixture(scope="session")
 def ray_head(cluster_env: dict[str, str], head_ports: dict[str, int]) -> Iterator[str]:
-    """The address that `ray job` takes of a head with two CPUs, which was started in a folder without the project."""
+    """The address that `ray job` takes of the head that the tests share."""
+    with started_head(cluster_env, head_ports) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def ray_job(ray_head: str, cluster_env: dict[str, str]) -> RayJob:
+    """``ray job ACTION ...`` against the head that the tests share."""
+    return job_client(ray_head, cluster_env)
+
+
+@contextmanager
+def started_head(env: dict[str, str], ports: dict[str, int]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A head with two CPUs, started in a folder without the project: its address for `ray job`, and its process."""
     folder = Path(tempfile.mkdtemp(prefix="agegender-ray-"))  # short, because sockets lie in it
-    flags = [f"--{name}={port}" for name, port in head_ports.items()]
+    flags = [f"--{name}={port}" for name, port in ports.items()]
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(
             [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", *flags, *RAY_FLAGS],
             cwd=folder,
-            env=cluster_env,
+            env=env,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    address = f"http://127.0.0.1:{head_ports['dashboard-port']}"
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         wait_until_it_answers(f"{address}/api/version", head, folder / "head.log")
-        yield address
+        yield address, head
     finally:
         kill_with_all_children(head)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def ray_job(ray_head: str, cluster_env: dict[str, str]) -> RayJob:
-    """``ray job ACTION ...`` from the project's folder, against the head of the test."""
+def job_client(address: str, env: dict[str, str]) -> RayJob:
+    """``ray job ACTION ...`` from the project's folder."""
 
     def run(action: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [RAY, "job", action, "--address", ray_head, *arguments],
+            [RAY, "job", action, "--address", address, *arguments],
             cwd=ROOT,
-            env=cluster_env,
+            env=env,
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,

@@ -1,7 +1,9 @@
 """`ray job submit`, as the README shows it, on a head that `ray start` started."""
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from agegender.data.synthetic import draw_sample
-from tests.cluster.conftest import COMMAND_TIMEOUT_S, RayJob
+from tests.cluster.conftest import COMMAND_TIMEOUT_S, RayJob, job_client, new_ports, started_head
+from tests.processes import kill_with_all_children
 
 
 @pytest.fixture
@@ -59,25 +62,62 @@ def test_a_wrong_command_fails_the_job_with_what_is_wrong(ray_job: RayJob, faces
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stopped_job_ends_cleanly_and_a_new_submit_goes_on(ray_job: RayJob, faces: Path, tmp_path: Path) -> None:
-    many, output = tmp_path / "many", tmp_path / "out"
-    many.mkdir()
+@pytest.fixture
+def many(faces: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
     for copy in range(60):
         for face in faces.iterdir():
-            shutil.copy(face, many / f"{face.stem}-{copy}.jpg")
+            shutil.copy(face, folder / f"{face.stem}-{copy}.jpg")
+    return folder
+
+
+def submit_and_wait_for_three_units(ray_job: RayJob, name: str, many: Path, output: Path) -> list[str]:
+    """Returns what was submitted."""
     command = ["--", "agegender", "predict", *flags(many, output, unit_images=16)]
-    ray_job("submit", "--submission-id", "stopped", "--no-wait", *command, "--num-workers", "1")
+    submitted = ray_job("submit", "--submission-id", name, "--no-wait", *command, "--num-workers", "1")
+    assert submitted.returncode == 0, submitted.stderr
     wait_until(lambda: len(list(output.glob("_work/scored/*.json"))) >= 3, "three units are scored")
-    assert "'stopped' was stopped" in ray_job("stop", "stopped").stdout
-    log = ray_job("logs", "stopped").stdout
-    assert "agegender predict: interrupted. Run the same command again to go on" in log
-    assert "SIGTERM" not in log
+    return command
+
+
+def assert_a_new_submit_goes_on(ray_job: RayJob, command: list[str], output: Path) -> None:
     assert rows(output) == 0
-    again = ray_job("submit", "--submission-id", "again", *command)
+    again = ray_job("submit", *command)
     assert again.returncode == 0, again.stdout + again.stderr
     result = json.loads((output / "_run.json").read_text())["result"]
     assert rows(output) == result["images"] == 1440
     assert result["images_scored_now"] <= 1440 - 3 * 16
+
+
+def test_a_stopped_job_ends_cleanly_and_a_new_submit_goes_on(ray_job: RayJob, many: Path, tmp_path: Path) -> None:
+    command = submit_and_wait_for_three_units(ray_job, "stopped", many, tmp_path / "out")
+    assert "'stopped' was stopped" in ray_job("stop", "stopped").stdout
+    log = ray_job("logs", "stopped").stdout
+    assert "agegender predict: interrupted. Run the same command again to go on" in log
+    assert "SIGTERM" not in log
+    assert_a_new_submit_goes_on(ray_job, command, tmp_path / "out")
+
+
+def test_a_job_whose_driver_was_killed_fails_and_a_new_submit_goes_on(
+    ray_job: RayJob, many: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = submit_and_wait_for_three_units(ray_job, "killed", many, output)
+    os.kill(json.loads((output / "_work" / "driver.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(lambda: "failed" in ray_job("status", "killed").stdout, "the job has failed")
+    assert_a_new_submit_goes_on(ray_job, command, output)
+
+
+def test_a_head_that_was_lost_with_its_job_is_replaced_and_a_new_submit_goes_on(
+    cluster_env: dict[str, str], many: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with started_head(cluster_env, new_ports()) as (address, head):
+        command = submit_and_wait_for_three_units(job_client(address, cluster_env), "lost", many, output)
+        kill_with_all_children(head)
+    with started_head(cluster_env, new_ports()) as (address, _):
+        assert_a_new_submit_goes_on(job_client(address, cluster_env), command, output)
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
