@@ -10,6 +10,7 @@ that came later are units of their own behind the others. What was replaced unde
 it is to be scored again.
 """
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -22,13 +23,15 @@ from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.listing import ListedImage, SourceReader
 from agegender.pipelines.seen import Earlier, SeenUris
-from agegender.pipelines.sources import SourceCounts, list_units, nothing_found, unit_uri
+from agegender.pipelines.sources import SourceCounts, list_units, nothing_found, unit_number, unit_uri
 from agegender.storage import files, tables
 
 WAIT_S = 0.2
 """A reader of the listing waits so long for the next unit before it looks after its other business."""
 
-READS_IN_FLIGHT = 16
+REQUESTS_IN_FLIGHT = 16
+"""To S3; a local file is done sooner than handed to a thread."""
+
 EXAMPLES = 5
 
 
@@ -97,8 +100,7 @@ class GrowingListing:
         return unit_uri(self._work_uri, number)
 
     def __enter__(self) -> Self:
-        written = files.list_files(self._work_uri, allow_empty=True)
-        self.units = sum(info.uri != self._index_uri for info in written)
+        self.units = self._written()
         self._thread.start()
         return self
 
@@ -107,6 +109,25 @@ class GrowingListing:
     ) -> None:
         self._stopping = True
         self._thread.join(timeout=10)  # a request may be under way that nobody waits for any more
+
+    def _written(self) -> int:
+        """Units of earlier runs. What a kill left behind a gap was never handed out, and is listed again.
+
+        Raises:
+            InputError: a gap that no kill leaves.
+        """
+        uris = [info.uri for info in files.list_files(self._work_uri, allow_empty=True)]
+        numbers = {unit_number(uri) for uri in uris if uri != self._index_uri}
+        end = next(number for number in itertools.count() if number not in numbers)
+        behind = [number for number in numbers if number > end]
+        if behind and (self._index_uri in uris or max(behind) - end >= REQUESTS_IN_FLIGHT):
+            raise InputError(
+                f"{self.address(end)}: not there, a unit of this run's listing. Units are numbered without a gap: bring the "
+                "file back, or give another --output"
+            )
+        for number in behind:
+            files.delete(self.address(number))
+        return end
 
     def _run(self) -> None:
         try:
@@ -125,13 +146,10 @@ class GrowingListing:
     def _remember(self, seen: SeenUris) -> None:
         """Take up the units that earlier runs wrote."""
         addresses = (self.address(number) for number in range(self.units))
-        for number, data in enumerate(files.read_many(addresses, READS_IN_FLIGHT)):
+        for number, data in enumerate(files.read_many(addresses, REQUESTS_IN_FLIGHT)):
             self._check_stopping()
             if isinstance(data, files.ObjectAnswer):
-                raise InputError(
-                    f"{data}: a unit of this run's listing. Units are numbered without a gap: bring the file back, "
-                    "or give another --output"
-                ) from data
+                raise data
             table = pq.read_table(pa.BufferReader(data), columns=["uri", "size_bytes", "etag"])
             seen.remember(number, _versions(table))
             self.counts.images += table.num_rows
@@ -168,15 +186,23 @@ class GrowingListing:
             self.counts.repeated += met is False
             return met is True and not full
 
-        for table in list_units(self._reader, self.counts, self._limit, is_new):
-            if was_whole:
-                files.delete(self._index_uri)  # it says that all is listed, which from here on is not so
-                was_whole = False
-            tables.write_table(self.address(self.units), table)
+        first = self.units
+
+        def numbered() -> Iterator[tuple[int, pa.Table]]:
+            for number, table in enumerate(list_units(self._reader, self.counts, self._limit, is_new), first):
+                if was_whole and number == first:
+                    files.delete(self._index_uri)  # it says that all is listed, which from here on is not so
+                yield number, table
+
+        def write(unit: tuple[int, pa.Table]) -> None:
+            number, table = unit
+            tables.write_table(self.address(number), table)
+
+        in_flight = REQUESTS_IN_FLIGHT if files.is_s3(self._work_uri) else 1
+        for _ in files.read_ahead(write, numbered(), in_flight):
             with self._progress:
                 self.units += 1
                 self._progress.notify_all()
-
         if self._again is not None:
             self._again.close(self._reader.keep_fields)
 

@@ -60,6 +60,23 @@ def test_units_can_be_read_while_the_rest_is_still_being_listed(
     assert (listing.counts.images, listing.counts.repeated, dict(listing.counts.ignored)) == (10, 0, {".txt": 1})
 
 
+def test_units_that_a_kill_left_behind_a_gap_are_listed_again(folder: Path, tmp_path: Path) -> None:
+    whole = names(growing(folder, tmp_path))
+    for name in ("listing.json", "unit-0000001.parquet"):
+        (tmp_path / "work" / name).unlink()
+    again = growing(folder, tmp_path)
+    assert names(again) == whole
+    assert again.counts.images == 10
+
+
+def test_a_unit_that_is_gone_from_a_whole_listing_is_missed(folder: Path, tmp_path: Path) -> None:
+    names(growing(folder, tmp_path))
+    (tmp_path / "work" / "unit-0000001.parquet").unlink()
+    with pytest.raises(InputError, match=r"unit-0000001\.parquet: not there, a unit of this run's listing"):
+        names(growing(folder, tmp_path))
+    assert (tmp_path / "work" / "unit-0000002.parquet").exists()
+
+
 @pytest.mark.parametrize("written", [0, 1, 2, 3])
 def test_a_listing_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     written: int, folder: Path, tmp_path: Path
