@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from agegender.data.synthetic import draw_sample
+from tests.drawn import write_faces
 from tests.runs import predict_flags, rows_of, started
 
 IMAGES = 240
@@ -12,9 +12,7 @@ IMAGES = 240
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for index in range(IMAGES):
-        name, data = draw_sample(index, seed=3, size_px=48)
-        (folder / name).write_bytes(data)
+    write_faces(folder, IMAGES)
     return folder
 
 

@@ -28,7 +28,7 @@ def run(*arguments: str, trap: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
-def write_faces(folder: Path, count: int, deadly: Sequence[int]) -> None:
+def write_some_deadly(folder: Path, count: int, deadly: Sequence[int]) -> None:
     folder.mkdir()
     for index in range(count):
         name, data = draw_sample(index, seed=3, size_px=48)
@@ -44,7 +44,7 @@ def test_an_image_that_ends_its_process_is_a_row_and_the_rest_of_its_unit_is_sco
     workers: int, deadly: list[int], tiny_model: Path, tmp_path: Path
 ) -> None:
     faces, output = tmp_path / "faces", tmp_path / "out"
-    write_faces(faces, 44, deadly)
+    write_some_deadly(faces, 44, deadly)
     options = ["--input", str(faces), "--model", str(tiny_model), "--output", str(output), "--unit-images", "16"]
     done = run(*options, "--num-workers", str(workers), "--num-cpus", str(workers), trap=tmp_path / "trap")
     assert done.returncode == 0, done.stderr

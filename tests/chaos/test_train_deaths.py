@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agegender.data.synthetic import draw_sample
+from tests.drawn import write_faces
 from tests.nodes import add_node, kill_node, raylet, started_cluster
 from tests.processes import kill_with_all_children
 from tests.trained import bounds, checkpoint_steps, metrics
@@ -78,9 +78,7 @@ def start(faces: Path, output: Path, *flags: str, look_interval_s: float = 0.2) 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for index in range(300):
-        name, data = draw_sample(index, 0, 48)
-        (folder / name).write_bytes(data)
+    write_faces(folder, 300)
     return folder
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agegender.data.synthetic import draw_sample
-from tests.chaos.test_predict_deaths import DIE, write_faces
+from tests.chaos.test_predict_deaths import DIE, write_some_deadly
 from tests.cluster.conftest import RayJob
 from tests.decoders import decoding_environment
+from tests.drawn import write_faces
 
 Samples = Counter[tuple[str, str, str]]
 """(name, command, status or activity) -> sum over all processes."""
@@ -39,19 +39,11 @@ def scrape(ray_head: str, head_ports: dict[str, int]) -> Callable[[], Samples]:
     return read
 
 
-def write_drawn(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    for index in range(count):
-        name, data = draw_sample(index, seed=3, size_px=48)
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def test_predict_counts_what_its_record_says_and_what_its_log_tells_of_losses(
     ray_job: RayJob, scrape: Callable[[], Samples], tiny_model: Path, tmp_path: Path
 ) -> None:
     faces, output = tmp_path / "faces", tmp_path / "out"
-    write_faces(faces, 40, deadly=[7])
+    write_some_deadly(faces, 40, deadly=[7])
     (faces / "empty.jpg").write_bytes(b"")
     (faces / "text.jpg").write_bytes(b"no image")
     flags = ["--input", faces, "--output", output, "--model", tiny_model, "--faces", "none", "--unit-images", "16"]
@@ -81,7 +73,8 @@ def test_predict_counts_what_its_record_says_and_what_its_log_tells_of_losses(
 def test_the_other_commands_count_their_images(
     ray_job: RayJob, scrape: Callable[[], Samples], tiny_model: Path, tmp_path: Path
 ) -> None:
-    faces = write_drawn(tmp_path / "faces", 60)
+    faces = tmp_path / "faces"
+    write_faces(faces, 60)
     (faces / "text.jpg").write_bytes(b"no image")
     settings = ["--image-size-px", "32", "--epochs", "2", "--batch-size", "16", "--val-fraction", "0.2"]
     flags = {"eda": [], "evaluate": ["--model", str(tiny_model)], "train": settings}

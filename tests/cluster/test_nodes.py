@@ -9,9 +9,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from agegender.config import TrainConfig
-from agegender.data.synthetic import draw_sample
 from agegender.pipelines.session import ray_session
 from tests.decoders import held_up
+from tests.drawn import write_faces
 from tests.nodes import add_node, started_cluster
 from tests.runs import predict_flags, rows_of, started
 
@@ -21,9 +21,7 @@ IMAGES = 40
 @pytest.fixture(scope="module")
 def many_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for index in range(IMAGES):
-        name, data = draw_sample(index, seed=3, size_px=48)
-        (folder / name).write_bytes(data)
+    write_faces(folder, IMAGES)
     return folder
 
 

@@ -11,18 +11,15 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from agegender.data.synthetic import draw_sample
 from tests.cluster.conftest import COMMAND_TIMEOUT_S, RayJob, job_client, new_ports, started_head
+from tests.drawn import write_faces
 from tests.processes import kill_with_all_children
 
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
     folder = tmp_path / "faces"
-    folder.mkdir()
-    for index in range(24):
-        name, data = draw_sample(index, seed=3, size_px=48)
-        (folder / name).write_bytes(data)
+    write_faces(folder, 24)
     return folder
 
 

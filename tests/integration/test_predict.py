@@ -15,13 +15,13 @@ import pytest
 
 from agegender import released
 from agegender.config import RELEASED_MODEL, PredictConfig, StatusConfig
-from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.predict import run_predict
 from agegender.pipelines.status import run_status
 from agegender.schema import prediction_schema
 from agegender.scoring.load import open_model
 from tests.corpus import MAX_PIXELS, write_corpus
+from tests.drawn import write_faces
 from tests.processes import kill_with_all_children
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -30,9 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for index in range(40):
-        name, data = draw_sample(index, seed=3, size_px=48)
-        (folder / name).write_bytes(data)
+    write_faces(folder, 40)
     return folder
 
 

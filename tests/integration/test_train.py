@@ -28,6 +28,7 @@ from agegender.pipelines.train_fit import check_gpus, cpus_per_elastic_worker, c
 from agegender.pipelines.train_job import WORK_FOLDER
 from agegender.recipe import Recipe
 from agegender.scoring.load import learnt_images, open_model, training_images
+from tests.drawn import write_faces
 from tests.processes import kill_with_all_children
 from tests.trained import in_val, measured_again, metrics
 
@@ -47,9 +48,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for index in range(150):
-        name, data = draw_sample(index, 0, 40)
-        (folder / name).write_bytes(data)
+    write_faces(folder, 150, seed=0, size_px=40)
     return folder
 
 
@@ -204,9 +203,7 @@ def test_too_few_images_say_so_and_leave_the_output_free(ray_cluster: None, tmp_
     config = TrainConfig(input=[str(tmp_path / "faces")], output=str(tmp_path / "out"), **SETTINGS)
     with pytest.raises(InputError, match="no labelled image"):
         run_train(config)
-    for index in range(4):
-        name, data = draw_sample(index, 0, 32)
-        (tmp_path / "faces" / name).write_bytes(data)
+    write_faces(tmp_path / "faces", 4, seed=0, size_px=32)
     with pytest.raises(InputError, match=r"too few labelled images.*4 of 8"):
         run_train(config)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from agegender.data.synthetic import draw_sample
 from agegender.storage import files
+from tests.drawn import write_faces
 from tests.nodes import started_cluster
 from tests.runs import rows_of, started
 
@@ -26,9 +26,7 @@ TRAIN = (
 
 @pytest.fixture
 def faces(s3_bucket: str) -> str:
-    for index in range(IMAGES):
-        name, data = draw_sample(index, seed=4, size_px=48)
-        files.write_bytes(f"{s3_bucket}/faces/{name}", data)
+    write_faces(f"{s3_bucket}/faces", IMAGES)
     return f"{s3_bucket}/faces"
 
 

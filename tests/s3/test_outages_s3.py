@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agegender.data.synthetic import draw_sample
 from agegender.storage import files, tables
 from tests.decoders import held_up
+from tests.drawn import write_faces
 from tests.runs import Run, rows_of, started
 from tests.s3.faults import faulty
 
@@ -23,9 +23,7 @@ JOBS = ("eda", "train", "evaluate", "predict")
 def place(s3_server: str, s3_admin: Any, tiny_model: Path) -> str:
     """Labelled images and a model in a bucket, and beside them what each job writes when nothing disturbs it."""
     s3_admin.create_bucket(Bucket="outages")
-    for index in range(IMAGES):
-        name, data = draw_sample(index, seed=5, size_px=48)
-        files.write_bytes(f"s3://outages/faces/{name}", data)
+    write_faces("s3://outages/faces", IMAGES)
     files.upload_folder(tiny_model, "s3://outages/model", last="model.json")
     for job in JOBS:
         with started(command(job, f"s3://outages/undisturbed/{job}")) as run:

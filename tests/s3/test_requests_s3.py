@@ -4,8 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from agegender.data.synthetic import draw_sample
-from agegender.storage import files
+from tests.drawn import write_faces
 from tests.s3.test_jobs_s3 import ok
 
 IMAGES, UNIT_IMAGES = 64, 16
@@ -28,9 +27,7 @@ def requests(run: Path, bucket: str) -> Counter[str]:
 def test_predict_asks_once_for_each_image_and_seven_times_for_each_unit(
     s3_run: tuple[Path, str], s3_bucket: str, tiny_model: Path
 ) -> None:
-    for index in range(IMAGES):
-        name, data = draw_sample(index, seed=1, size_px=48)
-        files.write_bytes(f"{s3_bucket}/faces/{name}", data)
+    write_faces(f"{s3_bucket}/faces", IMAGES)
     flags = ["--output", f"{s3_bucket}/out", "--model", str(tiny_model), "--faces", "none"]
     before = requests(s3_run[0], s3_bucket)
     ok("predict", "--input", f"{s3_bucket}/faces", *flags, "--num-workers", "1", "--unit-images", str(UNIT_IMAGES))

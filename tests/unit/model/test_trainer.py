@@ -9,22 +9,10 @@ from agegender.artifact import NetworkConfig
 from agegender.model import batches, trainer
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
-from agegender.recipe import Augmentation, Recipe
+from agegender.recipe import Recipe
+from tests.drawn import UNVARIED
 
 CPU = torch.device("cpu")
-STILL = Augmentation(
-    flip_probability=0,
-    rotation_degrees=0,
-    zoom_min=1,
-    zoom_max=1,
-    shift_fraction=0,
-    brightness=0,
-    contrast=0,
-    darkness_probability=0,
-    noise_probability=0,
-    low_resolution_probability=0,
-    erase_probability=0,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +46,7 @@ def test_ranks_together_take_the_step_of_one(ranks: int) -> None:
     samples = _samples(10)
     samples.age_years[[0, 1, 2, 7]] = np.nan
     samples.gender[[3, 9]] = -1
-    recipe = Recipe(gradient_clip_norm=0, augment=STILL)
+    recipe = Recipe(gradient_clip_norm=0, augment=UNVARIED)
     network = _network()
     network.eval()  # no dropout
     rows = np.arange(10)
@@ -84,7 +72,7 @@ def test_micro_batches_together_take_the_step_of_the_undivided_batch(parts: int,
     samples = _samples(10)
     samples.age_years[[0, 1, 2, 7]] = np.nan
     samples.gender[[3, 9]] = -1
-    recipe = Recipe(gradient_clip_norm=clip_norm, augment=STILL)
+    recipe = Recipe(gradient_clip_norm=clip_norm, augment=UNVARIED)
 
     def moved(of: int) -> torch.Tensor:
         network = _network()
@@ -166,7 +154,7 @@ def test_what_nobody_labelled_counts_nothing() -> None:
 
 
 def test_learns_a_plain_relation() -> None:
-    recipe = Recipe(learning_rate=3e-3, ema_decay=0.9, augment=STILL)
+    recipe = Recipe(learning_rate=3e-3, ema_decay=0.9, augment=UNVARIED)
     train, val = _samples(256), _samples(64, seed=1)
     network = _network("compact")
     averaged = trainer.averaged_copy(network, recipe)

@@ -3,24 +3,11 @@ import torch
 
 from agegender.model.transforms import augment
 from agegender.recipe import Augmentation
-
-NOTHING = Augmentation(
-    flip_probability=0,
-    rotation_degrees=0,
-    zoom_min=1,
-    zoom_max=1,
-    shift_fraction=0,
-    brightness=0,
-    contrast=0,
-    darkness_probability=0,
-    noise_probability=0,
-    low_resolution_probability=0,
-    erase_probability=0,
-)
+from tests.drawn import UNVARIED
 
 
 def only(**changes: float) -> Augmentation:
-    return NOTHING.model_copy(update=changes)
+    return UNVARIED.model_copy(update=changes)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -33,7 +20,7 @@ def images() -> torch.Tensor:
 
 
 def test_settings_that_vary_nothing_return_the_input_itself(images):
-    assert augment(images, NOTHING, generator()) is images
+    assert augment(images, UNVARIED, generator()) is images
 
 
 def test_the_generator_alone_decides(images):
