@@ -21,9 +21,9 @@ class Trap(importlib.abc.MetaPathFinder):
             def first(data):
                 {first}
 
-            def decode_after(data, *bounds):
+            def decode_after(data, *bounds, **options):
                 first(data)
-                return decode(data, *bounds)
+                return decode(data, *bounds, **options)
 
             module.decode = decode_after
 

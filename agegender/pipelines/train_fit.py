@@ -12,7 +12,15 @@ import ray.exceptions
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
     get_or_create_autoscaling_coordinator,
 )
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from agegender.config import TrainConfig
@@ -217,6 +225,11 @@ def _raise_as_ours(error: BaseException) -> None:
     if any(isinstance(cause, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError) for cause in causes):
         raise ResourceError(
             f"training lost more workers than --max-failures allows: {causes[0]}. Run the same command again to go on"
+        ) from error
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, OSError):
+        # Ray Train keeps its own state beside the checkpoints.
+        raise ResourceError(
+            f"storage does not answer: {error.controller_failure}. Run the same command again to go on"
         ) from error
     raise error
 

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
 from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
-from agegender.storage.s3_client import call, client, endpoint, error_code, relax_checksums
+from agegender.storage.s3_client import call, client, endpoint, error_code, max_attempts, relax_checksums
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -247,12 +247,17 @@ class PortableS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]  # py
         return _arrow_filesystem, (self.region,)
 
 
+_ARROW_MORE_ATTEMPTS = 3
+"""Its first delay is 50 ms and each is twice the one before, so that eleven attempts take as long as eight of ours."""
+
+
 def _arrow_filesystem(region: str | None) -> PortableS3FileSystem:
     options: dict[str, Any] = {"region": region} if region else {}
     where = urlsplit(client().meta.endpoint_url)
     if not _is_amazon(where):
         options |= {"scheme": where.scheme, "endpoint_override": where.netloc}
-    return PortableS3FileSystem(**options)
+    patience = pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=max_attempts() + _ARROW_MORE_ATTEMPTS)
+    return PortableS3FileSystem(**options, retry_strategy=patience)
 
 
 def _is_amazon(where: SplitResult) -> bool:

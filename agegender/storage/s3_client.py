@@ -143,7 +143,7 @@ def call(action: Callable[[], T], uri: str, writing: bool = False) -> T:
         InputError: no such bucket.
         ResourceError: no answer after all attempts, or the keys are not accepted.
     """
-    attempts = _attempts()
+    attempts = max_attempts()
     for attempt in range(1, attempts + 1):
         try:
             return action()
@@ -162,7 +162,12 @@ def call(action: Callable[[], T], uri: str, writing: bool = False) -> T:
     raise AssertionError("unreachable: attempts >= 1")
 
 
-def _attempts() -> int:
+def max_attempts() -> int:
+    """How often a request is made before storage counts as out of reach.
+
+    Raises:
+        ConfigError: ``AWS_MAX_ATTEMPTS`` is no such number.
+    """
     said = os.environ.get("AWS_MAX_ATTEMPTS", "")
     if not said:
         return DEFAULT_ATTEMPTS
