@@ -33,7 +33,7 @@ class Faults(ThreadingHTTPServer):
         """Whether the request that has just come in is one of those that are refused."""
         with self._lock:
             self.asked += 1
-            refused = self.busy_every > 0 and self.asked % self.busy_every == 0
+            refused = self.asked % self.busy_every == 0
             self.refused += refused
             return refused
 
@@ -81,12 +81,12 @@ for _method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
 
 
 @contextmanager
-def faulty(endpoint: str, busy_every: int = 0, delay_s: float = 0.0) -> Iterator[Faults]:
+def faulty(endpoint: str, busy_every: int, delay_s: float) -> Iterator[Faults]:
     """Serve until the end of the block.
 
     Args:
         endpoint: of the real server.
-        busy_every: each so-many-th request gets a 503; 0: none.
+        busy_every: each so-many-th request gets a 503.
         delay_s: what every request waits.
     """
     server = Faults(endpoint, busy_every, delay_s)
