@@ -8,7 +8,8 @@ workers' own work is hidden or not. Each line is measured in a process of its ow
 
 - list: listing the source and writing the units down, in the driver's second thread;
 - pool: handing units to the actors and taking the results, in the main thread;
-- ledger: counting, and joining the staged rows into parts, in the main thread;
+- ledger: counting, and joining the staged rows into parts of as many units as real parts hold; here in the main thread, so
+  that its time can be told apart, in a real run in a thread of its own;
 - Ray: its threads in the driver's process.
 
 Memory is resident memory of the driver and of Ray's head process (gcs_server), and what the raylet holds of the object store,
@@ -33,6 +34,7 @@ import ray
 
 from agegender import released
 from agegender.config import PredictConfig
+from agegender.pipelines import ledger as ledger_module
 from agegender.pipelines import predict_units
 from agegender.pipelines.growing import GrowingListing
 from agegender.pipelines.isolation import Task
@@ -96,6 +98,8 @@ def measure(workers: int, units: int, unit_images: int, output: str) -> dict[str
         output: of the run.
     """
     predict_units._ScoringActor = _EmptyActor  # everything else is the real thing
+    part_units = ledger_module.PART_ROWS // PredictConfig.model_fields["unit_images"].default
+    ledger_module.PART_ROWS = part_units * unit_images
     with tempfile.TemporaryDirectory() as folder:
         manifest = f"{folder}/manifest.parquet"
         pq.write_table(
@@ -130,7 +134,7 @@ def _score(config: PredictConfig, addresses: list[str], listed_s: float) -> dict
             ledger_s += time.thread_time() - asked_s
             if number == units // 10:
                 early = _memory()
-        late = _memory()  # joining units of one image takes memory that joining real ones does not
+        late = _memory()
         asked_s = time.thread_time()
         ledger.publish_rest()
         ledger_s += time.thread_time() - asked_s

@@ -98,7 +98,7 @@ def _forwards(model: Path) -> dict[str, Callable[[np.ndarray], Scores]]:
         ("the same, channels last, bfloat16", torch.channels_last, True),
     ):
         found[name] = _torch(model, order, autocast)
-    for size in (1, 16, 64, 256):
+    for size in (1, 4, 8, 16, 64, 256):
         scorer = CpuScorer(model, threads=1, batch_size=size)
         found[f"ONNX Runtime, float32, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)
     if importlib.util.find_spec("openvino"):

@@ -17,9 +17,11 @@ import re
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +37,7 @@ PART_ROWS = 1_000_000
 
 SCORED = "_work/scored"
 REQUESTS_IN_FLIGHT = 16
-"""To S3, where each small file costs a round trip, during which the driver hands out no work."""
+"""To S3, where each small file costs a round trip."""
 
 ROW_GROUP_ROWS = 131_072
 COUNTS_KEY = b"agegender.counts"
@@ -88,6 +90,9 @@ def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
 class Ledger:
     """The state of a run's output.
 
+    Within ``with`` a part is joined in a thread of its own, while the caller goes on handing out work; the next one waits for
+    it. What goes wrong there is raised by one of the next calls, or at the end of ``with``.
+
     Args:
         output: OUTPUT of the run.
         metadata: written into every part: model id and hash, config hash, versions.
@@ -103,7 +108,22 @@ class Ledger:
         self._staged: dict[int, UnitCounts] = {}
         self._ready = UnitCounts()  # of the units from _next on without a gap, which the next part will hold
         self._ready_end = 0
+        self._publisher: ThreadPoolExecutor | None = None
+        self._under_way: Future[None] | None = None
         self._take_up()
+
+    def __enter__(self) -> Self:
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publisher")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._publisher is not None
+        self._publisher.shutdown()  # whoever holds the run's lease must not let go of it before
+        self._publisher = None
+        if error is None:
+            self._settle()
 
     def _take_up(self) -> None:
         for first, last, uri in parts_of(self._output):
@@ -129,6 +149,8 @@ class Ledger:
 
     def add(self, unit_uri: str, counts: UnitCounts) -> None:
         """Take note of a unit that was staged, and publish what has become a part."""
+        if self._under_way is not None and self._under_way.done():
+            self._settle()
         self._note(unit_number(unit_uri), counts)
         self._publish_full()
 
@@ -150,10 +172,28 @@ class Ledger:
         self.totals += counts
 
     def _publish(self) -> None:
+        self._settle()
+        run, counts = range(self._next, self._ready_end), self._ready
+        self._next, self._ready = self._ready_end, UnitCounts()
+        for number in run:
+            del self._staged[number]
+        if self._publisher is None:
+            self._write_and_forget(run, counts)
+            self.parts += 1
+        else:
+            self._under_way = self._publisher.submit(self._write_and_forget, run, counts)
+
+    def _settle(self) -> None:
+        """Wait for the part that is under way, and raise what went wrong with it."""
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+            self.parts += 1
+
+    def _write_and_forget(self, run: range, counts: UnitCounts) -> None:
         self._may_publish()
-        run = range(self._next, self._ready_end)
         uri = files.join(self._output, f"part-{run[0]:07d}-{run[-1]:07d}.parquet")
-        metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(self._ready), sort_keys=True)}
+        metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(counts), sort_keys=True)}
         staged = (f"{_staged(self._output, number)}.parquet" for number in run)
         try:
             with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
@@ -166,10 +206,6 @@ class Ledger:
                 f"{tempfile.gettempdir()}: {uri} cannot be joined there ({error}). Make room for {PART_BYTES / 1e6:.0f} MB or "
                 "set TMPDIR to a folder that has it, and run the same command again"
             ) from error
-        self.parts += 1
-        self._next, self._ready = self._ready_end, UnitCounts()
-        for number in run:
-            del self._staged[number]
         self._forget(run)
 
     def _forget(self, numbers: Iterable[int]) -> None:
@@ -186,15 +222,17 @@ def _each(do: Callable[[str], T], uris: Iterable[str], output: str) -> Iterator[
 def _write_part(path: Path, staged: Iterable[pa.Table], metadata: dict[str, str]) -> None:
     writer: pq.ParquetWriter | None = None
     waiting: list[pa.Table] = []
+    waiting_rows = 0
     try:
         for table in staged:
             if writer is None:
                 schema = table.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
                 writer = pq.ParquetWriter(path, schema, compression="zstd")
             waiting.append(table.cast(writer.schema))
-            if sum(t.num_rows for t in waiting) >= ROW_GROUP_ROWS:
+            waiting_rows += table.num_rows
+            if waiting_rows >= ROW_GROUP_ROWS:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
-                waiting = []
+                waiting, waiting_rows = [], 0
         if writer is not None and waiting:
             writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
     finally:

@@ -153,6 +153,7 @@ def _score(
     with (
         ray_session(config.address, config.num_cpus),
         own_errors(),
+        ledger,
         Progress(None, "images", "predict" if listing else "predict again") as progress,
         contextlib.closing(score_units(config, search, units, losses)) as scored,
     ):

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -5,7 +6,7 @@ import pyarrow.dataset
 import pytest
 
 from agegender.config import PredictConfig
-from agegender.errors import ConfigError
+from agegender.errors import ConfigError, ResourceError
 from agegender.pipelines import ledger as ledger_module
 from agegender.pipelines.ledger import Ledger, stage_unit
 from agegender.pipelines.record import DONE, RUNNING, claim_output, finish_record
@@ -81,6 +82,48 @@ def test_a_killed_run_goes_on_from_the_names_in_its_output(tmp_path: Path) -> No
     assert readable(tmp_path) == expected(*range(6))
     assert second.totals.images == 18
     assert pending(Ledger(output, {})) == []
+
+
+def test_units_are_taken_while_a_part_is_joined_and_the_next_part_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "PART_ROWS", 8)
+    may_go_on, asked = threading.Event(), threading.Semaphore(0)
+
+    def wait() -> None:
+        asked.release()
+        assert may_go_on.wait(30)
+
+    with Ledger(str(tmp_path), {}, wait) as ledger:
+        for number in (0, 1, 2):
+            ledger.add(unit(tmp_path, number), stage_unit(str(tmp_path), unit(tmp_path, number), unit_rows(number)))
+        assert asked.acquire(timeout=30)
+        assert pending(ledger) == [3, 4, 5]
+        assert (ledger.totals.images, ledger.parts, list(tmp_path.glob("part-*"))) == (9, 0, [])
+        threading.Timer(0.2, may_go_on.set).start()
+        ledger.add(unit(tmp_path, 3), stage_unit(str(tmp_path), unit(tmp_path, 3), unit_rows(3)))
+        assert readable(tmp_path) == expected(0, 1)
+    ledger.publish_rest()
+    assert (readable(tmp_path), ledger.parts) == (expected(0, 1, 2, 3), 2)
+
+
+def test_what_goes_wrong_with_a_part_ends_the_run_and_its_units_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "PART_ROWS", 4)
+
+    def refuse() -> None:
+        raise ResourceError("another driver has taken over")
+
+    staged = [stage_unit(str(tmp_path), unit(tmp_path, number), unit_rows(number)) for number in (0, 1)]
+    with pytest.raises(ResourceError, match="taken over"), Ledger(str(tmp_path), {}, refuse) as ledger:
+        ledger.add(unit(tmp_path, 0), staged[0])
+    with pytest.raises(ResourceError, match="taken over"), Ledger(str(tmp_path), {}, refuse) as ledger:
+        for number, counts in enumerate(staged):
+            ledger.add(unit(tmp_path, number), counts)  # the second at the latest, before another part is begun
+        pytest.fail("two parts cannot be under way")
+    assert not list(tmp_path.glob("part-*"))
+    assert pending(Ledger(str(tmp_path), {})) == [2, 3, 4, 5]
 
 
 def config(tmp_path: Path) -> PredictConfig:
