@@ -1,11 +1,17 @@
 """What every config is made of."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+
+Precision = Literal["float32", "bfloat16"]
+"""Of a network's arithmetic."""
+
+PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
+"""The same as it is asked for."""
 
 
 class Options(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from agegender.options import Fraction, Options, Positive
+from agegender.options import Fraction, Options, Positive, PrecisionOrAuto
 
 
 class Augmentation(Options):
@@ -100,7 +100,7 @@ class Recipe(Options):
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 5.0
     """largest norm of the gradient; 0: no bound"""
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: PrecisionOrAuto = "auto"
     """auto: bfloat16 where the processor is built for it, else float32; resolved once and recorded"""
 
     age_sigma_years: Annotated[float, Field(gt=0)] = 2.5

@@ -6,7 +6,7 @@ Same images, same model, same columns: uri, age with its interval, probability o
 times them as whole processes. Peers:
 
 torch-loop   two processes; Pillow, resize, float32 eager PyTorch in batches, Parquet at the end: as people write it
-graph-loop   the same loop with this project's decoder and ONNX graph in it: what is left is what an engine costs
+graph-loop   the same loop with this project's decoder and graph in it, in its precision: what is left is what an engine costs
 ray-data     ray.data.read_images(...).map_batches(class).write_parquet(...), eager PyTorch
 daft         Daft's download, decode_image and resize, a batch method of a class with two instances, write_parquet
 decode       no peer: decoding and resizing alone, in two processes
@@ -24,7 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agegender.data.images import Pixels, decode, resize
+from agegender.options import Precision
+from agegender.scoring.bfloat16 import cpu_has_bfloat16
 from agegender.scoring.cpu import CpuScorer
+from agegender.scoring.load import open_model
 from agegender.scoring.predictions import Predictions
 
 PROCESSES = 2
@@ -78,10 +81,16 @@ def _torch_part(paths: list[str], model: Path) -> pa.Table:
 
 
 def _graph_part(paths: list[str], model: Path) -> pa.Table:
-    scorer = CpuScorer(model, threads=1, batch_size=BATCH)
+    scorer = _scorer(model)
     side = scorer.image_size_px
     tables = [_table(batch, scorer.score(np.stack([_decoded(p, side) for p in batch]))) for batch in _batches(paths)]
     return pa.concat_tables(tables)
+
+
+def _scorer(model: Path) -> CpuScorer:
+    """In the precision that predict takes here."""
+    precision: Precision = "bfloat16" if cpu_has_bfloat16() else "float32"
+    return CpuScorer(model, threads=1, batch_size=BATCH, precision=precision)
 
 
 def _decoded(path: str, side: int) -> Pixels:
@@ -101,8 +110,6 @@ def _table(uris: Iterable[str], said: Predictions) -> pa.Table:
 def ray_data(paths: list[str], model: Path, output: Path) -> None:
     """Ray Data as its guide to batch inference has it; CPUs are left for reading, or it would wait for ever."""
     import ray
-
-    from agegender.scoring.load import open_model
 
     side = open_model(model).network.image_size_px
 
@@ -131,8 +138,6 @@ def daft(paths: list[str], model: Path, output: Path) -> None:
     """Daft with its own reader, decoder and resize."""
     import daft
     from daft import DataType, Series, col
-
-    from agegender.scoring.load import open_model
 
     side = open_model(model).network.image_size_px
     fields = DataType.struct({name: DataType.float32() for name in COLUMNS})
@@ -167,7 +172,7 @@ def decode_alone(paths: list[str], model: Path, output: Path) -> None:
 
 
 def _decode_part(paths: list[str], model: Path) -> pa.Table:
-    side = CpuScorer(model, threads=1, batch_size=BATCH).image_size_px
+    side = open_model(model).network.image_size_px
     return pa.table({"uri": paths, "red": [int(_decoded(path, side)[0, 0, 0]) for path in paths]})
 
 
@@ -177,7 +182,7 @@ def forward_alone(paths: list[str], model: Path, output: Path) -> None:
 
 
 def _forward_part(paths: list[str], model: Path) -> pa.Table:
-    scorer = CpuScorer(model, threads=1, batch_size=BATCH)
+    scorer = _scorer(model)
     batch = np.stack([_decoded(path, scorer.image_size_px) for path in (paths * BATCH)[:BATCH]])
     return pa.concat_tables([_table(part, scorer.score(batch[: len(part)])) for part in _batches(paths)])
 

@@ -3,12 +3,10 @@
     python benchmarks/steps.py --input UTKFace/ [--large out/large] [--model out/train/model] [--images 512] [--rounds 5]
 
 ``--large`` is a folder of large photographs (``enlarge.py``). The variants run in turn, round after round, and the best of
-each counts, by CPU time, which others on the machine do not lengthen. OpenVINO's rows need it installed
-(pip install openvino). Prints Markdown.
+each counts, by CPU time, which others on the machine do not lengthen. Prints Markdown.
 """
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -20,10 +18,10 @@ import torch
 from PIL import Image
 
 from agegender import released
-from agegender.artifact import GRAPH_FILE
 from agegender.data.images import Pixels, decode, resize
 from agegender.model.calibrated import CalibratedNetwork
 from agegender.model.checkpoint import load_network
+from agegender.scoring.bfloat16 import cpu_has_bfloat16
 from agegender.scoring.cpu import CpuScorer
 
 BATCH = 64
@@ -101,9 +99,10 @@ def _forwards(model: Path) -> dict[str, Callable[[np.ndarray], Scores]]:
     for size in (1, 4, 8, 16, 64, 256):
         scorer = CpuScorer(model, threads=1, batch_size=size)
         found[f"ONNX Runtime, float32, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)
-    if importlib.util.find_spec("openvino"):
-        for precision in ("f32", "bf16"):
-            found[f"OpenVINO, {precision}, batches of {BATCH}"] = _openvino(model, precision)
+    if cpu_has_bfloat16():
+        for size in (8, 16, 64):
+            scorer = CpuScorer(model, threads=1, batch_size=size, precision="bfloat16")
+            found[f"OpenVINO, bfloat16, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)
     return found
 
 
@@ -119,21 +118,6 @@ def _torch(model: Path, order: torch.memory_format, autocast: bool) -> Callable[
                 outputs = whole(torch.from_numpy(crops[start : start + BATCH]))
             said.append([outputs[place].float().numpy() for place in (0, 3)])
         ages, female = (np.concatenate(parts) for parts in zip(*said, strict=True))
-        return ages, female
-
-    return run
-
-
-def _openvino(model: Path, precision: str) -> Callable[[np.ndarray], Scores]:
-    import openvino
-
-    core: Any = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-    compiled = core.compile_model(core.read_model(str(model / GRAPH_FILE)), "CPU", settings)
-
-    def run(crops: np.ndarray) -> Scores:
-        said = [compiled([crops[start : start + BATCH]]) for start in range(0, len(crops), BATCH)]
-        ages, female = (np.concatenate([each[place] for each in said]) for place in (0, 3))
         return ages, female
 
     return run

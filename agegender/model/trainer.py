@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from agegender.model.batches import Batch, Integers, Samples, load_batch
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, Outputs
+from agegender.options import Precision
 from agegender.recipe import Recipe
-
-Precision = Literal["float32", "bfloat16"]
 
 EVALUATION_BATCH = 256
 

@@ -34,8 +34,11 @@ class _EvaluatingActor:
     def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
         self._output, self._part = config.output, part
         self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
+        assert config.precision != "auto", "settled by the driver"
         self._scorer = UnitScorer(
-            config.model, source_of(config), config.threads_per_worker, config.batch_size, search=search
+            *(config.model, source_of(config), config.threads_per_worker, config.batch_size),
+            precision=config.precision,
+            search=search,
         )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

@@ -25,6 +25,7 @@ from agegender.pipelines.ledger import Ledger, UnitCounts
 from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.places import check_storage
 from agegender.pipelines.pool import Losses
+from agegender.pipelines.precision import settled_precision
 from agegender.pipelines.predict_units import COMMAND, score_units, source_of, unit_scorer
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record, reopen_record
@@ -53,6 +54,7 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; what was scored stays.
     """
     config = config.model_copy(update={"output": files.absolute(config.output), "model": model_address(config.model)})
+    config = config.model_copy(update={"precision": settled_precision(config, "predict")})
     info = _checked_model(config)
     search = face_search(config, config.max_faces)
     if config.dry_run:
@@ -200,12 +202,12 @@ def _checked_model(config: PredictConfig) -> ModelInfo:
 
 def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None) -> dict[str, Any]:
     """Everything that, were it different, would give other rows."""
-    named = {"input", "faces", "limit", "keep_columns", "age_distribution", "abstain_above", "batch_size"}
+    named = {"input", "faces", "limit", "keep_columns", "age_distribution", "abstain_above", "batch_size", "precision"}
     named |= {"uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images"}
     said = config.model_dump(mode="json", include=named)
     said |= search_identity(search)
-    if config.use_gpu:
-        said["precision"] = "bfloat16"
+    if config.use_gpu:  # its bfloat16 is not that of a CPU
+        said["use_gpu"] = True
     return said | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 

@@ -44,11 +44,13 @@ def unit_scorer(
     config: PredictConfig, search: FaceSearch | None, gpus: list[Any] | None = None, clock: StageClock | None = None
 ) -> UnitScorer:
     """The model at work, as the config says, here or on GPUs; the clock is told where its time goes."""
+    assert config.precision != "auto", "settled by the driver"
     return UnitScorer(
         config.model,
         source_of(config),
         config.threads_per_worker,
         config.batch_size,
+        precision=config.precision,
         age_distribution=config.age_distribution,
         abstain_above_years=config.abstain_above,
         search=search,

@@ -19,6 +19,7 @@ from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.faces import FaceSearch, align
 from agegender.data.images import Decoded, Pixels, decode, resize
+from agegender.options import Precision
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
 from agegender.pipelines.stages import StageClock
@@ -60,6 +61,7 @@ class UnitScorer:
         source: how the images of the listing are read.
         threads: threads of the forward pass.
         batch_size: images per forward pass; also bounds the decoded images that are held at once.
+        precision: of the network, where it is scored here.
         age_distribution: whether the rows carry ``age_probabilities``.
         abstain_above_years: width of the interval above which a row is marked as abstained; None: none is.
         search: how the faces of a photograph are found; None: images are face crops, scored whole.
@@ -77,6 +79,7 @@ class UnitScorer:
         threads: int = 1,
         batch_size: int = 64,
         *,
+        precision: Precision = "float32",
         age_distribution: bool = False,
         abstain_above_years: float | None = None,
         search: FaceSearch | None = None,
@@ -85,7 +88,7 @@ class UnitScorer:
     ) -> None:
         folder = localize_model(model_uri)
         self._side_px = open_model(folder).network.image_size_px
-        self._submit = submit or _at_once(CpuScorer(folder, threads=threads, batch_size=batch_size))
+        self._submit = submit or _at_once(CpuScorer(folder, threads, batch_size, precision))
         self._clock = clock or StageClock()
         self._source = source
         self._batch_size = batch_size

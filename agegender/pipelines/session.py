@@ -66,7 +66,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
 
 def cluster_address(address: str | None) -> str | None:
     """The cluster that a job is to connect to, inside a submitted job the one that runs it; None: a Ray of our own."""
-    return address or os.environ.get("RAY_ADDRESS")
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from agegender.model.checkpoint import (
 from agegender.model.network import build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.model.trainer import Tally
+from agegender.options import Precision
 from agegender.pipelines.metrics import TrainingFigures
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
@@ -109,7 +110,7 @@ class Worker:
         state = self._earlier_state()
         self._check_same_images(state)
         # Kept for all of a run; on mixed machines what all of them are built for.
-        self.precision: trainer.Precision = "bfloat16" if native else "float32"
+        self.precision: Precision = "bfloat16" if native else "float32"
         if state is not None:
             self.precision = trainer.resolve_precision(state.config["precision"], self.device)
         self.epoch, self.step = (state.epoch, state.step) if state else (0, 0)  # step: of the whole run

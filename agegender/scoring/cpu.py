@@ -1,5 +1,7 @@
-"""Score on CPUs with ONNX Runtime: starts in a fraction of a second, and no process needs torch."""
+"""Score on CPUs with ONNX Runtime, or OpenVINO in bfloat16: starts in a fraction of a second, and no process needs torch."""
 
+import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS, ModelInfo
-from agegender.errors import InputError
+from agegender.errors import ConfigError, InputError
+from agegender.options import Precision
 from agegender.scoring.load import open_model
 from agegender.scoring.predictions import Floats, Predictions, score_in_batches
 
@@ -24,24 +27,26 @@ class CpuScorer:
     image_size_px: int
     """Side of the images that ``score`` takes."""
 
-    def __init__(self, folder: Path, threads: int = 1, batch_size: int = 64) -> None:
+    def __init__(self, folder: Path, threads: int = 1, batch_size: int = 64, precision: Precision = "float32") -> None:
         """Check the folder and load its graph.
 
         Args:
             folder: that training wrote.
             threads: of the forward pass.
             batch_size: images per forward pass.
+            precision: of the network; heads, readout and calibration are float32 in any case.
 
         Raises:
+            ConfigError: bfloat16 on a CPU that does not compute in it.
             InputError: a model that is missing, damaged, foreign, or whose graph cannot be run.
         """
         self.info = open_model(folder)
         self.image_size_px = self.info.network.image_size_px
         self._batch_size = batch_size
         self._has_distribution = self.info.network.age_head == "distribution"
-        self._names = list(GRAPH_OUTPUTS if self._has_distribution else GRAPH_OUTPUTS[:-1])
-        self._session = _load_graph(folder / GRAPH_FILE, threads)
-        self._check_graph(folder / GRAPH_FILE)
+        names = GRAPH_OUTPUTS if self._has_distribution else GRAPH_OUTPUTS[:-1]
+        load = _in_float32 if precision == "float32" else _in_bfloat16
+        self._run = load(folder / GRAPH_FILE, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names)
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
         """Predict; each image's result is the same bits whatever is scored beside it.
@@ -54,22 +59,12 @@ class CpuScorer:
         """
         return score_in_batches(images, self.image_size_px, self._batch_size, self._has_distribution, self._run)
 
-    def _run(self, batch: npt.NDArray[np.uint8]) -> list[Floats]:
-        outputs: list[Floats] = self._session.run(self._names, {GRAPH_INPUT: batch})
-        return outputs
 
-    def _check_graph(self, path: Path) -> None:
-        side = self.image_size_px
-        inputs = {each.name: (each.type, list(each.shape[1:])) for each in self._session.get_inputs()}
-        outputs = [each.name for each in self._session.get_outputs()]
-        if inputs != {GRAPH_INPUT: ("tensor(uint8)", [side, side, 3])} or outputs != self._names:
-            raise InputError(
-                f"{path}: not the graph that model.json describes: takes {inputs}, gives {outputs}; "
-                "copy the whole model folder again, or train it again"
-            )
+Run = Callable[[npt.NDArray[np.uint8]], Sequence[Floats]]
+"""A batch, uint8[B, S, S, 3], to the graph's outputs, float32[B, ...] each."""
 
 
-def _load_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -78,7 +73,7 @@ def _load_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
     # a waiting thread that spins takes the core from the decoder beside it
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (
         runtime_errors.Fail,
         runtime_errors.InvalidArgument,
@@ -90,3 +85,22 @@ def _load_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run this graph ({error}); "
             "export it again with this release, or update onnxruntime"
         ) from error
+    inputs = {each.name: (each.type, list(each.shape[1:])) for each in session.get_inputs()}
+    outputs = [each.name for each in session.get_outputs()]
+    if inputs != {GRAPH_INPUT: ("tensor(uint8)", list(shape[1:]))} or outputs != list(names):
+        raise InputError(
+            f"{path}: not the graph that model.json describes: takes {inputs}, gives {outputs}; "
+            "copy the whole model folder again, or train it again"
+        )
+    return lambda batch: session.run(names, {GRAPH_INPUT: batch})
+
+
+def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
+    from agegender.scoring.bfloat16 import Bfloat16Graph, cpu_has_bfloat16  # half a second that float32 need not wait
+
+    if not cpu_has_bfloat16():
+        raise ConfigError(
+            f"precision bfloat16: the CPU of {socket.gethostname()} does not compute in it (AVX512-BF16 or AMX). "
+            "Take --precision float32, or leave such machines out"
+        )
+    return Bfloat16Graph(path, shape, threads, names).run

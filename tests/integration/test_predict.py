@@ -168,18 +168,8 @@ def test_a_run_whose_every_process_is_killed_goes_on_and_ends_with_the_same_rows
 ) -> None:
     predict(faces, tmp_path / "undisturbed", tiny_model, unit_images=2)
     command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
-    command += [
-        "--output",
-        str(tmp_path / "out"),
-        "--faces",
-        "none",
-        "--unit-images",
-        "2",
-        "--num-workers",
-        "1",
-        "--num-cpus",
-        "1",
-    ]
+    command += ["--output", str(tmp_path / "out"), "--faces", "none"]
+    command += ["--unit-images", "2", "--num-workers", "1", "--num-cpus", "1"]
     environment = {**os.environ, "RAY_ADDRESS": ""}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     staged = tmp_path / "out" / "_work" / "scored"

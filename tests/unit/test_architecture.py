@@ -36,6 +36,8 @@ LIBRARY_HOMES = {
     "ray": ("agegender.pipelines",),
     "torch": ("agegender.model", "agegender.scoring.gpu", "agegender.pipelines.train"),
     "torchvision": ("agegender.model",),
+    "onnxruntime": ("agegender.scoring.cpu",),
+    "openvino": ("agegender.scoring.bfloat16",),
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),
     "cv2": ("agegender.data.images", "agegender.data.faces", "agegender.data.corruptions"),

@@ -1,0 +1,81 @@
+import pathlib
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import openvino
+import pytest
+
+from agegender import released
+from agegender.errors import ConfigError, InputError
+from agegender.scoring import bfloat16
+from agegender.scoring.cpu import CpuScorer, Predictions
+
+needs_bfloat16 = pytest.mark.skipif(not bfloat16.cpu_has_bfloat16(), reason="this CPU does not compute in bfloat16")
+
+
+def same_bits(one: Predictions, other: Predictions) -> bool:
+    return all(np.array_equal(getattr(one, each.name), getattr(other, each.name)) for each in fields(Predictions)[:4])
+
+
+def test_what_this_cpu_can_is_what_it_says_of_itself():
+    flags = pathlib.Path("/proc/cpuinfo")
+    if not flags.exists():
+        pytest.skip("no /proc/cpuinfo here")
+    said = flags.read_text()
+    assert bfloat16.cpu_has_bfloat16() == ("avx512_bf16" in said or "amx_bf16" in said)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("fixture", ["model_folder", "scalar_folder"])
+def test_bfloat16_is_close_to_float32_and_the_same_bits_in_any_company(fixture, images, request):
+    folder = request.getfixturevalue(fixture)
+    exact, quick = CpuScorer(folder).score(images), CpuScorer(folder, 1, 16, "bfloat16").score(images)
+    assert not same_bits(exact, quick)
+    assert np.abs(quick.age_years - exact.age_years).mean() < 0.05 * exact.age_years.std()
+    assert np.abs(quick.female_probability - exact.female_probability).max() < 0.05
+    turned = CpuScorer(folder, 2, 16, "bfloat16").score(np.roll(images, 13, axis=0))
+    back = Predictions(**{
+        each.name: None if (value := getattr(turned, each.name)) is None else np.roll(value, -13, axis=0)
+        for each in fields(Predictions)
+    })  # fmt: skip
+    assert same_bits(back, quick), "of place, company and threads"
+
+
+@needs_bfloat16
+def test_of_the_released_model_it_changes_next_to_nothing(images):
+    side = CpuScorer(released.FOLDER).image_size_px
+    faces = np.stack([np.kron(each, np.ones((3, 3, 1), np.uint8))[:side, :side] for each in images])
+    exact, quick = (
+        CpuScorer(released.FOLDER, precision=precision).score(faces) for precision in ("float32", "bfloat16")
+    )
+    assert np.abs(quick.age_years - exact.age_years).mean() <= 0.05
+    assert np.mean((quick.female_probability >= 0.5) != (exact.female_probability >= 0.5)) <= 0.05
+    sums = quick.age_probabilities.sum(axis=1)
+    assert np.allclose(sums, 1, atol=1e-5), "sums of probabilities are not rounded to bfloat16"
+
+
+def test_a_cpu_without_it_is_told_of(model_folder, monkeypatch):
+    monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match=r"does not compute in it .*Take --precision float32"):
+        CpuScorer(model_folder, precision="bfloat16")
+
+
+def test_a_graph_that_is_none_or_foreign_is_refused(model_folder, tmp_path):
+    with pytest.raises(InputError, match=rf"none\.onnx: OpenVINO {openvino.__version__[:4]}.* cannot run this graph"):
+        bfloat16.Bfloat16Graph(tmp_path / "none.onnx", (1, 48, 48, 3), 1, ["age_years"])
+    with pytest.raises(InputError, match="cannot run this graph"):
+        bfloat16.Bfloat16Graph(model_folder / "model.onnx", (1, 48, 48, 3), 1, ["no_such_output"])
+
+
+@needs_bfloat16
+def test_it_needs_no_torch_either(model_folder):
+    code = (
+        "import sys, pathlib, numpy, agegender.scoring.cpu as cpu;"
+        "scorer = cpu.CpuScorer(pathlib.Path(sys.argv[1]), precision='bfloat16');"
+        "scorer.score(numpy.zeros((1, 48, 48, 3), numpy.uint8));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(model_folder)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr or "torch was imported"
