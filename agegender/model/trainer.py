@@ -42,7 +42,7 @@ class Tally:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bfloat16 where the processor multiplies matrices of it: with AVX512-BF16 alone it is slower than float32.
+    """``auto`` is bfloat16 where the processor computes in it (AVX512-BF16, AMX; GPUs): elsewhere it is slower than float32.
 
     Args:
         wanted: ``auto``, ``float32`` or ``bfloat16``.
@@ -52,7 +52,7 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
         return "bfloat16" if wanted == "bfloat16" else "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if "amx_bf16" in _cpu_flags() else "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
 
 
 def _cpu_flags() -> set[str]:
