@@ -39,8 +39,7 @@ from agegender.pipelines import predict_units
 from agegender.pipelines.growing import GrowingListing
 from agegender.pipelines.isolation import Task
 from agegender.pipelines.ledger import Ledger, stage_unit
-from agegender.pipelines.pool import Losses
-from agegender.pipelines.predict_units import ScoredUnit, score_units, source_of
+from agegender.pipelines.predict_units import Notes, ScoredUnit, score_units, source_of
 from agegender.pipelines.session import ray_session
 from agegender.schema import prediction_schema
 
@@ -82,7 +81,9 @@ class _EmptyActor:
         self._table = pa.Table.from_pylist([row] * config.unit_images, schema=prediction_schema([], False))
 
     def do(self, task: Task) -> ScoredUnit:
-        return ScoredUnit(stage_unit(self._output, task.unit, self._table), {"wait": 0.1, "score": 0.1}, 0, 0)
+        return ScoredUnit(
+            stage_unit(self._output, task.unit, self._table), {"wait": 0.1, "score": 0.1}, 0, 0, "float32"
+        )
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
@@ -122,7 +123,7 @@ def _score(config: PredictConfig, addresses: list[str], listed_s: float) -> dict
     ledger, ledger_s, units = Ledger(config.output, {}), 0.0, len(addresses)
     with (
         ray_session(num_cpus=psutil.cpu_count()),
-        contextlib.closing(score_units(config, None, iter(addresses), Losses())) as done,
+        contextlib.closing(score_units(config, None, iter(addresses), Notes())) as done,
     ):
         first_unit, counts = next(done)  # from here on the actors start, which is not a unit's cost
         ledger.add(first_unit, counts)

@@ -1,6 +1,6 @@
 """How many faces a model scores on this machine's cores, decoding and everything else left out.
 
-    python benchmarks/forward.py [--model out/train/model] [--processes 2] [--batch-size 64] [--precision float32]
+    python benchmarks/forward.py [--model out/train/model] [--processes 2] [--batch-size 64] [--precision auto]
 
 Several processes of one thread each, as predict runs them, on random crops; the sum over them.
 """
@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from agegender import released
-from agegender.options import Precision
-from agegender.scoring.bfloat16 import cpu_has_bfloat16
+from agegender.options import PrecisionOrAuto
 from agegender.scoring.cpu import CpuScorer
 
 SECONDS = 6.0
@@ -26,8 +25,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=released.FOLDER)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    best: Precision = "bfloat16" if cpu_has_bfloat16() else "float32"
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default=best)
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     given = parser.parse_args()
     with multiprocessing.Pool(given.processes) as pool:
         rates = pool.starmap(
@@ -38,7 +36,7 @@ def main() -> None:
     )
 
 
-def images_per_s(model: Path, batch_size: int, precision: Precision) -> float:
+def images_per_s(model: Path, batch_size: int, precision: PrecisionOrAuto) -> float:
     """Of one process, after a first batch."""
     scorer = CpuScorer(model, threads=1, batch_size=batch_size, precision=precision)
     side = scorer.image_size_px

@@ -24,8 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agegender.data.images import Pixels, decode, resize
-from agegender.options import Precision
-from agegender.scoring.bfloat16 import cpu_has_bfloat16
 from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.load import open_model
 from agegender.scoring.predictions import Predictions
@@ -89,8 +87,7 @@ def _graph_part(paths: list[str], model: Path) -> pa.Table:
 
 def _scorer(model: Path) -> CpuScorer:
     """In the precision that predict takes here."""
-    precision: Precision = "bfloat16" if cpu_has_bfloat16() else "float32"
-    return CpuScorer(model, threads=1, batch_size=BATCH, precision=precision)
+    return CpuScorer(model, threads=1, batch_size=BATCH, precision="auto")
 
 
 def _decoded(path: str, side: int) -> Pixels:

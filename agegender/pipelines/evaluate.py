@@ -26,7 +26,6 @@ from agegender.pipelines.finding import check_framing, face_search, search_ident
 from agegender.pipelines.gathered import Gathered, Keys, content_keys, gather, observations_of
 from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.places import check_storage
-from agegender.pipelines.precision import settled_precision
 from agegender.pipelines.record import DONE, claim_output, finish_record, record_uri
 from agegender.pipelines.session import own_errors, ray_session
 from agegender.pipelines.sources import Listing
@@ -53,7 +52,6 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; what was scored stays.
     """
     config = _with_absolute_addresses(config)
-    config = config.model_copy(update={"precision": settled_precision(config, "evaluate")})
     folder = localize_model(config.model)
     info, seen_keys = open_model(folder), training_images(folder)
     part = read_part(config.split, config.part) if config.split else None

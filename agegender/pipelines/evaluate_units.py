@@ -34,7 +34,6 @@ class _EvaluatingActor:
     def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
         self._output, self._part = config.output, part
         self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
-        assert config.precision != "auto", "settled by the driver"
         self._scorer = UnitScorer(
             *(config.model, source_of(config), config.threads_per_worker, config.batch_size),
             precision=config.precision,

@@ -24,9 +24,7 @@ from agegender.pipelines.lease import Lease
 from agegender.pipelines.ledger import Ledger, UnitCounts
 from agegender.pipelines.models import localize_model, model_address
 from agegender.pipelines.places import check_storage
-from agegender.pipelines.pool import Losses
-from agegender.pipelines.precision import settled_precision
-from agegender.pipelines.predict_units import COMMAND, score_units, source_of, unit_scorer
+from agegender.pipelines.predict_units import COMMAND, Notes, score_units, source_of, unit_scorer
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.record import DONE, claim_output, finish_record, reopen_record
 from agegender.pipelines.rescoring import Rescoring
@@ -54,7 +52,6 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; what was scored stays.
     """
     config = config.model_copy(update={"output": files.absolute(config.output), "model": model_address(config.model)})
-    config = config.model_copy(update={"precision": settled_precision(config, "predict")})
     info = _checked_model(config)
     search = face_search(config, config.max_faces)
     if config.dry_run:
@@ -78,14 +75,14 @@ def _predict(
     started_s = time.monotonic()
     ledger = Ledger(config.output, metadata, lease.check)
     again = Rescoring(config.output, config.unit_images, config.rescore_changed, config.retry_status)
-    before, losses = ledger.totals.images, Losses()
+    before, notes = ledger.totals.images, Notes()
     with _listing(config, again) as listing:
         pending = _pending(listing, ledger)
         first = next((unit for unit in pending if unit is not None), None)
         if first is not None:
             if was_done:
                 reopen_record(config.output, "predict", config, identity)
-            _score(config, search, itertools.chain([first], pending), ledger, losses, listing)
+            _score(config, search, itertools.chain([first], pending), ledger, notes, listing)
     # While the rows of an earlier collection wait, nobody knows which of the changed files are among them.
     changed = {} if again.images and not again.collects else _changed(config, listing)
     if earlier is not None and was_done and first is None and not again.images:
@@ -95,10 +92,11 @@ def _predict(
     if rescored:
         if was_done:
             reopen_record(config.output, "predict", config, identity)
-        _score_again(config, search, again, Ledger(again.output, metadata, lease.check), losses)
+        _score_again(config, search, again, Ledger(again.output, metadata, lease.check), notes)
         ledger = Ledger(config.output, metadata, lease.check)
     result = _summary(config, listing, ledger, before, rescored, time.monotonic() - started_s) | changed
-    result |= {"workers_lost": losses.workers or None, "units_tried_again": losses.units or None}
+    result |= {"workers_lost": notes.workers or None, "units_tried_again": notes.units or None}
+    result["precision"] = ", ".join(sorted(notes.precisions)) or None
     finish_record(config.output, "predict", config, identity, result)
     _check_bad_fraction(config, ledger.totals)
     return result
@@ -149,7 +147,7 @@ def _score(
     search: FaceSearch | None,
     units: Iterator[str | None],
     ledger: Ledger,
-    losses: Losses,
+    notes: Notes,
     listing: GrowingListing | None = None,
 ) -> None:
     with (
@@ -157,7 +155,7 @@ def _score(
         own_errors(),
         ledger,
         Progress(None, "images", "predict" if listing else "predict again") as progress,
-        contextlib.closing(score_units(config, search, units, losses)) as scored,
+        contextlib.closing(score_units(config, search, units, notes)) as scored,
     ):
         progress.start_at(ledger.totals.images)
         _show_open(ledger, listing)
@@ -176,13 +174,13 @@ def _show_open(ledger: Ledger, listing: GrowingListing | None) -> None:
 
 
 def _score_again(
-    config: PredictConfig, search: FaceSearch | None, again: Rescoring, ledger: Ledger, losses: Losses
+    config: PredictConfig, search: FaceSearch | None, again: Rescoring, ledger: Ledger, notes: Notes
 ) -> None:
     """Score the images that are to be scored again, and put their rows in place of the old ones."""
     inner = config.model_copy(update={"output": again.output, "save_crops": False})
     units = [again.address(number) for number in range(again.units) if not ledger.is_done(number)]
     if units:
-        _score(inner, search, iter(units), ledger, losses)
+        _score(inner, search, iter(units), ledger, notes)
     ledger.publish_rest()
     again.take_over()
 
@@ -190,6 +188,8 @@ def _score_again(
 def _checked_model(config: PredictConfig) -> ModelInfo:
     info = open_model(localize_model(config.model))
     check_framing(info, config.model)
+    if config.use_gpu and config.precision == "float32":
+        raise ConfigError("--precision float32: GPUs score in bfloat16. Leave it out, or leave --use-gpu out")
     if config.use_gpu and config.dry_run:
         raise ConfigError("--dry-run times this machine's CPU: leave --use-gpu out of it")
     if config.age_distribution and info.network.age_head == "scalar":
@@ -206,8 +206,8 @@ def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None)
     named |= {"uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images"}
     said = config.model_dump(mode="json", include=named)
     said |= search_identity(search)
-    if config.use_gpu:  # its bfloat16 is not that of a CPU
-        said["use_gpu"] = True
+    if config.use_gpu:
+        said["precision"] = "bfloat16"
     return said | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 

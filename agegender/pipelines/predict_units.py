@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from agegender.config import PredictConfig, SourceOptions
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
+from agegender.options import Precision
 from agegender.pipelines import metrics
 from agegender.pipelines.gpus import DecodersWanted, GpuScorer, start_gpus
 from agegender.pipelines.isolation import Task
@@ -34,6 +35,14 @@ from agegender.storage.retries import take_retries
 COMMAND = "predict"
 
 
+@dataclass
+class Notes(Losses):
+    """What a run notes beside its rows; filled while it runs."""
+
+    precisions: set[Precision] = field(default_factory=set)
+    """In which its networks computed; several where its nodes have several types of CPU."""
+
+
 def source_of(config: PredictConfig) -> SourceOptions:
     """The source alone; labels are nothing that scoring needs."""
     fields = {name: getattr(config, name) for name in SourceOptions.model_fields}
@@ -44,7 +53,6 @@ def unit_scorer(
     config: PredictConfig, search: FaceSearch | None, gpus: list[Any] | None = None, clock: StageClock | None = None
 ) -> UnitScorer:
     """The model at work, as the config says, here or on GPUs; the clock is told where its time goes."""
-    assert config.precision != "auto", "settled by the driver"
     return UnitScorer(
         config.model,
         source_of(config),
@@ -60,7 +68,7 @@ def unit_scorer(
 
 
 def score_units(
-    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None], losses: Losses
+    config: PredictConfig, search: FaceSearch | None, units: Iterator[str | None], notes: Notes
 ) -> Generator[tuple[str, UnitCounts], None, None]:
     """Score units in a pool of actors and stage their rows; needs a running Ray.
 
@@ -68,7 +76,7 @@ def score_units(
         config: of the run.
         search: how faces are found; None: images are face crops.
         units: addresses of listings; None: none at the moment.
-        losses: counted up as processes end.
+        notes: of what happens meanwhile.
 
     Yields:
         (unit, its counts) as they are staged.
@@ -83,11 +91,12 @@ def score_units(
     remote = remote.options(**{"scheduling_strategy": "SPREAD"} | placement(config))
     gpus = start_gpus(config) if config.use_gpu else []
     wanted = DecodersWanted(gpus, size) if gpus else size
-    pool = UnitPool(lambda: remote.remote(config, search, gpus), wanted, lambda unit: read_unit(unit).num_rows, losses)
+    pool = UnitPool(lambda: remote.remote(config, search, gpus), wanted, lambda unit: read_unit(unit).num_rows, notes)
     try:
         with closing(pool.results(units)) as results:
             for unit, done in results:
                 _tell(done)
+                notes.precisions.add(done.precision)
                 yield unit, done.counts
     finally:
         for gpu in gpus:
@@ -107,6 +116,9 @@ class ScoredUnit:
 
     storage_retries: int
     """Requests that were made again meanwhile."""
+
+    precision: Precision
+    """In which the network computed."""
 
 
 def _tell(done: ScoredUnit) -> None:
@@ -159,7 +171,7 @@ class _ScoringActor:
         self._idle_since_s = time.perf_counter()
         if counts is None:
             return None
-        return ScoredUnit(counts, self._clock.take(), len(task.deadly), take_retries())
+        return ScoredUnit(counts, self._clock.take(), len(task.deadly), take_retries(), self._scorer.precision)
 
     def _do(self, task: Task) -> UnitCounts | None:
         scorer = self._scorer

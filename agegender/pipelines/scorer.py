@@ -19,7 +19,7 @@ from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.faces import FaceSearch, align
 from agegender.data.images import Decoded, Pixels, decode, resize
-from agegender.options import Precision
+from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.sources import Fetched, fetch
 from agegender.pipelines.stages import StageClock
@@ -72,6 +72,9 @@ class UnitScorer:
         InputError: the model is missing, damaged or foreign.
     """
 
+    precision: Precision = "bfloat16"
+    """In which the network computes; elsewhere than here, on GPUs, always this."""
+
     def __init__(
         self,
         model_uri: str,
@@ -79,7 +82,7 @@ class UnitScorer:
         threads: int = 1,
         batch_size: int = 64,
         *,
-        precision: Precision = "float32",
+        precision: PrecisionOrAuto = "float32",
         age_distribution: bool = False,
         abstain_above_years: float | None = None,
         search: FaceSearch | None = None,
@@ -88,7 +91,10 @@ class UnitScorer:
     ) -> None:
         folder = localize_model(model_uri)
         self._side_px = open_model(folder).network.image_size_px
-        self._submit = submit or _at_once(CpuScorer(folder, threads, batch_size, precision))
+        if submit is None:
+            here = CpuScorer(folder, threads, batch_size, precision)
+            submit, self.precision = _at_once(here), here.precision
+        self._submit = submit
         self._clock = clock or StageClock()
         self._source = source
         self._batch_size = batch_size

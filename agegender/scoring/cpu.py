@@ -1,6 +1,5 @@
 """Score on CPUs with ONNX Runtime, or OpenVINO in bfloat16: starts in a fraction of a second, and no process needs torch."""
 
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS, ModelInfo
-from agegender.errors import ConfigError, InputError
-from agegender.options import Precision
+from agegender.errors import InputError
+from agegender.options import Precision, PrecisionOrAuto
 from agegender.scoring.load import open_model
 from agegender.scoring.predictions import Floats, Predictions, score_in_batches
 
@@ -27,7 +26,12 @@ class CpuScorer:
     image_size_px: int
     """Side of the images that ``score`` takes."""
 
-    def __init__(self, folder: Path, threads: int = 1, batch_size: int = 64, precision: Precision = "float32") -> None:
+    precision: Precision
+    """In which the network computes."""
+
+    def __init__(
+        self, folder: Path, threads: int = 1, batch_size: int = 64, precision: PrecisionOrAuto = "float32"
+    ) -> None:
         """Check the folder and load its graph.
 
         Args:
@@ -37,7 +41,6 @@ class CpuScorer:
             precision: of the network; heads, readout and calibration are float32 in any case.
 
         Raises:
-            ConfigError: bfloat16 on a CPU that does not compute in it.
             InputError: a model that is missing, damaged, foreign, or whose graph cannot be run.
         """
         self.info = open_model(folder)
@@ -45,7 +48,8 @@ class CpuScorer:
         self._batch_size = batch_size
         self._has_distribution = self.info.network.age_head == "distribution"
         names = GRAPH_OUTPUTS if self._has_distribution else GRAPH_OUTPUTS[:-1]
-        load = _in_float32 if precision == "float32" else _in_bfloat16
+        self.precision = _resolved(precision)
+        load = _in_float32 if self.precision == "float32" else _in_bfloat16
         self._run = load(folder / GRAPH_FILE, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names)
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
@@ -95,12 +99,18 @@ def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequenc
     return lambda batch: session.run(names, {GRAPH_INPUT: batch})
 
 
-def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
-    from agegender.scoring.bfloat16 import Bfloat16Graph, cpu_has_bfloat16  # half a second that float32 need not wait
+# OpenVINO takes half a second to import, which float32 does without.
 
-    if not cpu_has_bfloat16():
-        raise ConfigError(
-            f"precision bfloat16: the CPU of {socket.gethostname()} does not compute in it (AVX512-BF16 or AMX). "
-            "Take --precision float32, or leave such machines out"
-        )
+
+def _resolved(precision: PrecisionOrAuto) -> Precision:
+    if precision != "auto":
+        return precision
+    from agegender.scoring.bfloat16 import cpu_has_bfloat16
+
+    return "bfloat16" if cpu_has_bfloat16() else "float32"
+
+
+def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
+    from agegender.scoring.bfloat16 import Bfloat16Graph
+
     return Bfloat16Graph(path, shape, threads, names).run

@@ -55,7 +55,7 @@ def test_a_run_on_gpus_is_not_gone_on_with_on_cpus(
     cpu_for_gpu: None, faces: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     predict(faces, tmp_path / "out", tiny_model, use_gpu=True)
-    with pytest.raises(ConfigError, match="use_gpu was True, is now None"):
+    with pytest.raises(ConfigError, match="precision was 'bfloat16', is now 'auto'"):
         predict(faces, tmp_path / "out", tiny_model)
 
 

@@ -8,7 +8,7 @@ import openvino
 import pytest
 
 from agegender import released
-from agegender.errors import ConfigError, InputError
+from agegender.errors import InputError
 from agegender.scoring import bfloat16
 from agegender.scoring.cpu import CpuScorer, Predictions
 
@@ -56,10 +56,13 @@ def test_of_the_released_model_it_changes_next_to_nothing(images):
     assert np.allclose(sums, 1, atol=1e-5), "sums of probabilities are not rounded to bfloat16"
 
 
-def test_a_cpu_without_it_is_told_of(model_folder, monkeypatch):
-    monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: False)
-    with pytest.raises(ConfigError, match=r"does not compute in it .*Take --precision float32"):
-        CpuScorer(model_folder, precision="bfloat16")
+@pytest.mark.parametrize("has_it", [True, False])
+def test_auto_is_bfloat16_where_the_cpu_has_it(has_it, model_folder, images, monkeypatch):
+    monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: has_it)
+    scorer = CpuScorer(model_folder, precision="auto")
+    assert scorer.precision == ("bfloat16" if has_it else "float32")
+    assert same_bits(scorer.score(images), CpuScorer(model_folder, precision=scorer.precision).score(images))
+    assert CpuScorer(model_folder).precision == "float32"
 
 
 def test_a_graph_that_is_none_or_foreign_is_refused(model_folder, tmp_path):
