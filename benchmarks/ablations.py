@@ -27,7 +27,7 @@ from agegender.recipe import Recipe
 
 Patch = Callable[[FaceNetwork], object]
 
-SIZE = {"image_size_px": 72, "crop_fraction": 0.889}
+BASE = {"image_size_px": 72, "crop_fraction": 0.889, "precision": "float32"}
 
 
 def mean_pool(network: FaceNetwork) -> None:
@@ -64,8 +64,9 @@ ROWS: dict[str, tuple[dict[str, Any], Patch | None]] = {
         None,
     ),
     "target width 1.5 years": ({"age_sigma_years": 1.5}, None),
+    "bfloat16": ({"precision": "bfloat16"}, None),
 }
-"""What differs from the default recipe at ``SIZE``."""
+"""What differs from the default recipe with ``BASE``."""
 
 READOUTS = (("", "median", 2), ("; one view", "median", 1), ("; one view, expectation", "expectation", 1))
 """How a trained network is read; the first is the recipe's."""
@@ -108,7 +109,7 @@ def _read(runs: Path) -> list[dict[str, Any]]:
 
 def _run(name: str, given: argparse.Namespace, seed: int, rows: pa.Table, pixels: np.ndarray) -> dict[str, float]:
     overrides, patch = ROWS[name]
-    recipe, device = Recipe(**{**SIZE, **overrides, "epochs": given.epochs, "seed": seed}), torch.device(given.device)
+    recipe, device = Recipe(**{**BASE, **overrides, "epochs": given.epochs, "seed": seed}), torch.device(given.device)
     shape = network_config(recipe)
     train, val = (part_samples(rows, pixels, part, shape.image_size_px) for part in ("train", "val"))
     torch.manual_seed(seed)
