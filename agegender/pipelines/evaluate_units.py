@@ -19,6 +19,7 @@ from agegender.pipelines.gathered import Keys, is_among, scored_uri, with_label_
 from agegender.pipelines.places import placement, usable_cpus
 from agegender.pipelines.progress import Progress
 from agegender.pipelines.scorer import UnitScorer, pool_shape
+from agegender.pipelines.session import let_fatal_signals_end_this_process
 from agegender.pipelines.sources import Listing, read_unit, unit_dataset
 from agegender.storage import files, tables
 
@@ -32,6 +33,7 @@ class _EvaluatingActor:
     """One process of the pool: the model loaded once; units in, tables of predictions and labels to storage."""
 
     def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
+        let_fatal_signals_end_this_process()
         self._output, self._part = config.output, part
         self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
         self._scorer = UnitScorer(

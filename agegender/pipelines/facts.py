@@ -23,7 +23,7 @@ from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
 from agegender.pipelines import metrics
 from agegender.pipelines.progress import Progress
-from agegender.pipelines.session import own_errors
+from agegender.pipelines.session import let_fatal_signals_end_this_process, own_errors
 from agegender.pipelines.sources import Listing, fetch, read_unit, unit_dataset, unit_name
 from agegender.schema import FACTS
 from agegender.storage import files, tables
@@ -122,6 +122,7 @@ def _unit_facts(
     search: FaceSearch | None,
 ) -> dict[str, npt.NDArray[Any]]:
     """The task: a unit's address in, its summary out; the facts go to storage from here."""
+    let_fatal_signals_end_this_process()
     summaries = [_summary(str(unit), options, facts_uri, summary_uri, samples, search) for unit in batch["unit"]]
     return {"summary": np.array(summaries, dtype=object)}
 

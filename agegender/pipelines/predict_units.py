@@ -26,7 +26,7 @@ from agegender.pipelines.ledger import UnitCounts, stage_unit
 from agegender.pipelines.places import placement, usable_cpus
 from agegender.pipelines.pool import Losses, UnitPool
 from agegender.pipelines.scorer import UnitScorer, pool_shape
-from agegender.pipelines.session import cluster_address
+from agegender.pipelines.session import cluster_address, let_fatal_signals_end_this_process
 from agegender.pipelines.sources import read_unit, unit_name
 from agegender.pipelines.stages import StageClock
 from agegender.storage import files
@@ -150,6 +150,7 @@ class _ScoringActor:
     """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here."""
 
     def __init__(self, config: PredictConfig, search: FaceSearch | None, gpus: list[Any]) -> None:
+        let_fatal_signals_end_this_process()
         self._config, self._search, self._gpus = config, search, gpus
         self._clock, self._idle_since_s = StageClock(), time.perf_counter()
 

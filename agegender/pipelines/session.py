@@ -1,5 +1,6 @@
 """One Ray per job: connect to the user's, or start one of our own, and stop only what was started here."""
 
+import faulthandler
 import logging
 import os
 import signal
@@ -131,6 +132,21 @@ def gpu_cpus() -> list[float]:
         gpus = int(node["Resources"].get("GPU", 0.0))
         shares += [node["Resources"].get("CPU", 0.0) / max(1, gpus)] * gpus
     return [cpus for cpus in shares if cpus > 0] or [1.0]
+
+
+def let_fatal_signals_end_this_process() -> None:
+    """To be called in a process of Ray's that runs decoders: what would be a crash anywhere else is to be one there, too.
+
+    Ray's own handler prints a stack on the small one that Python keeps for such moments. Where that overflows, as it does now
+    and then in a process that computes with AVX-512, the handler crashes within itself for ever, and the process lives on.
+    Python's alone prints the Python stack and ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python sets handlers in the main thread alone
+    faulthandler.disable()
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT):
+        signal.signal(number, signal.SIG_DFL)
+    faulthandler.enable(all_threads=False)
 
 
 @contextmanager
