@@ -258,7 +258,7 @@ class ScoringOptions(Options):
 
     precision: Literal["auto", "float32"] = "auto"
     """of the network's arithmetic. auto: bfloat16 on CPUs that compute in it (AVX512-BF16, AMX), which is nearly twice as fast,
-    float32 on others; ages differ by 0.01 years between them. float32: the same on every CPU"""
+    float32 on others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
 
 
 class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
