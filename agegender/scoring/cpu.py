@@ -99,13 +99,10 @@ def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequenc
     return lambda batch: session.run(names, {GRAPH_INPUT: batch})
 
 
-# OpenVINO takes half a second to import, which float32 does without.
-
-
 def _resolved(precision: PrecisionOrAuto) -> Precision:
     if precision != "auto":
         return precision
-    from agegender.scoring.bfloat16 import cpu_has_bfloat16
+    from agegender.scoring.bfloat16 import cpu_has_bfloat16  # OpenVINO takes half a second, which float32 does without
 
     return "bfloat16" if cpu_has_bfloat16() else "float32"
 
