@@ -29,7 +29,8 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator, 
     Args:
         images: uint8[B, 3, S, S] RGB.
         settings: ranges; each is drawn per image.
-        generator: source of all draws, on the CPU whatever the images' device.
+        generator: source of all draws, on the CPU whatever the images' device; the noise of pixels alone is drawn on that,
+            and differs between kinds of device.
         crop_px: C, S less an even number; what is around it is only drawn on where an image turns, shrinks or shifts.
             None: S.
 
@@ -40,7 +41,8 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator, 
         return images
     batch, _, _, side = images.shape
     # one draw of fixed length, so that switching one variation off leaves the others as they were
-    draws = torch.rand(_DRAWS_PER_IMAGE, batch, generator=generator).to(images.device)
+    drawn = torch.rand(_DRAWS_PER_IMAGE, batch, generator=generator)
+    draws = drawn.to(images.device)
     crop_px = crop_px or side
     if _moves(settings):
         varied = _move(images.to(torch.float32), settings, draws, crop_px)
@@ -49,11 +51,11 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator, 
         end = start + crop_px
         varied = images[:, :, start:end, start:end].to(torch.float32, copy=True)
     if settings.low_resolution_probability:
-        varied = _lose_pixels(varied, settings.low_resolution_probability, draws)
+        varied = _lose_pixels(varied, settings.low_resolution_probability, drawn)
     if settings.brightness or settings.contrast or settings.darkness_probability:
         varied = _light(varied, settings, draws)
     if settings.noise_probability:
-        varied = _noise(varied, settings.noise_probability, draws, generator)
+        varied = _noise(varied, settings.noise_probability, drawn, generator)
     if settings.erase_probability:
         varied = _erase(varied, settings.erase_probability, draws)
     return varied
@@ -90,8 +92,8 @@ def _move(images: Tensor, settings: Augmentation, draws: Tensor, crop_px: int) -
 
 
 def _lose_pixels(images: Tensor, probability: float, draws: Tensor) -> Tensor:
-    """Shrink some images and enlarge them again, all of a batch by the same factor."""
-    chosen = (draws[12] < probability).nonzero()[:, 0]
+    """Shrink some images and enlarge them again, all of a batch by the same factor; draws on the CPU, so that no GPU is waited for."""
+    chosen = (draws[12] < probability).nonzero()[:, 0].to(images.device)
     if not len(chosen):
         return images
     side = images.shape[-1]
@@ -113,14 +115,23 @@ def _light(images: Tensor, settings: Augmentation, draws: Tensor) -> Tensor:
 
 
 def _noise(images: Tensor, probability: float, draws: Tensor, generator: torch.Generator) -> Tensor:
-    """Add Gaussian noise, of another strength for each image, to some images."""
+    """Add Gaussian noise, of another strength for each image, to some images; draws on the CPU, so that no GPU is waited for."""
     chosen = (draws[16] < probability).nonzero()[:, 0]
     if not len(chosen):
         return images
-    drawn = torch.randn((len(chosen), *images.shape[1:]), generator=generator).to(images.device)
-    std_B111 = (NOISIEST_STD * draws[17, chosen]).view(-1, 1, 1, 1)
-    images[chosen] = (images[chosen] + drawn * std_B111).clamp(0, 255)
+    std_B111 = (NOISIEST_STD * draws[17, chosen]).view(-1, 1, 1, 1).to(images.device)
+    chosen = chosen.to(images.device)
+    noise = torch.randn((len(chosen), *images.shape[1:]), generator=_on(images.device, generator), device=images.device)
+    images[chosen] = (images[chosen] + noise * std_B111).clamp(0, 255)
     return images
+
+
+def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """The generator, or one on the device that follows from it: to draw each pixel's noise on the CPU takes longer than a GPU's step."""
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def _erase(images: Tensor, probability: float, draws: Tensor) -> Tensor:
