@@ -29,6 +29,7 @@ from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.pipelines.train_feed import Feed
 from agegender.recipe import Recipe
 from agegender.schema import FACTS, Status
 
@@ -47,7 +48,8 @@ def main() -> None:
     given = parser.parse_args()
     recipe, device = Recipe(**json.loads(given.recipe)), torch.device(given.device)
     shape = network_config(recipe)
-    rows, pixels = load_images(given.split, given.output, given.val_fraction, given.test_fraction)
+    stored_px = max(STORED_PX, recipe.image_size_px)
+    rows, pixels = load_images(given.split, given.output, given.val_fraction, given.test_fraction, stored_px)
     train, val = (part_samples(rows, pixels, part, shape.image_size_px) for part in ("train", "val"))
     torch.manual_seed(recipe.seed)
     network, seconds = fit(build_network(shape, recipe.weights), recipe, train, device, val)
@@ -80,19 +82,15 @@ def fit(
     network = network.to(device)
     averaged, optimizer = trainer.averaged_copy(network, recipe), make_optimizer(network, recipe)
     precision = trainer.resolve_precision(recipe.precision, device)
-    steps = batches.steps_per_epoch(len(train), recipe.batch_size)
     seconds = 0.0
+    feed = Feed(train, recipe, 0, 1, 1, device, network.config.crop_size_px)
     for epoch in range(recipe.epochs):
         started_s = time.monotonic()
-        order = batches.epoch_order(len(train), recipe.seed, epoch)
-        for step in range(steps):
-            place = (epoch, step, 0)
-            batch = batches.load_batch(train, batches.batch_rows(order, step, recipe.batch_size), 0, 1, device)
-            batch = batches.augmented(batch, recipe, place, network.config.crop_size_px)
-            batches.seed_step(recipe.seed, place)
-            rate = trainer.learning_rate_at(epoch * steps + step, steps * recipe.epochs, recipe)
-            trainer.train_step(network, optimizer, batch, recipe, rate, precision)
-            trainer.update_average(averaged, network, recipe.ema_decay, epoch * steps + step)
+        for step, (piece, _) in enumerate(feed.pieces(epoch, 0)):
+            batches.seed_step(recipe.seed, piece.place)
+            rate = trainer.learning_rate_at(epoch * feed.steps + step, feed.steps * recipe.epochs, recipe)
+            trainer.train_step(network, optimizer, piece.batch, recipe, rate, precision)
+            trainer.update_average(averaged, network, recipe.ema_decay, epoch * feed.steps + step)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds += time.monotonic() - started_s
@@ -103,9 +101,9 @@ def fit(
 
 
 def load_images(
-    split_file: Path, cache: Path, val_fraction: float, test_fraction: float
+    split_file: Path, cache: Path, val_fraction: float, test_fraction: float, stored_px: int = STORED_PX
 ) -> tuple[pa.Table, np.ndarray]:
-    """The rows of a split with other fractions, and all their images, uint8[N, STORED_PX, STORED_PX, 3], decoded once."""
+    """The rows of a split with other fractions, and all their images, uint8[N, stored_px, stored_px, 3], decoded once."""
     split = pq.read_table(split_file)
     facts = {name: split[name] for name in ("uri", "content_hash", "age_years", "gender", "race")}
     nothing = {field.name: pa.nulls(split.num_rows, field.type) for field in FACTS if field.name not in facts}
@@ -113,11 +111,11 @@ def load_images(
     table = pa.table({**nothing, **facts, "status": status}).select(FACTS.names)
     groups = np.unique(np.array(split["group"].to_pylist()), return_inverse=True)[1].astype(np.int64)
     rows = split_table(table, groups, val_fraction, test_fraction, seed=0)
-    stored = cache / f"pixels_{STORED_PX}.npy"
+    stored = cache / f"pixels_{stored_px}.npy"
     if not stored.exists():
         cache.mkdir(parents=True, exist_ok=True)
         decoded = (decode(Path(uri).read_bytes(), 10**8).pixels for uri in rows["uri"].to_pylist())
-        np.save(stored, np.stack([resize(image, STORED_PX) for image in decoded if image is not None]))
+        np.save(stored, np.stack([resize(image, stored_px) for image in decoded if image is not None]))
     return rows, np.load(stored, mmap_mode="r")
 
 
