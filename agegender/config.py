@@ -156,8 +156,9 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     output: str
     """folder or s3:// prefix for what is written"""
 
-    preset: Literal["compact", "notebook"] = "compact"
-    """compact: our network for CPUs; notebook: the plain CNN that the project grew from. Flags win over the preset"""
+    preset: Literal["compact", "large", "notebook"] = "compact"
+    """compact: our network for CPUs; large: a larger one for GPUs; notebook: the plain CNN that the project grew from. Flags win
+    over the preset"""
 
     init: str | None = None
     """trained model folder to start from (fine-tuning), or released; its network is taken over"""

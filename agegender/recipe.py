@@ -4,9 +4,9 @@ Field docstrings are the help texts of ``agegender train``'s flags.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agegender.options import Fraction, Options, Positive, PrecisionOrAuto
 
@@ -52,7 +52,7 @@ class Recipe(Options):
     """The network and how it is trained; everything that the trainer needs and nothing about where it runs."""
 
     backbone: str = "compact"
-    """compact, notebook, or the name of a torchvision classification model, e.g. resnet50"""
+    """compact, large, notebook, or the name of a torchvision classification model, e.g. resnet50"""
 
     weights: str | None = None
     """first weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
@@ -72,7 +72,7 @@ class Recipe(Options):
     crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.875
     """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
 
-    epochs: Positive = 45
+    epochs: Positive = 80
     """passes over the training part"""
 
     batch_size: Positive = 128
@@ -109,8 +109,8 @@ class Recipe(Options):
     age_distribution_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of the divergence from the age target, in nats"""
 
-    age_error_weight: Annotated[float, Field(ge=0)] = 0.2
-    """weight of the mean absolute age error, per year"""
+    age_error_weight: Annotated[float, Field(ge=0)] = 0.0
+    """weight of the mean absolute age error, per year; a scalar head learns from nothing else, 0.2 is a good value for it"""
 
     gender_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of the binary cross-entropy of gender, in nats"""
@@ -124,9 +124,24 @@ class Recipe(Options):
     seed: int = 0
     """first weights, order and augmentation; and the split"""
 
+    @model_validator(mode="after")
+    def _check_age_learns(self) -> Self:
+        if self.age_head == "scalar" and self.age_error_weight == 0:
+            raise ValueError(
+                "age_error_weight 0 with age_head scalar: nothing would teach it ages; give --age-error-weight 0.2"
+            )
+        return self
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "compact": {},
+    "large": {
+        "backbone": "large",
+        "image_size_px": 184,
+        "crop_fraction": 0.87,
+        "batch_size": 256,
+        "learning_rate": 7e-3,
+    },
     "notebook": {
         "backbone": "notebook",
         "age_head": "scalar",

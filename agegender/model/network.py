@@ -3,6 +3,7 @@
 Shapes: B images, S side in pixels, F features, A = 121 age bins. Device, precision and parallelism come from outside.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -14,11 +15,18 @@ from torch import Tensor, nn
 
 from agegender.artifact import MIN_SPREAD_YEARS, NetworkConfig
 from agegender.errors import ConfigError, InputError
-from agegender.model.backbones import CompactBackbone, NotebookBackbone, torchvision_backbone
+from agegender.model.backbones import CompactBackbone, LargeBackbone, NotebookBackbone, torchvision_backbone
 from agegender.schema import AGE_BINS
 
 RGB_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, 0-255: what torchvision's weights were trained with
 RGB_STD = (58.395, 57.12, 57.375)
+
+OWN_BACKBONES: dict[str, Callable[[int], CompactBackbone | NotebookBackbone]] = {
+    "compact": CompactBackbone,
+    "large": LargeBackbone,
+    "notebook": NotebookBackbone,
+}
+"""By name; each takes the side of what it sees."""
 
 PRIOR_AGE_YEARS = 33.0
 PRIOR_AGE_SPREAD_YEARS = 20.0
@@ -127,7 +135,7 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
     """A network with fresh heads, its backbone fresh or with the weights named.
 
     Args:
-        config: ``backbone`` is ``compact``, ``notebook`` or a torchvision classification model's name.
+        config: ``backbone`` is ``compact``, ``large``, ``notebook`` or a torchvision classification model's name.
         weights: a file (.pth, .pt, .safetensors) with the backbone's weights, bare or as part of a saved
             ``FaceNetwork``; for a torchvision backbone also a name of its weights (``DEFAULT``), which torchvision
             then downloads.
@@ -138,17 +146,13 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
     """
     is_file = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
     hub_name = None if is_file else weights
-    if config.backbone in ("compact", "notebook"):
+    if config.backbone in OWN_BACKBONES:
         if hub_name is not None:
             raise ConfigError(
                 f"weights {hub_name!r}: backbone {config.backbone!r} has no weights by name; "
                 "give a .pth or .safetensors file, or leave --weights out to train from scratch"
             )
-        own = (
-            CompactBackbone(config.crop_size_px)
-            if config.backbone == "compact"
-            else NotebookBackbone(config.crop_size_px)
-        )
+        own = OWN_BACKBONES[config.backbone](config.crop_size_px)
         backbone: nn.Module = own
         features = own.features
     else:

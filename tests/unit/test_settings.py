@@ -31,6 +31,8 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
         (["--batch-size", "512"], 1e-2),
         (["--batch-size", "32"], 2.5e-3),
         (["--batch-size", "512", "--learning-rate", "0.001"], 1e-3),
+        (["--preset", "large"], 7e-3),
+        (["--preset", "large", "--batch-size", "64"], 3.5e-3),
         (["--preset", "notebook"], 1e-3),
         (["--preset", "notebook", "--batch-size", "256"], 2e-3),
     ],
@@ -47,6 +49,12 @@ def test_what_is_said_wins_over_the_preset_and_the_preset_over_defaults() -> Non
     config = parse_config(TrainConfig, [*TRAIN, *said], "train")
     assert (config.epochs, config.age_head, config.backbone) == (2, "scalar", "notebook")
     assert (config.augment.zoom_min, config.augment.zoom_max, config.augment.flip_probability) == (0.9, 1.0, 0.0)
+
+
+def test_a_head_that_nothing_would_teach_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"age_error_weight 0 with age_head scalar.*give --age-error-weight 0\.2"):
+        parse_config(TrainConfig, [*TRAIN, "--age-head", "scalar"], "train")
+    assert parse_config(TrainConfig, [*TRAIN, "--age-head", "scalar", "--age-error-weight", "0.2"], "train")
 
 
 def test_input_may_be_repeated_and_hold_commas() -> None:
