@@ -72,7 +72,7 @@ class Recipe(Options):
     crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.875
     """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
 
-    epochs: Positive = 80
+    epochs: Positive = 45
     """passes over the training part"""
 
     batch_size: Positive = 128
@@ -109,8 +109,8 @@ class Recipe(Options):
     age_distribution_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of the divergence from the age target, in nats"""
 
-    age_error_weight: Annotated[float, Field(ge=0)] = 0.0
-    """weight of the mean absolute age error, per year; a scalar head learns from nothing else, 0.2 is a good value for it"""
+    age_error_weight: Annotated[float, Field(ge=0)] = 0.2
+    """weight of the mean absolute age error, per year; a scalar head learns from nothing else"""
 
     gender_weight: Annotated[float, Field(ge=0)] = 1.0
     """weight of the binary cross-entropy of gender, in nats"""

@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py --input UTKFace/ [--model out/train/model] [--rounds 3] [--only agegender torch-loop ...]
 
-Each runs on a half and on all of the images. The difference of the two times is the steady state; what remains is start-up:
+Each runs on a part, by default a half, and on all of the images. The difference of the two times is the steady state; what remains is start-up:
 imports, Ray, loading the model, listing. Figures are medians over the rounds, ratios are taken within each round, so that a
 machine that is busy for a while does not favour one side. The peers are in ``scoring_peers.py``; daft must be installed
 for its row (pip install daft). Prints Markdown.
@@ -32,10 +32,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=released.FOLDER)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, help="images; default: all")
+    parser.add_argument("--part", type=int, help="images of the smaller run; default: half")
     parser.add_argument("--only", nargs="+", choices=[OURS, *PEERS], default=[OURS, *PEERS])
     given = parser.parse_args()
     whole = given.count or sum(path.suffix == ".jpg" for path in given.input.iterdir())
-    counts = (whole // 2, whole)
+    counts = (given.part or whole // 2, whole)
     seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in given.only}
     for _ in range(given.rounds):
         for name in given.only:

@@ -53,8 +53,8 @@ def test_what_is_said_wins_over_the_preset_and_the_preset_over_defaults() -> Non
 
 def test_a_head_that_nothing_would_teach_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"age_error_weight 0 with age_head scalar.*give --age-error-weight 0\.2"):
-        parse_config(TrainConfig, [*TRAIN, "--age-head", "scalar"], "train")
-    assert parse_config(TrainConfig, [*TRAIN, "--age-head", "scalar", "--age-error-weight", "0.2"], "train")
+        parse_config(TrainConfig, [*TRAIN, "--age-head", "scalar", "--age-error-weight", "0"], "train")
+    assert parse_config(TrainConfig, [*TRAIN, "--age-head", "scalar"], "train")
 
 
 def test_input_may_be_repeated_and_hold_commas() -> None:
