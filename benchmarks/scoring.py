@@ -3,9 +3,9 @@
     python benchmarks/scoring.py --input UTKFace/ [--model out/train/model] [--rounds 3] [--only agegender torch-loop ...]
 
 Each runs on a part, by default a half, and on all of the images. The difference of the two times is the steady state; what
-remains is start-up: imports, Ray, loading the model, listing. Figures are medians over the rounds, ratios are taken within each round, so that a
-machine that is busy for a while does not favour one side. The peers are in ``scoring_peers.py``; daft must be installed
-for its row (pip install daft). Prints Markdown.
+remains is start-up: imports, Ray, loading the model, listing. Figures are medians over the rounds, ratios are taken within
+each round, so that a machine that is busy for a while does not favour one side. The peers are in ``scoring_peers.py``; daft
+must be installed for its row (pip install daft). Prints Markdown.
 """
 
 import argparse
