@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # torch is imported where it is used: each of the decoding processes imports this file, and needs none of it.
 
 CALLS_AT_ONCE = 4
+"""As ``pipelines.gpus`` has it, which cannot be imported without Ray."""
+
 SLOTS = 32
 """Batches in shared memory: read, or waiting to be scored."""
 
@@ -101,7 +103,6 @@ def network_alone(folder: Path, device: str, batch_size: int, seconds: float) ->
     side = info.network.image_size_px
     images = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
     on_gpu = images.device.type == "cuda"
-    done = 0
     for measured in (False, True):
         began_s, done = time.monotonic(), 0
         while time.monotonic() - began_s < (seconds if measured else 1.0):
