@@ -1,9 +1,10 @@
 """The optimizer: Muon for the filters of convolutions and the layers between, AdamW for everything else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from agegender.recipe import Recipe
@@ -23,41 +24,89 @@ class Muon(torch.optim.AdamW):
     A step of AdamW follows the few directions in which gradients are large; Muon's is as long in every direction of a
     layer, which is what makes short trainings learn more per step.
 
+    Several ranks that have the same gradients deal the layers out: each works out the updates of its own and sends them to
+    the others. The updates are those of one rank, bit for bit.
+
     Args:
         groups: of parameters, with ``orthogonal`` and ``weight_decay``; orthogonal ones have two dimensions or more, and
             all dimensions but the first count as inputs.
         learning_rate: of both.
+        rank: of this process in torch's default group, where there are several.
+        ranks: processes that take the same step together.
 
     Source: Jordan et al. (2024), Muon; scale of the update after Liu et al. (2025), Muon is scalable for LLM training.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], learning_rate: float) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], learning_rate: float, rank: int = 0, ranks: int = 1) -> None:
         super().__init__(groups, lr=learning_rate, fused=True)
+        self.rank, self.ranks = rank, ranks
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters; the gradients of orthogonal groups are used up."""
         loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            if group["orthogonal"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._move(parameter, parameter.grad, group)
-                        parameter.grad = None  # AdamW passes over it
+        moved = [
+            (parameter, group)
+            for group in self.param_groups
+            if group["orthogonal"]
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        updates = self._updates([self._ahead(parameter) for parameter, _ in moved])
+        for (parameter, group), update in zip(moved, updates, strict=True):
+            length = group["lr"] * _ADAMW_UPDATE_RMS * max(parameter[0].numel(), len(parameter)) ** 0.5
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.sub_(update.view_as(parameter), alpha=length)
+            parameter.grad = None  # AdamW passes over it
         super().step()
         return loss
 
-    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _ahead(self, parameter: Tensor) -> Tensor:
+        """Nesterov's momentum as a matrix, after this step's gradient."""
+        gradient = parameter.grad
+        assert gradient is not None
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())  # AdamW looks for it in each state that it takes up again
             state["momentum"] = torch.zeros_like(parameter)
         state["step"] += 1
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        update = orthogonalized(ahead.flatten(1)).view_as(ahead)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(update, alpha=group["lr"] * _ADAMW_UPDATE_RMS * max(ahead[0].numel(), len(ahead)) ** 0.5)
+        return gradient.lerp(momentum, MOMENTUM).flatten(1)
+
+    def _updates(self, matrices: list[Tensor]) -> list[Tensor]:
+        if self.ranks == 1 or not matrices:
+            return [orthogonalized(matrix) for matrix in matrices]
+        owners = deal([(len(matrix), matrix.shape[1]) for matrix in matrices], self.ranks)
+        updates = list(matrices)
+        sent = []
+        for rank in range(self.ranks):
+            places = [place for place, owner in enumerate(owners) if owner == rank]
+            sizes = [matrices[place].numel() for place in places]
+            packed = matrices[0].new_empty(sum(sizes))
+            for place, part in zip(places, packed.split(sizes), strict=True):
+                if rank == self.rank:
+                    part.copy_(orthogonalized(matrices[place]).flatten())
+                updates[place] = part
+            sent.append(torch.distributed.broadcast(packed, src=rank, async_op=True))
+        for message in sent:
+            message.wait()
+        return updates
+
+
+def deal(shapes: Sequence[tuple[int, int]], ranks: int) -> list[int]:
+    """Which rank works out which matrix, so that all have about as much to do.
+
+    Args:
+        shapes: of the matrices, M x N.
+        ranks: at least 1.
+    """
+    done = [0.0] * ranks
+    owners = [0] * len(shapes)
+    costs = [min(shape) ** 2 * (2 * max(shape) + 3 * ITERATIONS * min(shape)) for shape in shapes]
+    for place in sorted(range(len(shapes)), key=lambda place: -costs[place]):
+        owners[place] = done.index(min(done))
+        done[owners[place]] += costs[place]
+    return owners
 
 
 def orthogonalized(matrix_MN: Tensor) -> Tensor:
@@ -83,8 +132,8 @@ def orthogonalized(matrix_MN: Tensor) -> Tensor:
     return wide.T if is_tall else wide
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimizer that the recipe names, for all parameters that learn.
+def make_optimizer(network: nn.Module, recipe: Recipe, rank: int = 0, ranks: int = 1) -> torch.optim.Optimizer:
+    """The optimizer that the recipe names, for all parameters that learn; ``rank`` and ``ranks`` as ``Muon`` takes them.
 
     Norms and biases do not decay, for they have no scale to keep small; heads and depthwise filters are AdamW's in Muon too,
     for their rows do not work together as those of a layer within.
@@ -107,4 +156,6 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             if parameters
         ],
         recipe.learning_rate,
+        rank,
+        ranks,
     )

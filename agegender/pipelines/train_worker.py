@@ -161,7 +161,7 @@ class Worker:
             network.load_state_dict(state.network)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = trainer.averaged_copy(self.network, self.recipe)
-        self.optimizer = make_optimizer(self.network, self.recipe)
+        self.optimizer = make_optimizer(self.network, self.recipe, self.rank, self.ranks)
         if state is not None:
             restore_optimizer(self.optimizer, self.network, state.optimizer)
             if state.ema:

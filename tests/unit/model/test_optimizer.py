@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed
 from torch import nn
 
 from agegender.artifact import NetworkConfig
 from agegender.model.checkpoint import optimizer_state, restore_optimizer
 from agegender.model.network import FaceNetwork, build_network
-from agegender.model.optimizer import make_optimizer, orthogonalized
+from agegender.model.optimizer import deal, make_optimizer, orthogonalized
 from agegender.recipe import Recipe
 
 
@@ -72,3 +75,34 @@ def test_a_restored_optimizer_goes_on_as_if_it_had_not_stopped(kind: str) -> Non
     for each, its in ((network, optimizer), (again, restored)):
         _step(each, its, seed=2)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+
+
+def _two_steps(rank: int, ranks: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        meeting = f"file://{folder}/meeting"
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    network = _network()
+    optimizer = make_optimizer(network, Recipe(), rank, ranks)
+    for seed in (1, 2):
+        _step(network, optimizer, seed)
+    torch.save((network.state_dict(), optimizer_state(optimizer, network).tensors), folder / f"{rank}-of-{ranks}.pt")
+    if ranks > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_deal_the_layers_out_step_as_one_does_alone(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_two_steps, (3, tmp_path), nprocs=3)
+    torch.multiprocessing.spawn(_two_steps, (1, tmp_path), nprocs=1)
+    alone = torch.load(tmp_path / "0-of-1.pt")
+    for rank in range(3):
+        for mine, its in zip(alone, torch.load(tmp_path / f"{rank}-of-3.pt"), strict=True):
+            assert mine.keys() == its.keys()
+            assert all(torch.equal(mine[name], its[name]) for name in mine)
+
+
+def test_layers_are_dealt_out_by_their_work_and_more_ranks_than_layers_leave_some_idle() -> None:
+    shapes = [(64, 64), (64, 64), (128, 64), (256, 256)]
+    assert deal(shapes, 2) == [1, 1, 1, 0]
+    assert sorted(deal(shapes, 9)) == [0, 1, 2, 3]
+    assert deal([], 2) == []
