@@ -7,7 +7,6 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 UTKFACE ?= UTKFace
 RELEASE := out/release
-TEACHER_FLAGS := --val-fraction 0.2 --test-fraction 0.2 --num-workers 2
 RELEASE_FLAGS := --val-fraction 0.1 --test-fraction 0.1 --num-workers 2
 export RAY_AUTH_MODE ?= disabled
 # Ray runs its workers at nice 15: beside anything else that computes, the tests would hardly move.
@@ -62,13 +61,11 @@ format: $(INSTALLED)  ## lay the code out
 	$(RUN)/ruff check --fix .
 
 release: $(INSTALLED)  ## the model that comes with the package, from UTKFACE=folder: trained, evaluated, with its card
-	$(RUN)/agegender train --input $(UTKFACE) --output $(RELEASE)/teacher $(TEACHER_FLAGS)
-	$(RUN)/agegender train --input $(UTKFACE) --output $(RELEASE)/train --teacher $(RELEASE)/teacher/model $(RELEASE_FLAGS)
+	$(RUN)/agegender train --input $(UTKFACE) --output $(RELEASE)/train $(RELEASE_FLAGS)
 	$(RUN)/agegender evaluate --input $(UTKFACE) --model $(RELEASE)/train/model --split $(RELEASE)/train/split.parquet \
 	    --part test --robustness --output $(RELEASE)/evaluation
 	$(RUN)/python benchmarks/release.py --train $(RELEASE)/train --evaluation $(RELEASE)/evaluation \
-	    --flags="--input $(UTKFACE) --teacher $(RELEASE)/teacher/model $(RELEASE_FLAGS)" \
-	    --teacher-flags="--input $(UTKFACE) --output $(RELEASE)/teacher $(TEACHER_FLAGS)"
+	    --flags="--input $(UTKFACE) $(RELEASE_FLAGS)"
 
 clean-demo:  ## remove what the demo made
 	rm -rf $(DEMO)

@@ -82,7 +82,7 @@ class NetworkConfig(BaseModel):
     """Side S of the square image that the network takes."""
 
     crop_fraction: float = 1.0
-    """Side of its middle that the backbone sees, as a share of S; what is around it is margin for augmentation."""
+    """Side of its middle that the backbone sees, as a share of S; what is around it is margin."""
 
     age_readout: Literal["expectation", "median"] = "median"
     """Of the estimated age distribution, which number is the estimate; the median has the smallest mean absolute error."""
@@ -94,6 +94,20 @@ class NetworkConfig(BaseModel):
     def crop_size_px(self) -> int:
         """Side of what the backbone sees; the margin is equally wide on all sides."""
         return self.image_size_px - 2 * round(self.image_size_px * (1 - self.crop_fraction) / 2)
+
+    def for_scoring(self, zoom_min: float) -> "NetworkConfig":
+        """What a network that was trained like this takes afterwards: half of the margin is in sight, too.
+
+        In training the margin is what turned and shifted images draw on. Afterwards it tells of hair, chin and neck, and
+        where training has shown faces a little smaller, they are read better so. Source: Touvron et al. (2019), Fixing the
+        train-test resolution discrepancy; how much of the margin: docs/accuracy.md.
+
+        Args:
+            zoom_min: smallest zoom of training images, which showed no more than that; 1: the middle alone.
+        """
+        seen_fraction = min((1 + self.crop_fraction) / 2, self.crop_fraction / zoom_min)
+        side = self.crop_size_px + 2 * round(self.crop_size_px * (1 / seen_fraction - 1) / 2)
+        return self.model_copy(update={"image_size_px": side, "crop_fraction": self.crop_size_px / side})
 
 
 class ModelInfo(BaseModel):

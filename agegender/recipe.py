@@ -67,12 +67,13 @@ class Recipe(Options):
     """2: estimate from the image and its mirror image together, at twice the time"""
 
     image_size_px: Annotated[int, Field(ge=32, le=512)] = 128
-    """side of the square that images are resized to"""
+    """side of the square that training images are resized to"""
 
     crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.875
-    """side of its middle that the network sees, as a share; turned and shifted training images draw on the margin"""
+    """side of its middle that the network learns from, as a share; turned and shifted images draw on the margin. The trained
+    network is shown half of the margin too, if --augment.zoom-min has made faces so small"""
 
-    epochs: Positive = 45
+    epochs: Positive = 80
     """passes over the training part"""
 
     batch_size: Positive = 128

@@ -87,7 +87,7 @@ def model_folder(backbone: str) -> Iterator[Path]:
 
     shape, none = SHAPES[backbone], np.zeros(0, np.uint64)
     with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder), build_network(shape).eval(), shape, Calibration(), none, none, "", {}, {})
+        save_model(Path(folder), build_network(shape).eval(), Calibration(), none, none, "", {}, {})
         yield Path(folder)
 
 

@@ -52,7 +52,9 @@ def main() -> None:
     rows, pixels = load_images(given.split, given.output, given.val_fraction, given.test_fraction, stored_px)
     train, val = (part_samples(rows, pixels, part, shape.image_size_px) for part in ("train", "val"))
     torch.manual_seed(recipe.seed)
-    network, seconds = fit(build_network(shape, recipe.weights), recipe, train, device, val)
+    network = build_network(shape, recipe.weights)
+    network.config = shape.for_scoring(recipe.augment.zoom_min)
+    network, seconds = fit(network, recipe, train, device, val)
     round_weights(network)
     said, tally = trainer.evaluate(network, val, range(len(val)), recipe, device)
     metrics = tally.means() | {"images_per_s": len(train) * recipe.epochs / seconds}
@@ -61,7 +63,7 @@ def main() -> None:
     learnt, calibrated = (image_keys(hashes[parts == part]) for part in ("train", "val"))
     config = recipe.model_dump(mode="json") | {"precision": trainer.resolve_precision(recipe.precision, device)}
     info = save_model(
-        given.output / "model", network.cpu(), shape, calibration, learnt, calibrated, split_hash(rows), config, metrics
+        given.output / "model", network.cpu(), calibration, learnt, calibrated, split_hash(rows), config, metrics
     )
     print(json.dumps({"model_id": info.model_id, **metrics}))
 

@@ -46,7 +46,6 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="OUTPUT of agegender train")
     parser.add_argument("--evaluation", type=Path, required=True, help="OUTPUT of agegender evaluate --robustness")
     parser.add_argument("--flags", required=True, help="what train was given, for the card")
-    parser.add_argument("--teacher-flags", required=True, help="what the teacher's training was given, for the card")
     given = parser.parse_args()
     metrics = json.loads((given.evaluation / "metrics.json").read_text())
     info = open_model(given.train / "model")
@@ -55,7 +54,7 @@ def main() -> None:
     shutil.rmtree(released.FOLDER, ignore_errors=True)
     shutil.copytree(given.train / "model", released.FOLDER)
     slices = pq.read_table(given.evaluation / "slices.parquet").to_pylist()
-    CARD.write_text(card(metrics, slices, given.flags, given.teacher_flags))
+    CARD.write_text(card(metrics, slices, given.flags))
     GOLDEN.write_text(json.dumps(golden(), indent=1) + "\n")
     print(f"{released.FOLDER}, {CARD}, {GOLDEN}: look at the difference and commit it")
 
@@ -69,7 +68,7 @@ def golden() -> dict[str, Any]:
     return {"faces": FACES} | {name: [round(float(v), 4) for v in getattr(said, name)] for name in names}
 
 
-def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str, teacher_flags: str) -> str:
+def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str) -> str:
     """The text of MODEL_CARD.md."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined)
     template = environment.get_template("model_card.md.j2")
@@ -77,7 +76,6 @@ def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str, teac
         m=metrics,
         info=open_model(released.FOLDER),
         flags=flags,
-        teacher_flags=teacher_flags,
         parameters=sum(value.size for value in load_file(released.FOLDER / "weights.safetensors").values()),
         learnt_images=len(learnt_images(released.FOLDER)),
         seen_images=len(training_images(released.FOLDER)),

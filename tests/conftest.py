@@ -22,5 +22,5 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     factors = {"age_low_factors": [0.5] * AGE_BINS, "age_high_factors": [0.5] * AGE_BINS}
     none = np.zeros(0, np.uint64)
-    save_model(folder, build_network(config), config, Calibration(**factors), none, none, "", {}, {})
+    save_model(folder, build_network(config), Calibration(**factors), none, none, "", {}, {})
     return folder

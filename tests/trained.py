@@ -32,7 +32,7 @@ def measured_again(output: Path | str) -> tuple[batches.Samples, Estimates, Tall
     """The kept model on the validation part, in one process."""
     network, info = load_network(Path(output) / "model")
     rows = pq.read_table(Path(output) / "split.parquet").filter(in_val(output)).to_pylist()
-    side_px = info.network.image_size_px
+    side_px = info.config["image_size_px"]
     pixels = np.stack([resize(decode(Path(row["uri"]).read_bytes(), 10**8).pixels, side_px) for row in rows])
     ages = np.array([row["age_years"] for row in rows], np.float32)
     genders = np.array([row["gender"] for row in rows], np.int64)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from agegender.model.transforms import augment
 from agegender.recipe import Recipe
@@ -107,6 +108,18 @@ def load_batch(samples: Samples, rows: Integers, rank: int, ranks: int, device: 
         _share(int((gender >= 0).sum()), int((samples.gender[rows] >= 0).sum()), ranks),
         None if samples.taught is None else torch.from_numpy(samples.taught[share].astype(np.float32)).to(device),
     )
+
+
+def resized(images: Tensor, side_px: int) -> Tensor:
+    """Images of another side, if that is another, as a decoder would have made them.
+
+    Args:
+        images: uint8 or float[B, 3, S, S].
+        side_px: of the result.
+    """
+    if images.shape[-1] == side_px:
+        return images
+    return functional.interpolate(images.float(), side_px, mode="bilinear", antialias=True)
 
 
 def _share(labelled_here: int, labelled_in_batch: int, ranks: int) -> float:

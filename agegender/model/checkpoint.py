@@ -27,7 +27,6 @@ from agegender.artifact import (
     WEIGHTS_FILE,
     Calibration,
     ModelInfo,
-    NetworkConfig,
 )
 from agegender.errors import InputError
 from agegender.model.export import export_graph
@@ -41,7 +40,6 @@ STATE_FILE = "state.json"
 def save_model(
     folder: Path,
     network: FaceNetwork,
-    network_config: NetworkConfig,
     calibration: Calibration,
     training_images: npt.NDArray[np.uint64],
     calibration_images: npt.NDArray[np.uint64],
@@ -54,7 +52,6 @@ def save_model(
     Args:
         folder: made if absent; an older model in it stops being valid first.
         network: with the weights to keep.
-        network_config: rebuilds the network's shape.
         calibration: goes into model.json and into the graph.
         training_images: uint64[N], first 8 bytes of the content hash of each image that the weights come from, any order.
         calibration_images: uint64[M], the same of those that the calibration comes from.
@@ -76,7 +73,7 @@ def save_model(
     files = {name: _sha256(folder / name) for name in written}
     info = ModelInfo(
         model_id=files[WEIGHTS_FILE][:12],
-        network=network_config,
+        network=network.config,
         calibration=calibration,
         split_hash=split_hash,
         config=config,

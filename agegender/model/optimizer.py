@@ -77,19 +77,14 @@ class Muon(torch.optim.AdamW):
         if self.ranks == 1 or not matrices:
             return [orthogonalized(matrix) for matrix in matrices]
         owners = deal([(len(matrix), matrix.shape[1]) for matrix in matrices], self.ranks)
-        updates = list(matrices)
-        sent = []
-        for rank in range(self.ranks):
-            places = [place for place, owner in enumerate(owners) if owner == rank]
-            sizes = [matrices[place].numel() for place in places]
-            packed = matrices[0].new_empty(sum(sizes))
-            for place, part in zip(places, packed.split(sizes), strict=True):
-                if rank == self.rank:
-                    part.copy_(orthogonalized(matrices[place]).flatten())
-                updates[place] = part
-            sent.append(torch.distributed.broadcast(packed, src=rank, async_op=True))
+        updates, sent = [], []
+        for matrix, owner in zip(matrices, owners, strict=True):
+            update = orthogonalized(matrix).contiguous() if owner == self.rank else matrix.new_empty(matrix.shape)
+            updates.append(update)
+            sent.append(torch.distributed.broadcast(update, src=owner, async_op=True))
         for message in sent:
-            message.wait()
+            if message is not None:  # as it is for a process that is no part of the group
+                message.wait()
         return updates
 
 

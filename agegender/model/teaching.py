@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
-from agegender.model.batches import Samples, load_batch
+from agegender.model.batches import Samples, load_batch, resized
 from agegender.model.network import FaceNetwork
 from agegender.schema import AGE_BINS
 
@@ -43,9 +42,6 @@ def teach(teachers: Sequence[FaceNetwork], samples: Samples, device: torch.devic
 
 
 def _said(teacher: FaceNetwork, images: torch.Tensor) -> torch.Tensor:
-    side = teacher.config.image_size_px
-    if images.shape[-1] != side:
-        images = functional.interpolate(images.float(), side, mode="bilinear", antialias=True)
-    outputs = teacher(images)
+    outputs = teacher(resized(images, teacher.config.image_size_px))
     assert outputs.age_logits_BA is not None  # callers take teachers with a distribution head alone
     return torch.cat([outputs.age_logits_BA.softmax(dim=1), outputs.gender_logit_B.sigmoid().unsqueeze(1)], dim=1)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from agegender.model.batches import Batch, Integers, Samples, load_batch
+from agegender.model.batches import Batch, Integers, Samples, load_batch, resized
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, Outputs
 from agegender.options import Precision
@@ -201,7 +201,7 @@ def evaluate(
     """Run rows once through the network as it will be kept: float32, no augmentation.
 
     Args:
-        network: averaged weights.
+        network: averaged weights; images are resized to what it takes.
         samples: the validation part.
         rows: a rank's share of it.
         recipe: what the loss terms need.
@@ -218,7 +218,7 @@ def evaluate(
     for start in range(0, len(wanted), EVALUATION_BATCH):
         share = wanted[start : start + EVALUATION_BATCH]
         batch = load_batch(samples, share, 0, 1, device)
-        outputs: Outputs = network(batch.images)
+        outputs: Outputs = network(resized(batch.images, network.config.image_size_px))
         _, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, recipe)
         tally_terms(
             tally,

@@ -113,11 +113,13 @@ def _with_init(config: TrainConfig) -> TrainConfig:
         files.upload_folder(localize_model(model_address(config.init)), kept, last=INFO_FILE)
     info = open_model(localize_model(kept))
     check_framing(info, config.init)
-    network = info.network
-    taken = {name: value for name, value in network.model_dump().items() if getattr(config, name) != value}
+    network = info.network.model_dump()
+    # what it was trained on has a margin about what it takes now
+    network |= {name: info.config[name] for name in ("image_size_px", "crop_fraction") if name in info.config}
+    taken = {name: value for name, value in network.items() if getattr(config, name) != value}
     if taken:
         logger.info("taken over from %s: %s", config.init, ", ".join(f"{k} {v}" for k, v in taken.items()))
-    return config.model_copy(update={**network.model_dump(), "init": kept})
+    return config.model_copy(update={**network, "init": kept})
 
 
 def _kept_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:

@@ -104,7 +104,6 @@ def keep_model(
         info = save_model(
             Path(folder),
             network.cpu(),
-            job.network,
             calibration,
             *_seen_images(job),
             job.split_hash,

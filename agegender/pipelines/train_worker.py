@@ -159,6 +159,7 @@ class Worker:
             network = build_network(self.job.network, None if state else self.recipe.weights)
         if state is not None:
             network.load_state_dict(state.network)
+        network.config = self.job.network.for_scoring(self.recipe.augment.zoom_min)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = trainer.averaged_copy(self.network, self.recipe)
         self.optimizer = make_optimizer(self.network, self.recipe, self.rank, self.ranks)

@@ -149,7 +149,10 @@ def test_fine_tuning_with_two_workers(
         num_workers=2,
     )
     result = run_train(config)
-    assert open_model(tmp_path / "tuned" / "model").network.image_size_px == SIDE_PX  # the network is taken over
+    networks = [
+        open_model(folder).network for folder in (tmp_path / "tuned" / "model", Path(trained[0].output) / "model")
+    ]
+    assert networks[0] == networks[1]  # the network is taken over
     _assert_metrics_are_of_each_val_image_once(config.output)
     before, _ = load_network(Path(trained[0].output) / "model")
     after, _ = load_network(tmp_path / "tuned" / "model")

@@ -20,7 +20,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = NetworkConfig(backbone="compact", age_head="scalar", image_size_px=32)
     folder = tmp_path_factory.mktemp("model") / "small"
     none = np.zeros(0, np.uint64)
-    save_model(folder, build_network(config), config, Calibration(), none, none, "", {}, {})
+    save_model(folder, build_network(config), Calibration(), none, none, "", {}, {})
     return folder
 
 

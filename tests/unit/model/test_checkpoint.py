@@ -157,7 +157,7 @@ def test_a_model_folder_opens_and_holds_what_was_saved(tmp_path):
     learnt, calibrated = np.array([9, 2**63 + 5, 3, 9], np.uint64), np.array([4, 9], np.uint64)
     folder = tmp_path / "model"
     metrics = {"age_mae_years": 5.5}
-    written = save_model(folder, network, CONFIG, calibration, learnt, calibrated, "ab", {"epochs": 2}, metrics)
+    written = save_model(folder, network, calibration, learnt, calibrated, "ab", {"epochs": 2}, metrics)
     assert open_model(folder) == written
     assert training_images(folder).tolist() == [3, 4, 9, 2**63 + 5]
     assert learnt_images(folder).tolist() == [3, 9, 2**63 + 5]
@@ -172,7 +172,7 @@ def test_a_model_folder_opens_and_holds_what_was_saved(tmp_path):
 def test_saving_again_replaces_the_model(tmp_path):
     for seed in (0, 1):
         network, _ = make(seed)
-        info = save_model(tmp_path, network, CONFIG, Calibration(), NO_IMAGES, NO_IMAGES, "", {}, {})
+        info = save_model(tmp_path, network, Calibration(), NO_IMAGES, NO_IMAGES, "", {}, {})
     assert open_model(tmp_path) == info
     assert training_images(tmp_path).tolist() == []
 
@@ -187,7 +187,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     network, _ = make(0)
-    info = save_model(tmp_path, network, CONFIG, Calibration(), NO_IMAGES, NO_IMAGES, "", {}, {})
+    info = save_model(tmp_path, network, Calibration(), NO_IMAGES, NO_IMAGES, "", {}, {})
     other = info.model_copy(update={"network": CONFIG.model_copy(update={"backbone": "notebook"})})
     (tmp_path / "model.json").write_text(other.model_dump_json())
     with pytest.raises(InputError, match=r"weights\.safetensors: not the weights of this release's notebook network"):

@@ -179,6 +179,27 @@ def test_torchvision_backbones_by_name(images, tmp_path):
         build_network(config("squeezenet1_0"))
 
 
+@pytest.mark.parametrize(
+    ("side", "crop_fraction", "zoom_min", "expected_side"),
+    [
+        (128, 0.875, 0.8, 120),
+        (128, 0.875, 0.95, 122),
+        (128, 0.875, 1.0, 128),
+        (128, 0.75, 0.9, 116),
+        (64, 1.0, 0.8, 64),
+    ],
+)
+def test_a_trained_network_is_shown_half_of_the_margin_and_no_smaller_faces_than_in_training(
+    side, crop_fraction, zoom_min, expected_side
+):
+    trained = NetworkConfig(
+        backbone="compact", age_head="distribution", image_size_px=side, crop_fraction=crop_fraction, views=2
+    )
+    scored = trained.for_scoring(zoom_min)
+    assert (scored.image_size_px, scored.crop_size_px) == (expected_side, trained.crop_size_px)
+    assert scored.views == 2
+
+
 def test_the_backbone_sees_the_middle_alone():
     cropped = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=112, crop_fraction=0.86)
     assert cropped.crop_size_px == 96

@@ -143,6 +143,15 @@ def test_tally_does_not_depend_on_how_images_were_divided() -> None:
     assert np.allclose(joined, estimates.age_years, atol=1e-3)
 
 
+def test_images_are_resized_to_what_the_network_takes() -> None:
+    network, samples = _network("compact").eval(), _samples(5)
+    shown = batches.resized(torch.from_numpy(samples.pixels).permute(0, 3, 1, 2), 24)
+    network.config = network.config.model_copy(update={"image_size_px": 24})
+    estimates, _ = trainer.evaluate(network, samples, range(5), Recipe(), CPU)
+    with torch.no_grad():
+        assert np.allclose(estimates.age_years, network(shown).age_years_B, atol=1e-4)
+
+
 def test_what_nobody_labelled_counts_nothing() -> None:
     samples = _samples(4)
     samples.gender[:] = -1

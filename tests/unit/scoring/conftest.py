@@ -23,7 +23,7 @@ def write_model(folder: Path, age_head: str = "distribution", backbone: str = "c
     torch.nn.init.normal_(network.gender_head.weight, std=1.0)
     calibration = Calibration(age_low_factors=[0.4] * 121, age_high_factors=[0.6] * 121)
     images = np.arange(10, dtype=np.uint64)
-    save_model(folder, network, config, calibration, images[:8], images[8:], "ab", {"epochs": 1}, {})
+    save_model(folder, network, calibration, images[:8], images[8:], "ab", {"epochs": 1}, {})
     return folder
 
 
