@@ -6,7 +6,7 @@
 Each loop is `plain_training.fit` in a process with one thread and trains a network of its own on all images: once with the
 whole batch in each step, and once with half of it, which is what each of two workers has. The optimizer does the same work
 for a step of either, so the second is what is lost to Ray, to gradients that travel and to checkpoints; the first has the
-loss in it that every rank orthogonalizes all layers. Aimed at: 0.9 of the loops, and under 5 % of a step spent waiting for images.
+loss in it that there are twice as many steps. Aimed at: 0.9 of the loops, and under 5 % of a step spent waiting for images.
 """
 
 import argparse
