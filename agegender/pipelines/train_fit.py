@@ -193,12 +193,13 @@ class _NodeWatch:
 
 def _draw(thread: threading.Thread, monitor: Any, images: int, watch: _NodeWatch | None) -> None:
     state: MonitorState = ray.get(monitor.read.remote())
-    while thread.is_alive() and not state.figures:
+    while thread.is_alive() and not state.starts:
         thread.join(POLL_INTERVAL_S)
         state = ray.get(monitor.read.remote())
-    before = done = state.images
+    # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong. Where this one began
+    # is what its workers said then: by now they may have trained on.
+    before = done = state.starts[0].images if state.starts else 0
     starts = 1
-    # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong.
     with Progress(images - before, "images", "train") as progress:
         is_running = True
         while is_running:
@@ -207,8 +208,10 @@ def _draw(thread: threading.Thread, monitor: Any, images: int, watch: _NodeWatch
             if watch is not None:
                 watch.look()
             state = ray.get(monitor.read.remote())
-            for step, workers in state.starts[starts:]:
-                logger.warning("workers were lost or have come: going on from step %d with %d", step, workers)
+            for start in state.starts[starts:]:
+                logger.warning(
+                    "workers were lost or have come: going on from step %d with %d", start.step, start.workers
+                )
             starts = max(starts, len(state.starts))
             # After the loss of a worker the count falls back to the checkpoint: the bar waits until it is caught up with.
             progress.update(max(0, state.images - done), **state.figures)

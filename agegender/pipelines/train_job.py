@@ -84,6 +84,17 @@ EXAMPLES_FILE = "examples.parquet"
 SUMMARY_FILE = "training.json"
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a group of workers began to train."""
+
+    step: int
+    images: int
+    """Training images used before it, over all epochs."""
+
+    workers: int
+
+
 @dataclass
 class MonitorState:
     """Where training is."""
@@ -94,8 +105,8 @@ class MonitorState:
     figures: dict[str, str] = field(default_factory=dict)
     """Shown beside it."""
 
-    starts: list[tuple[int, int]] = field(default_factory=list)
-    """Of each group of workers that began to train: from which step, and how many they are."""
+    starts: list[Start] = field(default_factory=list)
+    """Of each group of workers that began to train, the first of this attempt first."""
 
     error: AgegenderError | None = None
     """Why the workers gave up; trying again would not help."""
@@ -111,9 +122,9 @@ class Monitor:
         """Say how far it is."""
         self._state.images, self._state.figures = images, figures
 
-    def begin(self, step: int, workers: int) -> None:
+    def begin(self, start: Start) -> None:
         """Say that a group of workers trains from here on."""
-        self._state.starts.append((step, workers))
+        self._state.starts.append(start)
 
     def fail(self, error: AgegenderError) -> None:
         """Say why it ends; the first reason is kept."""

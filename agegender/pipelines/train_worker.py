@@ -39,7 +39,7 @@ from agegender.pipelines.metrics import TrainingFigures
 from agegender.pipelines.models import localize_model
 from agegender.pipelines.train_data import decode_images, load_samples
 from agegender.pipelines.train_feed import Feed, Piece
-from agegender.pipelines.train_job import TrainJob
+from agegender.pipelines.train_job import Start, TrainJob
 from agegender.pipelines.train_keep import MetricsLog, keep_model
 from agegender.pipelines.train_ranks import anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
 from agegender.pipelines.train_sums import EpochSums
@@ -178,7 +178,7 @@ class Worker:
     def run(self) -> bool:
         """Train all epochs that are left; False where the loss is no longer a number."""
         if self.rank == 0:
-            self.job.monitor.begin.remote(self.step, self.ranks)
+            self.job.monitor.begin.remote(Start(self.step, self._used_images(), self.ranks))
         self._post()
         while self.epoch < self.recipe.epochs:
             self._train_epoch()
@@ -260,8 +260,11 @@ class Worker:
                 name: _shown(self.history[-1][key])
                 for name, key in (("val MAE", "age_mae_years"), ("val gender", "gender_accuracy"))
             }
-        in_epoch = batches.part_of(len(self.train), self.step - self.epoch * self.steps, self.steps).start
-        self.job.monitor.post.remote(self.epoch * len(self.train) + in_epoch, figures)
+        self.job.monitor.post.remote(self._used_images(), figures)
+
+    def _used_images(self) -> int:
+        in_epoch = batches.part_of(len(self.train), self.step - self.epoch * self.steps, self.steps)
+        return self.epoch * len(self.train) + int(in_epoch.start)
 
     def _end_epoch(self) -> None:
         train = tally_over_ranks(self.sums.tally)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.model import trainer
 from agegender.model.checkpoint import load_network, load_training_state
+from agegender.pipelines import train_fit
 from agegender.pipelines.train import run_train
 from agegender.pipelines.train_fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
 from agegender.pipelines.train_job import WORK_FOLDER
@@ -117,6 +119,18 @@ def test_metrics_with_three_workers(
     _assert_metrics_are_of_each_val_image_once(config.output)
     assert [row["step"] for row in metrics(config.output)] == [row["step"] for row in metrics(trained[0].output)]
     assert result["age_mae_years"] == pytest.approx(trained[1]["age_mae_years"], abs=5)
+
+
+def test_images_are_counted_from_the_first_however_late_the_driver_looks(
+    ray_cluster: None, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_fit, "POLL_INTERVAL_S", 600)  # it looks when training has ended, and not before
+    counted: Counter[str] = Counter()
+    monkeypatch.setattr(train_fit.metrics, "count", lambda name, value, _, **_tags: counted.update({name: value}))
+    config = TrainConfig(input=[str(faces)], output=str(tmp_path / "out"), **SETTINGS)
+    run_train(config)
+    used = sum(epoch["train_images"] for epoch in metrics(config.output))
+    assert counted["agegender_train_images_total"] == used
 
 
 def test_micro_batches_learn_what_workers_would_and_are_as_many_steps(
