@@ -13,6 +13,7 @@ from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
 from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
 from agegender.storage.s3_client import call, client, endpoint, error_code, max_attempts, relax_checksums
+from agegender.storage.s3_listing import list_objects, may_not_list
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -39,7 +40,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
-    """See ``files.list_files``; in the server's key order, page by page."""
+    """See ``files.list_files``."""
     bucket, key = split(uri)
     if key and not key.endswith("/"):
         itself = _itself(bucket, key, uri)
@@ -47,24 +48,15 @@ def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
             yield itself
             return
         key += "/"
-    for item in _pages(bucket, key, uri):
+
+    def leave_out(folder: str) -> bool:
+        return not hidden and is_hidden(folder[len(key) :])
+
+    for item in list_objects(bucket, key, uri, leave_out):
         relative = item["Key"][len(key) :]
         # consoles make empty objects whose names end in a slash, to show folders
         if relative and not relative.endswith("/") and (hidden or not is_hidden(relative)):
             yield _info(bucket, item)
-
-
-def _pages(bucket: str, prefix: str, uri: str) -> Iterator[Any]:
-    token: dict[str, Any] = {}
-    while True:
-        try:
-            page = call(lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **token), uri)  # noqa: B023
-        except ObjectAnswer as refused:
-            raise _may_not_list(uri, refused) from refused
-        yield from page.get("Contents", [])
-        if not page.get("IsTruncated"):
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _itself(bucket: str, key: str, uri: str) -> FileInfo | None:
@@ -74,13 +66,9 @@ def _itself(bucket: str, key: str, uri: str) -> FileInfo | None:
     except ObjectAnswer as refused:  # keys that may read one object but list nothing
         found = stat(uri)
         if found is None:
-            raise _may_not_list(uri, refused) from refused
+            raise may_not_list(uri, refused) from refused
         return found
-    return next((_info(bucket, item) for item in page.get("Contents", []) if item["Key"] == key), None)
-
-
-def _may_not_list(uri: str, refused: ObjectAnswer) -> InputError:
-    return InputError(f"{uri}: may not be listed ({refused.reason}). Grant these keys s3:ListBucket on the bucket.")
+    return next((_info(bucket, item) for item in page["Contents"] if item["Key"] == key), None)
 
 
 def _info(bucket: str, item: Any) -> FileInfo:

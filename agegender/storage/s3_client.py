@@ -24,6 +24,7 @@ from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
 from agegender.storage.answers import ObjectAnswer
 from agegender.storage.retries import note_retry
+from agegender.storage.s3_keys import take_objects
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -123,11 +124,13 @@ def _make_client() -> "S3Client":
     try:
         session = boto3.session.Session()
         region = session.region_name or ("us-east-1" if has_own_endpoint() else None)
-        return session.client("s3", region_name=region, config=config)
+        made = session.client("s3", region_name=region, config=config)
     except _NO_KEYS as error:
         raise _no_keys("S3", error) from error
     except (boto_errors.BotoCoreError, ValueError) as error:
         raise ConfigError(f"S3: {_words(error)}. Correct the AWS variables or files (docs/s3.md).") from error
+    made.meta.events.register("before-parse.s3.ListObjectsV2", take_objects)
+    return made
 
 
 def call(action: Callable[[], T], uri: str, writing: bool = False) -> T:

@@ -1,0 +1,42 @@
+"""Reading the objects out of the answer to a LIST, which botocore's own parser does five times slower.
+
+That parser, generic and with a date for each key, takes 0.1 ms for each; of a listing it would be nearly all of the time.
+"""
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+
+def take_objects(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_others: object) -> None:
+    """Handler of botocore's ``before-parse``: key, size and etag of the objects as ``Contents``; the rest is left to its parser.
+
+    What is no such answer is left alone as a whole, for botocore to say what it is.
+
+    Args:
+        response_dict: status and body; the objects are taken out of it.
+        customized_response_dict: becomes part of what the caller of botocore gets.
+    """
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        answer = ET.fromstring(
+            response_dict["body"]
+        )  # the user's own server, and expat bounds what entities may grow to
+    except ET.ParseError:
+        return
+    namespace, _, kind = answer.tag.rpartition("}")
+    if kind != "ListBucketResult":
+        return
+    space = f"{namespace}}}" if namespace else ""
+    objects = answer.findall(f"{space}Contents")
+    customized_response_dict["Contents"] = [
+        {
+            "Key": each.findtext(f"{space}Key", ""),
+            "Size": int(each.findtext(f"{space}Size", "")),
+            "ETag": each.findtext(f"{space}ETag", ""),
+        }
+        for each in objects
+    ]
+    for each in objects:
+        answer.remove(each)
+    response_dict["body"] = ET.tostring(answer)
