@@ -28,7 +28,7 @@ def list_objects(bucket: str, prefix: str, uri: str, leave_out: Callable[[str], 
     """Every object below a prefix, as S3 describes it, in an order that depends on the keys alone.
 
     A prefix without folders comes in the server's order, others a page of each folder in turn. Memory is that of
-    ``IN_FLIGHT`` pages.
+    ``FOLDERS_WANTED`` pages at most, at the beginning, then of ``IN_FLIGHT``.
 
     Args:
         bucket: its name.
