@@ -148,7 +148,7 @@ def test_folders_are_listed_side_by_side_and_hidden_ones_not_at_all(
         assert len(list(storage.list_files(f"{s3_bucket}/images"))) == 20
         seconds = time.monotonic() - began_s
     assert server.asked == 1 + 1 + 20, "whether it is one object, its folders, and each of them"
-    assert seconds < server.asked * server.delay_s / 2
+    assert seconds < server.asked * server.delay_s, "what one after the other would take at least"
 
 
 def test_exists_knows_objects_and_prefixes(s3_bucket: str) -> None:
