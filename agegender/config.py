@@ -258,7 +258,7 @@ class ScoringOptions(Options):
     """threads of the forward pass in one scoring process"""
 
     precision: Literal["auto", "float32"] = "auto"
-    """of the network's arithmetic. auto: bfloat16 on CPUs that compute in it (AVX512-BF16, AMX), which is nearly twice as fast,
+    """of the network's arithmetic. auto: bfloat16 on CPUs that are nearly twice as fast in it (Intel's with AMX, AMD's from Zen 4 on),
     float32 on others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
 
 

@@ -11,7 +11,7 @@ Precision = Literal["float32", "bfloat16"]
 """Of a network's arithmetic."""
 
 PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
-"""The same as it is asked for; auto: bfloat16 where the processor computes in it, else float32."""
+"""The same as it is asked for; auto: bfloat16 where the processor is faster in it, else float32."""
 
 
 class Options(BaseModel):

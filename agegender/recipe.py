@@ -102,7 +102,7 @@ class Recipe(Options):
     """largest norm of the gradient; 0: no bound"""
 
     precision: PrecisionOrAuto = "auto"
-    """auto: bfloat16 where the processor is built for it, else float32; resolved once and recorded"""
+    """auto: bfloat16 where the processor is faster in it, else float32; resolved once and recorded"""
 
     age_sigma_years: Annotated[float, Field(gt=0)] = 2.5
     """width of the Gaussian target of the age distribution"""

@@ -21,7 +21,7 @@ from agegender import released
 from agegender.data.images import Pixels, decode, resize
 from agegender.model.calibrated import CalibratedNetwork
 from agegender.model.checkpoint import load_network
-from agegender.scoring.bfloat16 import cpu_has_bfloat16
+from agegender.processor import is_faster_in_bfloat16
 from agegender.scoring.cpu import CpuScorer
 
 BATCH = 64
@@ -99,7 +99,7 @@ def _forwards(model: Path) -> dict[str, Callable[[np.ndarray], Scores]]:
     for size in (1, 4, 8, 16, 64, 256):
         scorer = CpuScorer(model, threads=1, batch_size=size)
         found[f"ONNX Runtime, float32, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)
-    if cpu_has_bfloat16():
+    if is_faster_in_bfloat16():
         for size in (8, 16, 64):
             scorer = CpuScorer(model, threads=1, batch_size=size, precision="bfloat16")
             found[f"OpenVINO, bfloat16, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)

@@ -7,7 +7,6 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from agegender.model.batches import Batch, Integers, Samples, load_batch, resize
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, Outputs
 from agegender.options import Precision
+from agegender.processor import is_faster_in_bfloat16
 from agegender.recipe import Recipe
 
 EVALUATION_BATCH = 256
@@ -42,7 +42,7 @@ class Tally:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bfloat16 where the processor computes in it (AVX512-BF16, AMX; GPUs): elsewhere it is slower than float32.
+    """``auto`` is bfloat16 where the processor is faster in it: on GPUs that have it, and on the CPUs of ``processor``.
 
     Args:
         wanted: ``auto``, ``float32`` or ``bfloat16``.
@@ -52,15 +52,7 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
         return "bfloat16" if wanted == "bfloat16" else "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
-
-
-def _cpu_flags() -> set[str]:
-    described = Path("/proc/cpuinfo")
-    if not described.exists():
-        return set()
-    lines = (line for line in described.read_text().splitlines() if line.startswith("flags"))
-    return set(next(lines, "").split())
+    return "bfloat16" if is_faster_in_bfloat16() else "float32"
 
 
 def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:

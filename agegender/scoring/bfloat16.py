@@ -1,4 +1,4 @@
-"""A model's graph in bfloat16, by OpenVINO, on CPUs that compute in it: about twice as fast as in float32.
+"""A model's graph in bfloat16, by OpenVINO: on CPUs that are made for it about twice as fast as in float32.
 
     images -> [network, bfloat16] -> features -> [heads, readout, calibration, float32] -> predictions
 
@@ -19,11 +19,6 @@ from agegender.scoring.predictions import Floats
 
 HEAD = "/network/age_head/Gemm_output_0"
 """What the graph calls the result of the age head, from where its input is found."""
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this machine's CPU multiplies bfloat16 itself (AVX512-BF16, AMX)."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class Bfloat16Graph:

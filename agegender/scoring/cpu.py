@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
+from agegender import processor
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS, ModelInfo
 from agegender.errors import InputError
 from agegender.options import Precision, PrecisionOrAuto
@@ -102,12 +103,10 @@ def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequenc
 def _resolved(precision: PrecisionOrAuto) -> Precision:
     if precision != "auto":
         return precision
-    from agegender.scoring.bfloat16 import cpu_has_bfloat16  # OpenVINO takes half a second, which float32 does without
-
-    return "bfloat16" if cpu_has_bfloat16() else "float32"
+    return "bfloat16" if processor.is_faster_in_bfloat16() else "float32"
 
 
 def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
-    from agegender.scoring.bfloat16 import Bfloat16Graph
+    from agegender.scoring.bfloat16 import Bfloat16Graph  # OpenVINO takes half a second, which float32 does without
 
     return Bfloat16Graph(path, shape, threads, names).run
