@@ -10,7 +10,8 @@ from typing import Any
 def take_objects(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_others: object) -> None:
     """Handler of botocore's ``before-parse``: key, size and etag of the objects as ``Contents``; the rest is left to its parser.
 
-    What is no such answer is left alone as a whole, for botocore to say what it is.
+    ``Contents`` is there even where no object is, so that a botocore that asks no handlers is an error and not an empty folder. What
+    is no such answer is left alone as a whole, for botocore to say what it is.
 
     Args:
         response_dict: status and body; the objects are taken out of it.
@@ -19,9 +20,7 @@ def take_objects(response_dict: dict[str, Any], customized_response_dict: dict[s
     if response_dict["status_code"] != 200:
         return
     try:
-        answer = ET.fromstring(
-            response_dict["body"]
-        )  # the user's own server, and expat bounds what entities may grow to
+        answer = ET.fromstring(response_dict["body"])  # expat itself bounds what entities may grow to
     except ET.ParseError:
         return
     namespace, _, kind = answer.tag.rpartition("}")
