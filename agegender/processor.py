@@ -8,8 +8,8 @@ CPUINFO = Path("/proc/cpuinfo")
 def is_faster_in_bfloat16(described: str | None = None) -> bool:
     """Whether networks run faster in bfloat16 than in float32: with AMX, and with AMD's AVX512-BF16.
 
-    Intel's AVX512-BF16 alone, which is what a virtual machine shows that hides AMX, multiplies as fast as float32 and has the
-    converting besides: the released model then scores 0.69 times as fast, and trains 0.69 times as fast (docs/speed.md).
+    With Intel's AVX512-BF16 alone, which is what a virtual machine shows that hides AMX, the released model scores and trains at
+    0.69 of its speed in float32 (docs/speed.md, "Another CPU"). AMX itself was at no hand to be measured.
 
     Args:
         described: content of ``/proc/cpuinfo``; None: of this machine. Where there is none, the answer is no.
