@@ -36,12 +36,12 @@ class Job:
 
 JOBS = {
     "sample": Job(config.SampleConfig, "agegender.pipelines.sample", "run_sample"),
-    "eda": Job(config.EdaConfig, "agegender.pipelines.eda", "run_eda"),
-    "train": Job(config.TrainConfig, "agegender.pipelines.train", "run_train"),
-    "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate", "run_evaluate"),
-    "predict": Job(config.PredictConfig, "agegender.pipelines.predict", "run_predict"),
+    "eda": Job(config.EdaConfig, "agegender.pipelines.eda.run", "run_eda"),
+    "train": Job(config.TrainConfig, "agegender.pipelines.train.run", "run_train"),
+    "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate.run", "run_evaluate"),
+    "predict": Job(config.PredictConfig, "agegender.pipelines.predict.run", "run_predict"),
     "preview": Job(config.PreviewConfig, "agegender.pipelines.preview", "run_preview"),
-    "status": Job(config.StatusConfig, "agegender.pipelines.status", "run_status"),
+    "status": Job(config.StatusConfig, "agegender.pipelines.predict.status", "run_status"),
     "export": Job(config.ExportConfig, "agegender.pipelines.export", "run_export"),
 }
 

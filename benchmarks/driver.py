@@ -34,13 +34,13 @@ import ray
 
 from agegender import released
 from agegender.config import PredictConfig
-from agegender.pipelines import ledger as ledger_module
-from agegender.pipelines import predict_units
-from agegender.pipelines.growing import GrowingListing
-from agegender.pipelines.isolation import Task
-from agegender.pipelines.ledger import Ledger, stage_unit
-from agegender.pipelines.predict_units import Notes, ScoredUnit, score_units, source_of
-from agegender.pipelines.session import ray_session
+from agegender.pipelines.engine.poison import Task
+from agegender.pipelines.predict import ledger as ledger_module
+from agegender.pipelines.predict import worker as predict_units
+from agegender.pipelines.predict.ledger import Ledger, stage_unit
+from agegender.pipelines.predict.worker import Notes, ScoredUnit, score_units, source_of
+from agegender.pipelines.runtime.session import ray_session
+from agegender.pipelines.source.streaming_listing import GrowingListing
 from agegender.schema import prediction_schema
 
 MIB = 2**20

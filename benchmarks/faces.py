@@ -31,9 +31,9 @@ from agegender.data.face_geometry import Face, Floats, apply, scale_of
 from agegender.data.faces import FaceFinder, FaceSearch, align, warp
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.data.labels import from_filename
-from agegender.pipelines.finding import face_search
-from agegender.pipelines.scorer import UnitScorer
-from agegender.pipelines.sources import list_source
+from agegender.pipelines.engine.unit_scorer import UnitScorer
+from agegender.pipelines.runtime.detector import face_search
+from agegender.pipelines.source.listing import list_source
 from agegender.scoring.cpu import CpuScorer
 
 PICTURE_PX = (4000, 3000)

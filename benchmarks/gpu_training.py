@@ -25,7 +25,7 @@ from agegender.model.batches import Batch, Samples
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.options import Precision
-from agegender.pipelines.train_feed import Feed
+from agegender.pipelines.train.feed import Feed
 from agegender.recipe import PRESETS, Recipe
 
 WARM_UP_STEPS = 20

@@ -28,13 +28,13 @@ import pyarrow.dataset
 
 from agegender import released
 from agegender.config import StatusConfig
-from agegender.pipelines.status import run_status
+from agegender.pipelines.predict.status import run_status
 
 PART_ROWS = 100
 PROGRAM = f"""
 import sys
 from agegender.cli import main
-from agegender.pipelines import ledger
+from agegender.pipelines.predict import ledger
 ledger.PART_ROWS = {PART_ROWS}
 sys.exit(main(sys.argv[1:]))
 """

@@ -29,7 +29,7 @@ from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
-from agegender.pipelines.train_feed import Feed
+from agegender.pipelines.train.feed import Feed
 from agegender.recipe import Recipe
 from agegender.schema import FACTS, Status
 

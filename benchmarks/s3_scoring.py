@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agegender import released
-from agegender.pipelines.fetch import REMOTE_READS_IN_FLIGHT
+from agegender.pipelines.source.fetch import REMOTE_READS_IN_FLIGHT
 from agegender.storage import files
 
 PROCESSES = 2

@@ -29,7 +29,9 @@ def mark(name):
     marks.setdefault(name, time.time() - began)
 
 from agegender import cli
-from agegender.pipelines import ledger, pool, predict
+from agegender.pipelines.predict import ledger
+from agegender.pipelines.engine import actor_pool as pool
+from agegender.pipelines.predict import run
 import ray
 mark("imports of the driver")
 init, welcome, add = ray.init, pool.UnitPool._welcome, ledger.Ledger.add

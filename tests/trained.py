@@ -14,7 +14,7 @@ from agegender.evaluation.bootstrap import mean_bounds, share_bounds
 from agegender.model import batches, trainer
 from agegender.model.checkpoint import load_network
 from agegender.model.trainer import Estimates, Tally
-from agegender.pipelines.train_job import WORK_FOLDER
+from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.recipe import Recipe
 
 

@@ -1,1 +1,0 @@
-"""The only Ray code: one module per job, and what they share."""

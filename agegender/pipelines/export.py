@@ -5,7 +5,7 @@ from typing import Any
 
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS
 from agegender.config import ExportConfig
-from agegender.pipelines.models import localize_model, model_address
+from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.scoring.load import open_model
 from agegender.storage import files
 

@@ -10,11 +10,11 @@ from agegender.config import PreviewConfig, SourceOptions
 from agegender.data.annotate import Annotation, annotated
 from agegender.data.images import Pixels, decode, encode_jpeg, resize_to_fit
 from agegender.errors import InputError
-from agegender.pipelines.finding import check_framing, face_search
-from agegender.pipelines.models import localize_model, model_address
-from agegender.pipelines.progress import Progress
-from agegender.pipelines.scorer import UnitScorer
-from agegender.pipelines.sources import fetch, list_source
+from agegender.pipelines.engine.unit_scorer import UnitScorer
+from agegender.pipelines.runtime.detector import check_framing, face_search
+from agegender.pipelines.runtime.model_cache import localize_model, model_address
+from agegender.pipelines.runtime.progress import Progress
+from agegender.pipelines.source.listing import fetch, list_source
 from agegender.schema import Status
 from agegender.scoring.load import open_model
 from agegender.storage import files

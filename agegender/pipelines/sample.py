@@ -11,8 +11,8 @@ from typing import Any
 from agegender.config import SampleConfig
 from agegender.data.synthetic import draw_sample, sample_name
 from agegender.errors import ConfigError, ResourceError
-from agegender.pipelines.progress import Progress
-from agegender.pipelines.record import claim_output, finish_record, read_record
+from agegender.pipelines.runtime.progress import Progress
+from agegender.pipelines.runtime.run_record import claim_output, finish_record, read_record
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ def test_eda_ends_with_its_exit_code_and_the_same_command_goes_on(faces: Path, t
     variables, hold = held_up(tmp_path / "held")
     hold.touch()
     command = ["eda", "--input", str(faces), "--unit-images", "8", "--no-images", "--output", str(tmp_path / "out")]
-    never_again = "from agegender.pipelines import facts; facts._MAX_RETRIES = 0"
+    never_again = "from agegender.pipelines.source import image_facts; image_facts._MAX_RETRIES = 0"
     with started([*command, "--num-cpus", "2"], variables, never_again) as run:
         while not (workers := processes_below(run.process.pid, "_unit_facts")):
             assert run.process.poll() is None, run.log

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from agegender.errors import ResourceError
-from agegender.pipelines.ledger import Ledger, stage_unit
+from agegender.pipelines.predict.ledger import Ledger, stage_unit
 from agegender.schema import prediction_schema
 from tests.runs import predict_flags, rows_of, started, units_scored
 

@@ -28,7 +28,7 @@ RECIPE = ["--image-size-px=64", f"--epochs={EPOCHS}", "--batch-size=32", "--val-
 PROGRAM = """
 import sys
 from agegender.cli import main
-from agegender.pipelines import train_fit
+from agegender.pipelines.train import fit as train_fit
 train_fit.RESIZE_INTERVAL_S = 5.0
 sys.exit(main(["train", *sys.argv[1:]]))
 """

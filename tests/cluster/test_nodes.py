@@ -9,7 +9,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from agegender.config import TrainConfig
-from agegender.pipelines.session import ray_session
+from agegender.pipelines.runtime.session import ray_session
 from tests.decoders import held_up
 from tests.drawn import write_faces
 from tests.nodes import add_node, started_cluster
@@ -94,7 +94,7 @@ def test_a_head_without_cpus_refuses_local_paths_before_its_nodes_are_there(many
 
 
 def test_training_on_gpus_reserves_what_the_nodes_with_gpus_have() -> None:
-    from agegender.pipelines.train_fit import reserved_cpus  # imports torch, which the other tests need not wait for
+    from agegender.pipelines.train.fit import reserved_cpus  # imports torch, which the other tests need not wait for
 
     with started_cluster([8]) as cluster:  # Ray takes the numbers of CPUs and GPUs on trust
         add_node(cluster, 6, num_gpus=2)

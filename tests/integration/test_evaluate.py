@@ -14,8 +14,8 @@ from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.images import encode_jpeg
 from agegender.errors import ConfigError, InputError
 from agegender.evaluation.metrics import METRICS
-from agegender.pipelines.evaluate import run_evaluate
-from agegender.pipelines.gathered import is_among
+from agegender.pipelines.evaluate.gather import is_among
+from agegender.pipelines.evaluate.run import run_evaluate
 from agegender.schema import SPLIT, age_group, prediction_schema
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

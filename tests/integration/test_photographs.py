@@ -16,10 +16,10 @@ from PIL import Image
 from agegender.cli import run_job
 from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, TrainConfig
 from agegender.errors import ConfigError, InputError
-from agegender.pipelines.eda import run_eda
-from agegender.pipelines.evaluate import run_evaluate
-from agegender.pipelines.finding import DETECTOR_VARIABLE
-from agegender.pipelines.predict import run_predict
+from agegender.pipelines.eda.run import run_eda
+from agegender.pipelines.evaluate.run import run_evaluate
+from agegender.pipelines.predict.run import run_predict
+from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE
 from tests.corpus import exif
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_eda_and_evaluate_take_the_largest_face_of_each_photograph(
 
 
 def test_training_on_photographs_learns_their_largest_faces(photos: Path, tmp_path: Path) -> None:
-    from agegender.pipelines.train import run_train
+    from agegender.pipelines.train.run import run_train
 
     labelled = tmp_path / "set"
     labelled.mkdir()

@@ -16,8 +16,8 @@ import pytest
 from agegender import released
 from agegender.config import RELEASED_MODEL, PredictConfig, StatusConfig
 from agegender.errors import ConfigError, InputError
-from agegender.pipelines.predict import run_predict
-from agegender.pipelines.status import run_status
+from agegender.pipelines.predict.run import run_predict
+from agegender.pipelines.predict.status import run_status
 from agegender.schema import prediction_schema
 from agegender.scoring.load import open_model
 from tests.corpus import MAX_PIXELS, write_corpus

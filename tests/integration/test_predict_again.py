@@ -10,8 +10,8 @@ import pytest
 from agegender.cli import main
 from agegender.config import PredictConfig
 from agegender.data.synthetic import draw_sample
-from agegender.pipelines.ledger import COUNTS_KEY
-from agegender.pipelines.predict import run_predict
+from agegender.pipelines.predict.ledger import COUNTS_KEY
+from agegender.pipelines.predict.run import run_predict
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

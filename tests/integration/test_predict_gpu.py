@@ -10,8 +10,8 @@ import pytest
 from agegender.config import PredictConfig
 from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError
-from agegender.pipelines import gpus
-from agegender.pipelines.predict import run_predict
+from agegender.pipelines.engine import gpu_actors as gpus
+from agegender.pipelines.predict.run import run_predict
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -24,10 +24,10 @@ from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.model import trainer
 from agegender.model.checkpoint import load_network, load_training_state
-from agegender.pipelines import train_fit
-from agegender.pipelines.train import run_train
-from agegender.pipelines.train_fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
-from agegender.pipelines.train_job import WORK_FOLDER
+from agegender.pipelines.train import fit as train_fit
+from agegender.pipelines.train.fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
+from agegender.pipelines.train.job import WORK_FOLDER
+from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
 from agegender.scoring.load import learnt_images, open_model, training_images
 from tests.drawn import write_faces

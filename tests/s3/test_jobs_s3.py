@@ -17,9 +17,9 @@ import pytest
 from agegender.config import PredictConfig
 from agegender.data.synthetic import draw_sample
 from agegender.errors import InputError, ResourceError
-from agegender.pipelines.ledger import staged_units
-from agegender.pipelines.predict import run_predict
-from agegender.pipelines.sources import Fetched, fetch, list_source
+from agegender.pipelines.predict.ledger import staged_units
+from agegender.pipelines.predict.run import run_predict
+from agegender.pipelines.source.listing import Fetched, fetch, list_source
 from agegender.storage import files
 from tests.processes import kill_with_all_children
 from tests.runs import rows_of

@@ -9,7 +9,7 @@ from agegender.artifact import Calibration, NetworkConfig
 from agegender.errors import InputError
 from agegender.model.checkpoint import save_model
 from agegender.model.network import build_network
-from agegender.pipelines.models import localize_model
+from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.scoring.load import open_model
 from agegender.storage import files
 

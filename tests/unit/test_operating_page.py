@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from agegender.pipelines.metrics import COUNTERS, GAUGES
+from agegender.pipelines.runtime.metrics import COUNTERS, GAUGES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 

@@ -1,0 +1,180 @@
+"""Say what is in an image set.
+
+Listing -> gather_facts (tables/images/, one summary per unit) -> write_lists (duplicates, bad files) -> summary.json, tables, report
+"""
+
+import logging
+from typing import Any
+
+import pyarrow as pa
+
+from agegender import __version__
+from agegender.config import EdaConfig
+from agegender.data.faces import FaceSearch
+from agegender.data.heaping import age_heaping
+from agegender.data.samples import SampleSet
+from agegender.data.statistics import SetStatistics, ranked
+from agegender.pipelines.eda.tables import write_lists
+from agegender.pipelines.runtime.detector import face_search, search_identity
+from agegender.pipelines.runtime.placement import check_storage, placement
+from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
+from agegender.pipelines.runtime.session import own_errors, ray_session
+from agegender.pipelines.source.image_facts import facts_uris, gather_facts
+from agegender.pipelines.source.listing import Listing
+from agegender.reports.eda import eda_page
+from agegender.schema import CONTRACT_VERSION, GENDERS
+from agegender.storage import files, tables
+
+logger = logging.getLogger(__name__)
+
+LISTED_SIZES = 20
+"""Image sizes in summary.json; tables/sizes.parquet has them all."""
+
+
+def run_eda(config: EdaConfig) -> dict[str, Any]:
+    """Summarise a source into OUTPUT, or go on where an earlier run of the same command was stopped.
+
+    Returns:
+        The head of summary.json, and where it and the report are.
+
+    Raises:
+        ConfigError: OUTPUT holds another run.
+        InputError: the source holds no image.
+        ResourceError: storage or cluster failed; what was done stays.
+    """
+    config = config.model_copy(update={"output": files.absolute(config.output)})
+    search = face_search(config)
+    identity = _identity(config) | search_identity(search)
+    check_storage(config)
+    earlier = claim_output(config.output, "eda", config, identity)
+    if earlier is not None and earlier["state"] == DONE:
+        logger.info("%s: this run is finished; nothing was done", config.output)
+        return dict(earlier["result"])
+    listing = Listing.create(config, files.join(config.output, "_work", "listing"))
+    with ray_session(config.address, config.num_cpus), own_errors():
+        statistics, duplicates = _look(config, search, listing)
+    summary = summarise(statistics, duplicates, listing)
+    _write(config, statistics, summary)
+    result = _result(config, summary)
+    finish_record(config.output, "eda", config, identity, result)
+    return result
+
+
+def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
+    short = ("images", "labelled", "by_status", "by_gender", "by_age_group", "most_frequent_age_group")
+    duplicates = {f"{kind}_duplicate_groups": counts["groups"] for kind, counts in summary["duplicates"].items()}
+    made = {name: files.join(config.output, name) for name in ("summary.json", "report.html")}
+    return (
+        {key: summary[key] for key in short}
+        | duplicates
+        | {"summary": made["summary.json"], "report": made["report.html"]}
+    )
+
+
+def _identity(config: EdaConfig) -> dict[str, Any]:
+    """Everything that, were it different, would give another summary."""
+    elsewhere = {"output", "address", "num_cpus", "shared_storage", "detector_model"}
+    said = config.model_dump(mode="json", exclude=elsewhere)
+    return said | {"contract_version": CONTRACT_VERSION}
+
+
+def _look(
+    config: EdaConfig, search: FaceSearch | None, listing: Listing
+) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
+    images_uri = files.join(config.output, "tables", "images")
+    samples = SampleSet(config.seed) if config.images else SampleSet(config.seed, overall=0, per_group=0)
+    summaries_uri = files.join(config.output, "_work", "summaries")
+    statistics = gather_facts(
+        listing,
+        config,
+        images_uri,
+        summary_uri=summaries_uri,
+        samples=samples,
+        search=search,
+        placement=placement(config),
+    )
+    tables_uri = files.join(config.output, "tables")
+    return statistics, write_lists(facts_uris(listing, images_uri), tables_uri, config.near_duplicate_bits)
+
+
+def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], listing: Listing) -> dict[str, Any]:
+    """The content of summary.json; docs/eda.md explains every key."""
+    heaping = age_heaping(statistics.by_age())
+    sizes = ranked(statistics.sizes)[:LISTED_SIZES]
+    return {
+        "images": statistics.images,
+        "labelled": statistics.labelled,
+        "repeated": listing.repeated,
+        "ignored_files": listing.ignored,
+        "by_status": statistics.by_status(),
+        "by_gender": statistics.by_gender(),
+        "by_age_group": statistics.by_age_group(),
+        "most_frequent_age_group": statistics.most_frequent_age_group(),
+        "by_age": {str(age): count for age, count in statistics.by_age().items()},
+        "by_gender_and_age_group": statistics.by_gender_and_age_group(),
+        "by_race": statistics.by_race(),
+        "label_problems": dict(ranked(statistics.problems)),
+        "age_heaping": {
+            "index_5": heaping.index_5,
+            "index_10": heaping.index_10,
+            "standing_out": {str(age): times for age, times in heaping.standing_out.items()},
+        },
+        "duplicates": duplicates,
+        "size_bytes": statistics.size_bytes,
+        "by_format": dict(ranked(statistics.formats)),
+        "by_size": {f"{width}x{height}": count for (width, height), count in sizes},
+        "distinct_sizes": len(statistics.sizes),
+        "channel_mean": statistics.channel_mean(),
+        "channel_std": statistics.channel_std(),
+    }
+
+
+def _write(config: EdaConfig, statistics: SetStatistics, summary: dict[str, Any]) -> None:
+    for name, table in _small_tables(statistics).items():
+        tables.write_table(files.join(config.output, "tables", f"{name}.parquet"), table)
+    page, figures = eda_page(
+        summary,
+        source=config.input,
+        examples=statistics.examples,
+        samples={
+            key: [(sample.uri, sample.age_years, sample.gender, sample.jpeg) for sample in drawn]
+            for key, drawn in statistics.samples.drawn.items()
+        },
+        seed=config.seed,
+        near_duplicate_bits=config.near_duplicate_bits,
+        version=__version__,
+    )
+    for name, png in figures.items():
+        files.write_bytes(files.join(config.output, "figures", f"{name}.png"), png)
+    files.write_bytes(files.join(config.output, "report.html"), page.encode())
+    files.write_json(files.join(config.output, "summary.json"), summary)
+
+
+def _small_tables(statistics: SetStatistics) -> dict[str, pa.Table]:
+    by_age, by_group = statistics.by_age(), statistics.by_age_group()
+    crossed = [
+        {"age_group": group, "gender": gender, "images": counts[gender]}
+        for group, counts in statistics.by_gender_and_age_group().items()
+        for gender in GENDERS
+    ]
+    sizes = ranked(statistics.sizes)
+    return {
+        "ages": pa.table(
+            {"age_years": list(by_age), "images": list(by_age.values())}, schema=_counts("age_years", pa.int16())
+        ),
+        "age_groups": pa.table(
+            {"age_group": list(by_group), "images": list(by_group.values())}, schema=_counts("age_group", pa.string())
+        ),
+        "gender_by_age_group": pa.Table.from_pylist(crossed),
+        "sizes": pa.table(
+            {
+                "width": pa.array([width for (width, _), _ in sizes], pa.int32()),
+                "height": pa.array([height for (_, height), _ in sizes], pa.int32()),
+                "images": pa.array([count for _, count in sizes], pa.int64()),
+            }
+        ),
+    }
+
+
+def _counts(name: str, kind: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind), pa.field("images", pa.int64())])

@@ -1,0 +1,157 @@
+"""The scored units of an evaluation -> one Parquet file, and on the driver the few numbers per image that metrics need."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from agegender.evaluation.metrics import Observations
+from agegender.pipelines.source.listing import Listing, unit_name
+from agegender.schema import Status
+from agegender.storage import files, tables
+
+Keys = npt.NDArray[np.uint64]
+"""Sorted first 8 bytes of content hashes."""
+
+LABELS = {
+    "true_age_years": "age_years",
+    "true_gender": "gender",
+    "true_race": "race",
+    "unlabelled_because": "label_problem",
+}
+"""Column of predictions.parquet -> column of the listing."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the driver keeps: under 64 bytes for each evaluated image."""
+
+    seen: Observations
+    """The readable images with a label."""
+
+    unit: npt.NDArray[np.int32]
+    """int32[N], position of the unit of each."""
+
+    row: npt.NDArray[np.int32]
+    """int32[N], row of each in the table of its unit."""
+
+    by_status: dict[str, int]
+    """Images by status, unlabelled ones too."""
+
+    unlabelled: int
+    """Readable images without a label."""
+
+    seen_in_training: int
+    """Of ``seen``, images whose bytes the model was trained on."""
+
+
+def with_label_columns(listed: pa.Table) -> pa.Table:
+    """A listing's labels once more, as columns that scoring carries through."""
+    for name, source in LABELS.items():
+        listed = listed.append_column(name, listed.column(source))
+    return listed
+
+
+def scored_uri(output: str, unit_uri: str, corruption: str | None = None) -> str:
+    """Where the predictions of a unit, or of worse versions of its images, lie until they are gathered."""
+    return files.join(output, "_work", f"scored_{corruption or 'plain'}", unit_name(unit_uri) + ".parquet")
+
+
+def observations_of(output: str, listing: Listing, corruption: str) -> Observations:
+    """The numbers of worse versions of the images that ``gather`` keeps."""
+    parts = []
+    for unit in listing.units:
+        table = tables.read_table(scored_uri(output, unit, corruption))
+        parts.append(_observations(table.take(pa.array(_usable_rows(table)))))
+    return Observations.joined(parts)
+
+
+def content_keys(hashes: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """First 8 bytes of content hashes of 16, little-endian, uint64[N]; nulls are 0."""
+    whole = b"".join(digest or bytes(16) for digest in hashes.to_pylist())
+    return np.frombuffer(whole, "<u8")[::2].astype(np.uint64)
+
+
+def is_among(keys: Keys, digest: bytes) -> bool:
+    """Whether the key of a content hash is among sorted keys."""
+    key = np.frombuffer(digest[:8], "<u8")[0]
+    at = int(np.searchsorted(keys, key))
+    return at < keys.size and bool(keys[at] == key)
+
+
+def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[str, str]) -> Gathered:
+    """Stream every scored unit into OUTPUT/predictions.parquet and keep the numbers.
+
+    Args:
+        output: of the run.
+        listing: whose units are all scored.
+        training_keys: uint64[M], sorted: content of the model's training images.
+        metadata: of the Parquet file.
+    """
+    parts: list[Observations] = []
+    places: list[tuple[int, npt.NDArray[np.int32]]] = []
+    by_status: Counter[str] = Counter()
+    unlabelled = known = 0
+    with tempfile.TemporaryFile() as file:
+        writer: pq.ParquetWriter | None = None
+        for number, unit in enumerate(listing.units):
+            table = tables.read_table(scored_uri(output, unit))
+            if writer is None:
+                writer = pq.ParquetWriter(file, table.schema.with_metadata(metadata), compression="zstd")
+            writer.write_table(table.replace_schema_metadata(metadata))
+            by_status.update(table.column("status").to_pylist())
+            rows = _usable_rows(table)
+            usable = table.take(pa.array(rows))
+            parts.append(_observations(usable))
+            places.append((number, rows))
+            unlabelled += int(pc.sum(pc.equal(table.column("status"), Status.OK.value)).as_py() or 0) - rows.size
+            known += int(np.isin(content_keys(usable.column("content_hash")), training_keys).sum())
+        if writer is not None:
+            writer.close()
+        file.seek(0)
+        files.write_from(file, files.join(output, "predictions.parquet"))
+    units = np.repeat(np.array([number for number, _ in places], np.int32), [rows.size for _, rows in places])
+    return Gathered(
+        Observations.joined(parts),
+        units,
+        np.concatenate([rows for _, rows in places]),
+        {status.value: by_status[status.value] for status in Status if by_status[status.value]},
+        unlabelled,
+        known,
+    )
+
+
+def _usable_rows(table: pa.Table) -> npt.NDArray[np.int32]:
+    """Rows with an estimate and at least one label."""
+    ok = pc.equal(table.column("status"), Status.OK.value)
+    labelled = pc.or_(pc.is_valid(table.column("true_age_years")), pc.is_valid(table.column("true_gender")))
+    return np.flatnonzero(pc.and_(ok, labelled).to_numpy()).astype(np.int32)
+
+
+def _observations(table: pa.Table) -> Observations:
+    return Observations(
+        age_true=_numbers(table, "true_age_years", np.nan, np.float32),
+        gender_true=_numbers(table, "true_gender", -1, np.int8),
+        race=_numbers(table, "true_race", -1, np.int8),
+        age_pred=_numbers(table, "age_years", np.nan, np.float32),
+        age_low=_numbers(table, "age_low_years", np.nan, np.float32),
+        age_high=_numbers(table, "age_high_years", np.nan, np.float32),
+        female_probability=_numbers(table, "female_probability", np.nan, np.float32),
+    )
+
+
+def _numbers(table: pa.Table, name: str, missing: float, kind: Any) -> npt.NDArray[Any]:
+    column = table.column(name)
+    return np.asarray(pc.fill_null(column, pa.scalar(missing, column.type)), dtype=kind)
+
+
+def rows_at(output: str, listing: Listing, unit: int, rows: Sequence[int]) -> pa.Table:
+    """Some rows of a scored unit."""
+    return tables.read_table(scored_uri(output, listing.units[unit])).take(pa.array(rows, pa.int64()))

@@ -1,0 +1,244 @@
+"""Measure a trained model on labelled images.
+
+Listing -> [UnitScorer in an actor: fetch, decode, score] -> one table per unit -> Gathered -> metrics, slices, report
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agegender import __version__
+from agegender.artifact import ModelInfo
+from agegender.config import ClusterOptions, EvaluateConfig
+from agegender.data.corruptions import CORRUPTIONS, DESCRIPTIONS
+from agegender.data.faces import FaceSearch
+from agegender.errors import InputError
+from agegender.evaluation import calibration, slices
+from agegender.evaluation.findings import findings
+from agegender.evaluation.metrics import MetricSums, error_histogram
+from agegender.evaluation.selective import selective_prediction
+from agegender.pipelines.evaluate.examples import show_examples
+from agegender.pipelines.evaluate.gather import Gathered, Keys, content_keys, gather, observations_of
+from agegender.pipelines.evaluate.worker import score_units, source_of
+from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.model_cache import localize_model, model_address
+from agegender.pipelines.runtime.placement import check_storage
+from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record, record_uri
+from agegender.pipelines.runtime.session import own_errors, ray_session
+from agegender.pipelines.source.listing import Listing
+from agegender.reports.evaluation import evaluation_page
+from agegender.schema import CONTRACT_VERSION
+from agegender.scoring.load import open_model, training_images
+from agegender.storage import files, tables
+from agegender.storage.answers import ObjectAnswer
+
+logger = logging.getLogger(__name__)
+
+
+def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Score labelled images and write metrics.json, slices.parquet, predictions.parquet and report.html.
+
+    The same command after a kill goes on where it was.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        ConfigError: OUTPUT holds another run; nothing was changed.
+        InputError: no usable model or split, no image, no labelled image, none of the split's part.
+        ResourceError: storage or cluster failed; what was scored stays.
+    """
+    config = _with_absolute_addresses(config)
+    folder = localize_model(config.model)
+    info, seen_keys = open_model(folder), training_images(folder)
+    part = read_part(config.split, config.part) if config.split else None
+    check_framing(info, config.model)
+    search = face_search(config)
+    identity = _identity(config, info, part) | search_identity(search)
+    check_storage(config)
+    earlier = claim_output(config.output, "evaluate", config, identity)
+    if earlier is not None and earlier["state"] == DONE:
+        logger.info("%s: this run is finished; nothing was done", config.output)
+        return dict(earlier["result"])
+    try:
+        listing = Listing.create(source_of(config), files.join(config.output, "_work", "listing"))
+        _check_labels(config, listing)
+        with ray_session(config.address, config.num_cpus), own_errors():
+            score_units(config, search, listing, part)
+        gathered = gather(config.output, listing, seen_keys, _metadata(info))
+        _check_evaluated(config, gathered)
+    except InputError:
+        _discard(config.output)  # nothing came out: a corrected command may use the same OUTPUT
+        raise
+    metrics = _write_results(config, info, search, listing, gathered, part)
+    finish_record(config.output, "evaluate", config, identity, metrics)
+    _discard_work(config.output)
+    return metrics
+
+
+def read_part(split_uri: str, part: str) -> Keys:
+    """The images of one part of a training run's split, by content.
+
+    Args:
+        split_uri: split.parquet, local or s3://.
+        part: ``train``, ``val`` or ``test``.
+
+    Returns:
+        uint64[N], sorted, without repeats.
+
+    Raises:
+        InputError: no such file, not a split, or nothing in the part.
+    """
+    try:
+        table = tables.read_table(split_uri, ["content_hash", "part"])
+    except ObjectAnswer as error:
+        raise InputError(
+            f"--split {split_uri}: {error}. Give the split.parquet in the OUTPUT of `agegender train`"
+        ) from error
+    hashes = table.filter(pc.equal(table.column("part"), part)).column("content_hash")
+    if not len(hashes):
+        held = sorted(pc.unique(table.column("part")).to_pylist())
+        raise InputError(f"--split {split_uri}: no image in part {part}; it holds {', '.join(held) or 'nothing'}")
+    return np.unique(content_keys(hashes))
+
+
+def _write_results(
+    config: EvaluateConfig,
+    info: ModelInfo,
+    search: FaceSearch | None,
+    listing: Listing,
+    gathered: Gathered,
+    part: Keys | None,
+) -> dict[str, Any]:
+    rows = slices.slice_rows(gathered.seen, config.bootstrap_rounds, config.seed)
+    metrics = _metrics(config, info, listing, gathered, part)
+    metrics["findings"] = findings(metrics, rows)
+    tables.write_table(files.join(config.output, "slices.parquet"), pa.Table.from_pylist(rows, slices.SCHEMA))
+    page = evaluation_page(
+        metrics,
+        rows,
+        ages=(gathered.seen.age_true, gathered.seen.age_pred),
+        error_histogram=error_histogram(gathered.seen),
+        confusion=slices.confusion(gathered.seen),
+        reliability=calibration.reliability(gathered.seen),
+        examples=show_examples(config, search, listing, gathered) if config.images else None,
+    )
+    files.write_bytes(files.join(config.output, "report.html"), page.encode())
+    files.write_json(files.join(config.output, "metrics.json"), metrics)
+    return metrics
+
+
+def _metrics(
+    config: EvaluateConfig, info: ModelInfo, listing: Listing, gathered: Gathered, part: Keys | None
+) -> dict[str, Any]:
+    seen, sums = gathered.seen, MetricSums.of(gathered.seen)
+    return {
+        "n": sums.images,
+        "n_age": sums.n_age,
+        "n_gender": sums.n_gender,
+        **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
+        "interval_coverage_promised": info.calibration.interval_coverage,
+        "gender_calibration_error": calibration.gender_calibration_error(seen),
+        "interval_by_age_group": {by: calibration.interval_by_group(seen, by) for by in ("estimated", "true")},
+        "age_assurance": slices.age_assurance(seen),
+        "selective_prediction": selective_prediction(seen),
+        "robustness": _robustness(config, listing) if config.robustness else None,
+        "seen_in_training": {
+            "images": gathered.seen_in_training,
+            "share": round(gathered.seen_in_training / sums.images, 4),
+        },
+        "images": {
+            "listed": listing.images,
+            "repeated": listing.repeated,
+            "in_part": None if part is None else sum(gathered.by_status.values()),
+            "by_status": gathered.by_status,
+            "unlabelled": gathered.unlabelled,
+        },
+        "split": None if part is None else {"file": config.split, "part": config.part, "images": int(part.size)},
+        "input": config.input,
+        "model": {"address": config.model, "model_id": info.model_id, "backbone": info.network.backbone},
+        "bounds": f"95 %, {config.bootstrap_rounds} bootstrap resamples of the images, seed {config.seed}",
+        "agegender_version": __version__,
+    }
+
+
+def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
+    """What is measured on each kind of worse images."""
+    measured = {}
+    for name in CORRUPTIONS:
+        seen = observations_of(config.output, listing, name)
+        measured[name] = {
+            "what": DESCRIPTIONS[name],
+            "n": len(seen),
+            **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
+            "gender_calibration_error": calibration.gender_calibration_error(seen),
+        }
+    return measured
+
+
+def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:
+    """Everything that, were it different, would give other numbers or another page."""
+    placed = {"output", "model", "split", "detector_model", *ClusterOptions.model_fields}
+    placed |= {"num_workers", "threads_per_worker"}
+    said = config.model_dump(mode="json", exclude=placed)
+    chosen = None if part is None else int(np.bitwise_xor.reduce(part))
+    return said | {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}
+
+
+def _metadata(info: ModelInfo) -> dict[str, str]:
+    return {
+        "agegender.version": __version__,
+        "agegender.contract_version": str(CONTRACT_VERSION),
+        "agegender.model_id": info.model_id,
+    }
+
+
+def _with_absolute_addresses(config: EvaluateConfig) -> EvaluateConfig:
+    placed = {"output": files.absolute(config.output), "model": model_address(config.model)}
+    split = None if config.split is None else files.absolute(config.split)
+    return config.model_copy(update={**placed, "split": split})
+
+
+def _check_labels(config: EvaluateConfig, listing: Listing) -> None:
+    """Before anything is scored: is there a label at all?"""
+    problems: set[str] = set()
+    for unit in listing.units:
+        listed = tables.read_table(unit, ["age_years", "gender", "label_problem"])
+        if any(listed.column(name).null_count < listed.num_rows for name in ("age_years", "gender")):
+            return
+        problems.update(pc.unique(listed.column("label_problem").drop_null()).to_pylist()[:3])
+    why = f" (for example: {sorted(problems)[0]})" if problems else ""
+    raise InputError(
+        f"none of the {listing.images} images in {', '.join(config.input)} has a label{why}, so there is nothing to "
+        "measure. Name them AGE_GENDER_RACE_STAMP.jpg, or give a manifest with --age-column and --gender-column"
+    )
+
+
+def _check_evaluated(config: EvaluateConfig, gathered: Gathered) -> None:
+    if config.split and not gathered.by_status:
+        raise InputError(
+            f"none of the images in {', '.join(config.input)} is in part {config.part} of {config.split}: their contents "
+            "differ. Give the --input that the model was trained on, or the split of that training run"
+        )
+    if not len(gathered.seen):
+        raise InputError(
+            f"no image in {', '.join(config.input)} is both labelled and readable ({gathered.by_status}). "
+            "Look at them with `agegender eda`"
+        )
+
+
+def _discard(output: str) -> None:
+    files.delete(record_uri(output, "evaluate"))
+    files.delete(files.join(output, "predictions.parquet"))
+    _discard_work(output)
+
+
+def _discard_work(output: str) -> None:
+    """What was scored stands in predictions.parquet; the listing's index goes first, so that no half of it is taken up."""
+    work = files.join(output, "_work")
+    files.delete(files.join(work, "listing", "listing.json"))
+    for info in list(files.list_files(work, allow_empty=True, hidden=True)):
+        files.delete(info.uri)

@@ -1,0 +1,89 @@
+"""The units of an evaluation on Ray Data: each is scored in an actor and put on storage as one table.
+
+Apart from ``evaluate``, so that the actors do not import what draws the report.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import ray
+
+from agegender.config import EvaluateConfig, SourceOptions
+from agegender.data.corruptions import CORRUPTIONS
+from agegender.data.faces import FaceSearch
+from agegender.pipelines.engine.unit_scorer import UnitScorer, pool_shape
+from agegender.pipelines.evaluate.gather import Keys, is_among, scored_uri, with_label_columns
+from agegender.pipelines.runtime import metrics
+from agegender.pipelines.runtime.placement import placement, usable_cpus
+from agegender.pipelines.runtime.progress import Progress
+from agegender.pipelines.runtime.session import let_fatal_signals_end_this_process
+from agegender.pipelines.source.listing import Listing, read_unit, unit_dataset
+from agegender.storage import files, tables
+
+
+def source_of(config: EvaluateConfig) -> SourceOptions:
+    """The part of the config that says where the images are."""
+    return SourceOptions(**{name: getattr(config, name) for name in SourceOptions.model_fields})
+
+
+class _EvaluatingActor:
+    """One process of the pool: the model loaded once; units in, tables of predictions and labels to storage."""
+
+    def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
+        let_fatal_signals_end_this_process()
+        self._output, self._part = config.output, part
+        self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
+        self._scorer = UnitScorer(
+            *(config.model, source_of(config), config.threads_per_worker, config.batch_size),
+            precision=config.precision,
+            search=search,
+        )
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        unit = str(batch["unit"][0])
+        listed = with_label_columns(read_unit(unit))
+        wanted = None if self._part is None else functools.partial(is_among, self._part)
+        scored = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted)
+        # What is wanted is known by now: the images of other parts are not read again for each corruption.
+        chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
+        for name in self._corruptions:
+            worse = self._scorer.score_unit(chosen, alter=CORRUPTIONS[name])
+            tables.write_table(scored_uri(self._output, unit, name), worse)
+        # Last, for a unit is done where this is.
+        tables.write_table(scored_uri(self._output, unit), scored)
+        return {"images": np.array([listed.num_rows]), "evaluated": np.array([scored.num_rows])}
+
+
+def score_units(config: EvaluateConfig, search: FaceSearch | None, listing: Listing, part: Keys | None) -> None:
+    """Bring the table of predictions and labels of every unit to storage; units whose table is there are done.
+
+    Args:
+        config: of the run.
+        search: how faces are found, one in each photograph; None: images are face crops.
+        listing: its units.
+        part: keys of the images to evaluate; None: all.
+
+    Raises:
+        ResourceError: storage or cluster failed; finished units stay.
+    """
+    pending = [unit for unit in listing.units if not files.exists(scored_uri(config.output, unit))]
+    if not pending:
+        return
+    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, usable_cpus(config))
+    counted = unit_dataset(pending).map_batches(
+        _EvaluatingActor,
+        batch_size=1,
+        fn_constructor_args=(config, search, part),
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
+        num_cpus=cpus,
+        **placement(config),
+    )
+    total = listing.images if len(pending) == len(listing.units) else None
+    with Progress(total, "images", "evaluate") as progress:
+        for row in counted.iter_rows():
+            progress.update(int(row["images"]))
+            metrics.count("agegender_images_total", int(row["images"]), "evaluate", status=metrics.ANY_STATUS)
+            metrics.count("agegender_units_total", 1, "evaluate")

@@ -1,0 +1,274 @@
+"""Which units of a predict run are scored, and the parts that readers see. No Ray.
+
+Under OUTPUT::
+
+    _work/listing/            the units, written when listed
+    _work/scored/NAME.parquet rows of a unit, written whole by the worker that scored it
+    _work/scored/NAME.json    its counts, written after the rows: this file says that the unit is done
+    part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written whole; the counts are in its metadata. Only rows that
+                              are scored again on demand replace it, as a whole (``rescoring``)
+
+A unit is done when its counts or a part that covers it exist, so a run that was killed anywhere goes on from these names.
+Memory: the counts of the units that are staged and not yet in a part, however many units there are.
+"""
+
+import json
+import re
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from agegender.errors import ResourceError
+from agegender.pipelines.source.listing import unit_name, unit_number
+from agegender.storage import files, tables
+
+PART_BYTES = 128_000_000
+PART_ROWS = 1_000_000
+"""A part is closed when it reaches either: large enough for engines, small enough to hold few units back."""
+
+SCORED = "_work/scored"
+REQUESTS_IN_FLIGHT = 16
+"""To S3, where each small file costs a round trip."""
+
+ROW_GROUP_ROWS = 131_072
+COUNTS_KEY = b"agegender.counts"
+T = TypeVar("T")
+_PART_NAME = re.compile(r"part-(\d{7})-(\d{7})\.parquet")
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """What came out of one unit, or of several together."""
+
+    images: int = 0
+    rows: int = 0
+    size_bytes: int = 0
+    by_status: dict[str, int] | None = None
+    """Images, not rows, of each status."""
+
+    def __add__(self, other: "UnitCounts") -> "UnitCounts":
+        by_status = Counter(self.by_status or {}) + Counter(other.by_status or {})
+        size_bytes = self.size_bytes + other.size_bytes
+        return UnitCounts(self.images + other.images, self.rows + other.rows, size_bytes, dict(by_status))
+
+    def __sub__(self, other: "UnitCounts") -> "UnitCounts":
+        by_status = Counter(self.by_status or {}) - Counter(other.by_status or {})
+        size_bytes = self.size_bytes - other.size_bytes
+        return UnitCounts(self.images - other.images, self.rows - other.rows, size_bytes, dict(by_status))
+
+
+def counts_of(table: pa.Table, size_bytes: int = 0) -> UnitCounts:
+    """Counts of rows of ``schema.prediction_schema``; each image has exactly one row with face_index 0."""
+    first_rows = table.column("status").filter(pc.equal(table.column("face_index"), 0))
+    by_status = Counter(first_rows.to_pylist())
+    return UnitCounts(sum(by_status.values()), table.num_rows, size_bytes, dict(by_status))
+
+
+def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
+    """Write the rows of a scored unit, then its counts; called by the worker that scored it.
+
+    Args:
+        output: OUTPUT of the run.
+        unit_uri: address of the unit's listing.
+        table: its rows, ``schema.prediction_schema``.
+    """
+    stem = files.join(output, SCORED, unit_name(unit_uri))
+    counts = counts_of(table, tables.write_table(f"{stem}.parquet", table))
+    files.write_json(f"{stem}.json", asdict(counts))
+    return counts
+
+
+class Ledger:
+    """The state of a run's output.
+
+    Within ``with`` a part is joined in a thread of its own, while the caller goes on handing out work; the next one waits for
+    it. What goes wrong there is raised by one of the next calls, or at the end of ``with``.
+
+    Args:
+        output: OUTPUT of the run.
+        metadata: written into every part: model id and hash, config hash, versions.
+        may_publish: called before a part is written; raises where that is another's to do.
+    """
+
+    def __init__(self, output: str, metadata: dict[str, str], may_publish: Callable[[], None] = lambda: None) -> None:
+        self._output, self._metadata, self._may_publish = output, metadata, may_publish
+        self.totals = UnitCounts()
+        """Counts of everything that is scored, published or not."""
+        self.parts = 0
+        self._next = 0  # the first unit that is in no part
+        self._staged: dict[int, UnitCounts] = {}
+        self._ready = UnitCounts()  # of the units from _next on without a gap, which the next part will hold
+        self._ready_end = 0
+        self._publisher: ThreadPoolExecutor | None = None
+        self._under_way: Future[None] | None = None
+        self._take_up()
+
+    def __enter__(self) -> Self:
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publisher")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._publisher is not None
+        self._publisher.shutdown()  # whoever holds the run's lease must not let go of it before
+        self._publisher = None
+        if error is None:
+            self._settle()
+
+    def _take_up(self) -> None:
+        for first, last, uri in parts_of(self._output):
+            if first != self._next:
+                break  # cannot happen by our own writing; the units are scored again rather than trusted
+            self.totals += part_counts(uri)
+            self.parts += 1
+            self._next = self._ready_end = last + 1
+        for number, counts in staged_units(self._output).items():
+            if number >= self._next:
+                self._note(number, counts)
+            else:
+                self._forget([number])  # published, but the kill came before it was removed
+
+    @property
+    def units(self) -> int:
+        """Units that are scored, published or not."""
+        return self._next + len(self._staged)
+
+    def is_done(self, number: int) -> bool:
+        """Whether a unit is scored."""
+        return number < self._next or number in self._staged
+
+    def add(self, unit_uri: str, counts: UnitCounts) -> None:
+        """Take note of a unit that was staged, and publish what has become a part."""
+        if self._under_way is not None and self._under_way.done():
+            self._settle()
+        self._note(unit_number(unit_uri), counts)
+        self._publish_full()
+
+    def publish_rest(self) -> None:
+        """Publish the units that are left over as the last part."""
+        self._publish_full()
+        if self._ready_end > self._next:
+            self._publish()
+
+    def _publish_full(self) -> None:
+        while self._ready_end in self._staged:
+            self._ready += self._staged[self._ready_end]
+            self._ready_end += 1
+            if self._ready.size_bytes >= PART_BYTES or self._ready.rows >= PART_ROWS:
+                self._publish()
+
+    def _note(self, number: int, counts: UnitCounts) -> None:
+        self._staged[number] = counts
+        self.totals += counts
+
+    def _publish(self) -> None:
+        self._settle()
+        run, counts = range(self._next, self._ready_end), self._ready
+        self._next, self._ready = self._ready_end, UnitCounts()
+        for number in run:
+            del self._staged[number]
+        if self._publisher is None:
+            self._write_and_forget(run, counts)
+            self.parts += 1
+        else:
+            self._under_way = self._publisher.submit(self._write_and_forget, run, counts)
+
+    def _settle(self) -> None:
+        """Wait for the part that is under way, and raise what went wrong with it."""
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+            self.parts += 1
+
+    def _write_and_forget(self, run: range, counts: UnitCounts) -> None:
+        self._may_publish()
+        uri = files.join(self._output, f"part-{run[0]:07d}-{run[-1]:07d}.parquet")
+        metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(counts), sort_keys=True)}
+        staged = (f"{_staged(self._output, number)}.parquet" for number in run)
+        try:
+            with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
+                path = Path(folder) / "part.parquet"
+                _write_part(path, _each(tables.read_table, staged, self._output), metadata)
+                with path.open("rb") as part:
+                    files.write_from(part, uri)
+        except OSError as error:  # what storage says has a class of ours
+            raise ResourceError(
+                f"{tempfile.gettempdir()}: {uri} cannot be joined there ({error}). Make room for {PART_BYTES / 1e6:.0f} MB or "
+                "set TMPDIR to a folder that has it, and run the same command again"
+            ) from error
+        self._forget(run)
+
+    def _forget(self, numbers: Iterable[int]) -> None:
+        stems = [_staged(self._output, number) for number in numbers]
+        for extension in ("json", "parquet"):  # the counts first: rows without counts are not a unit
+            deque(_each(files.delete, (f"{stem}.{extension}" for stem in stems), self._output), maxlen=0)
+
+
+def _each(do: Callable[[str], T], uris: Iterable[str], output: str) -> Iterator[T]:
+    """``map``, several at a time on S3; a local file is done sooner than handed to a thread."""
+    return files.read_ahead(do, uris, REQUESTS_IN_FLIGHT if files.is_s3(output) else 1)
+
+
+def _write_part(path: Path, staged: Iterable[pa.Table], metadata: dict[str, str]) -> None:
+    writer: pq.ParquetWriter | None = None
+    waiting: list[pa.Table] = []
+    waiting_rows = 0
+    try:
+        for table in staged:
+            if writer is None:
+                schema = table.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
+                writer = pq.ParquetWriter(path, schema, compression="zstd")
+            waiting.append(table.cast(writer.schema))
+            waiting_rows += table.num_rows
+            if waiting_rows >= ROW_GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
+                waiting, waiting_rows = [], 0
+        if writer is not None and waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def parts_of(output: str) -> list[tuple[int, int, str]]:
+    """(first unit, last unit, address) of every published part, ascending."""
+    found = []
+    for info in files.list_files(output, allow_empty=True):
+        match = _PART_NAME.fullmatch(files.name(info.uri))
+        if match:
+            found.append((int(match[1]), int(match[2]), info.uri))
+    return sorted(found)
+
+
+def part_counts(uri: str) -> UnitCounts:
+    """The counts in a part's metadata."""
+    with files.open_for_reading(uri) as stream:
+        metadata = pq.read_schema(stream).metadata or {}
+    return _counts(json.loads(metadata[COUNTS_KEY]))
+
+
+def staged_units(output: str) -> dict[int, UnitCounts]:
+    """Unit number -> counts, of the units that are scored and not yet published."""
+    found = files.list_files(files.join(output, SCORED), allow_empty=True)
+    uris = [info.uri for info in found if info.uri.endswith(".json")]
+    return {
+        unit_number(uri): _counts(said) for uri, said in zip(uris, _each(files.read_json, uris, output), strict=True)
+    }
+
+
+def _staged(output: str, number: int) -> str:
+    return files.join(output, SCORED, f"unit-{number:07d}")
+
+
+def _counts(values: dict[str, Any]) -> UnitCounts:
+    return UnitCounts(**values)

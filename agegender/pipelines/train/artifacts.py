@@ -1,0 +1,139 @@
+"""What rank 0 of a training run writes for people and for the other jobs: metrics while it goes, the model at its end."""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from agegender.artifact import INFO_FILE, ModelInfo, image_keys
+from agegender.data.images import encode_jpeg
+from agegender.evaluation.conformal import fit_calibration
+from agegender.model import trainer
+from agegender.model.batches import Samples
+from agegender.model.checkpoint import round_weights, save_model
+from agegender.model.network import FaceNetwork
+from agegender.model.trainer import Estimates
+from agegender.pipelines.runtime.model_cache import localize_model
+from agegender.pipelines.train.job import (
+    EXAMPLES_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    TENSORBOARD_FOLDER,
+    WHERE_IT_RUNS,
+    TrainJob,
+)
+from agegender.recipe import Recipe
+from agegender.scoring.load import training_images
+from agegender.storage import files, tables
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = 24
+"""Validation images that the report shows."""
+
+
+class MetricsLog:
+    """``metrics.jsonl`` and TensorBoard's files, one entry per epoch.
+
+    Args:
+        job: where to.
+        history: epochs that are done; what an earlier process may have written beyond them is undone.
+    """
+
+    def __init__(self, job: TrainJob, history: list[dict[str, Any]]) -> None:
+        self._output = job.config.output
+        self._upload = files.is_s3(self._output)
+        folder = tempfile.mkdtemp() if self._upload else files.join(self._output, TENSORBOARD_FOLDER)
+        self._folder = Path(folder)
+        self._writer = SummaryWriter(folder, purge_step=len(history) + 1)
+        if history:
+            self._write(history)
+
+    def append(self, history: list[dict[str, Any]]) -> None:
+        """Write a history that has one epoch more than before."""
+        self._write(history)
+        for name, value in history[-1].items():
+            if isinstance(value, float):
+                self._writer.add_scalar(name, value, history[-1]["epoch"])
+        self._writer.flush()
+        if self._upload:
+            files.upload_folder(self._folder, files.join(self._output, TENSORBOARD_FOLDER))
+
+    def _write(self, history: list[dict[str, Any]]) -> None:
+        lines = "".join(f"{json.dumps(row)}\n" for row in history)
+        files.write_bytes(files.join(self._output, METRICS_FILE), lines.encode())
+
+
+def keep_model(
+    job: TrainJob,
+    network: FaceNetwork,
+    val: Samples,
+    device: torch.device,
+    precision: str,
+    history: list[dict[str, Any]],
+) -> ModelInfo:
+    """Calibrate on the validation part and write OUTPUT/model, whose model.json goes last.
+
+    The weights kept are those of the last epoch, averaged: choosing an epoch by the validation part would make the
+    intervals, which are calibrated on that part, too narrow.
+
+    Args:
+        job: config, split and where to.
+        network: the averaged weights.
+        val: the validation part.
+        device: where the network is.
+        precision: that training ran in; recorded.
+        history: metrics of each epoch.
+    """
+    round_weights(network)
+    estimates, _ = trainer.evaluate(network, val, np.arange(len(val)), job.config.recipe(), device)
+    calibration = fit_calibration(
+        val.age_years, estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit
+    )
+    if job.config.images:
+        tables.write_table(job.work(EXAMPLES_FILE), _examples(val, estimates, job.config.recipe()))
+    with tempfile.TemporaryDirectory() as folder:
+        info = save_model(
+            Path(folder),
+            network.cpu(),
+            calibration,
+            *_seen_images(job),
+            job.split_hash,
+            job.config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | {"precision": precision},
+            {name: value for name, value in history[-1].items() if isinstance(value, float)},
+        )
+        files.upload_folder(Path(folder), files.join(job.config.output, MODEL_FOLDER), last=INFO_FILE)
+    return info
+
+
+def _seen_images(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """What the weights come from, with all images of the model that they began as, and what the calibration comes from."""
+    split = tables.read_table(job.split_uri)
+    learnt, calibrated = (
+        image_keys(split.filter(pc.equal(split["part"], part))["content_hash"].to_pylist()) for part in ("train", "val")
+    )
+    return learnt if job.init is None else np.union1d(learnt, training_images(localize_model(job.init))), calibrated
+
+
+def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:
+    """Some validation images, drawn with the seed, with what is true and what is estimated."""
+    drawn = np.random.default_rng(recipe.seed).permutation(len(val))[:EXAMPLES]
+    return pa.table(
+        {
+            "jpeg": pa.array(
+                [encode_jpeg(np.ascontiguousarray(val.pixels[row])) for row in val.rows[drawn]], pa.binary()
+            ),
+            "age_years": pa.array(val.age_years[drawn], pa.float32(), mask=np.isnan(val.age_years[drawn])),
+            "gender": pa.array(val.gender[drawn], pa.int8(), mask=val.gender[drawn] < 0),
+            "estimated_age_years": pa.array(estimates.age_years[drawn], pa.float32()),
+            "estimated_gender": pa.array((estimates.gender_logit[drawn] > 0).astype(np.int8)),
+        }
+    )

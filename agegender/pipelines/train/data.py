@@ -1,0 +1,111 @@
+"""A training worker's images: the parts of the split, decoded once per node. Runs inside Ray Train workers."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.train
+import torch
+import torch.distributed
+
+from agegender.data.cache import GIGABYTE, build_cache, open_cache
+from agegender.data.duplicates import content_hash
+from agegender.data.faces import largest_face
+from agegender.errors import InputError, ResourceError
+from agegender.model.batches import Samples
+from agegender.pipelines.source.listing import fetch, read_unit
+from agegender.pipelines.train.job import TrainJob
+from agegender.storage import tables
+
+logger = logging.getLogger(__name__)
+
+MAX_LOST_FRACTION = 0.05
+"""Share of the split's images that may have vanished or changed before a run is refused as another one."""
+
+
+def train_and_val(split: pa.Table) -> pa.Table:
+    """The rows of the split whose images are decoded, in the order of the cache."""
+    return split.filter(pc.field("part") != "test")
+
+
+def decode_images(job: TrainJob) -> None:
+    """Make the decoded images of this node, if this is its first worker and they are not there yet.
+
+    Raises:
+        ResourceError: the disk has no room, or storage does not answer.
+    """
+    context = ray.train.get_context()
+    if context.get_local_rank() != 0 or job.cache_path.exists():
+        return
+    rows = train_and_val(tables.read_table(job.split_uri))
+    build_cache(
+        job.cache_path,
+        _encoded(job, rows),
+        rows.num_rows,
+        job.network.image_size_px,
+        max_pixels=job.config.max_image_pixels,
+        threads=job.threads * context.get_local_world_size(),
+        cut=None if job.search is None else largest_face(job.search, job.network.image_size_px),
+        limit_bytes=round(job.config.cache_limit_gb * GIGABYTE),
+    )
+
+
+def _encoded(job: TrainJob, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
+    """Bytes of the images that still are what they were when they were split."""
+    position = {uri: row for row, uri in enumerate(rows["uri"].to_pylist())}
+    hashes = rows["content_hash"].to_pylist()
+    for unit in job.units:
+        listing = read_unit(unit)
+        listing = listing.filter(pc.is_in(listing["uri"], value_set=rows["uri"].combine_chunks()))
+        if not listing.num_rows:
+            continue
+        for uri, fetched in zip(listing["uri"].to_pylist(), fetch(listing, job.config), strict=True):
+            row = position[uri]
+            if fetched.data is not None and content_hash(fetched.data) == hashes[row]:
+                yield row, fetched.data
+
+
+def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
+    """Training and validation part, without the images that some node could not decode; all ranks must call it.
+
+    Raises:
+        InputError: too many images are no longer what they were.
+        ResourceError: the decoded images are not on this node.
+    """
+    images = open_cache(job.cache_path)
+    if images is None:
+        raise ResourceError(f"{job.cache_path} has vanished while it was in use: run the same command again")
+    rows = train_and_val(tables.read_table(job.split_uri))
+    usable = _usable_everywhere(images.usable)
+    lost = int((~usable).sum())
+    if lost:
+        logger.warning(
+            "%d of %d images have vanished or changed since they were split; training goes on without",
+            lost,
+            len(usable),
+        )
+    if lost > MAX_LOST_FRACTION * len(usable):
+        raise InputError(
+            f"{lost} of {len(usable)} images of {', '.join(job.config.input)} have vanished or changed since this run split them: "
+            "bring them back, or train into another --output"
+        )
+    parts = np.array(rows["part"].to_pylist())
+    age = rows["age_years"].to_numpy(zero_copy_only=False).astype(np.float32)
+    gender = rows["gender"].fill_null(-1).to_numpy().astype(np.int64)
+    chosen = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
+    train, val = (Samples(images.pixels, of_part, age[of_part], gender[of_part]) for of_part in chosen)
+    return train, val
+
+
+def _usable_everywhere(
+    usable: np.ndarray[tuple[int], np.dtype[np.bool_]],
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """All ranks must agree on the images, or their batches would not."""
+    if torch.distributed.get_world_size() == 1:
+        return usable
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    agreed = torch.from_numpy(usable.astype(np.uint8)).to(device)
+    torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
+    return agreed.cpu().numpy().astype(np.bool_)

@@ -1,0 +1,109 @@
+"""The first part of a training run, done once: who is in which part, written to OUTPUT/split.parquet."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from agegender.config import TrainConfig
+from agegender.data.cache import GIGABYTE, cache_size_bytes
+from agegender.data.faces import FaceSearch
+from agegender.data.fingerprints import group_ids_of_facts
+from agegender.data.splits import split_hash, split_table
+from agegender.errors import ConfigError, InputError
+from agegender.pipelines.source.image_facts import gather_facts, read_facts
+from agegender.pipelines.source.listing import Listing
+from agegender.pipelines.train.job import SPLIT_FILE, WORK_FOLDER
+from agegender.schema import SPLIT_PARTS
+from agegender.storage import files, tables
+
+logger = logging.getLogger(__name__)
+
+MIN_PART_IMAGES = {"train": 8, "val": 4}
+"""Below it nothing can be learned or judged; a run so small is a mistake in --input or in the fractions."""
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """A source, listed and split."""
+
+    units: list[str]
+    listed: int
+    hash: str
+    table: pa.Table
+    """Rows of ``schema.SPLIT``."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Images of each part."""
+        counts = Counter(self.table["part"].to_pylist())
+        return {part: counts[part] for part in SPLIT_PARTS}
+
+
+def split_images(config: TrainConfig, search: FaceSearch | None = None) -> SplitImages:
+    """List the source, look at each image, keep duplicates together and write the split; or take up the one that is there.
+
+    Raises:
+        InputError: no image, none with a label, or too few for a part.
+        ConfigError: the decoded images would exceed ``cache_limit_gb``.
+    """
+    work_uri = files.join(config.output, WORK_FOLDER)
+    split_uri = files.join(config.output, SPLIT_FILE)
+    listing = Listing.create(config, files.join(work_uri, "listing"))
+    if not files.exists(split_uri):
+        split = _split(config, search, listing, files.join(work_uri, "facts"))
+        tables.write_table(split_uri, split)
+    split = tables.read_table(split_uri)
+    _check_size(config, split)
+    images = SplitImages(listing.units, listing.images, split_hash(split), split)
+    logger.info("split %s: %s", images.hash[:12], ", ".join(f"{count} {part}" for part, count in images.parts.items()))
+    return images
+
+
+def _split(config: TrainConfig, search: FaceSearch | None, listing: Listing, facts_uri: str) -> pa.Table:
+    gather_facts(listing, config, facts_uri, search=search, command="train")
+    facts = read_facts(listing, facts_uri)
+    split = split_table(
+        facts,
+        group_ids_of_facts(facts, config.near_duplicate_bits),
+        config.val_fraction,
+        config.test_fraction,
+        config.seed,
+    )
+    _check_parts(config, facts, split)
+    return split
+
+
+def _check_parts(config: TrainConfig, facts: pa.Table, split: pa.Table) -> None:
+    where = ", ".join(config.input)
+    if not split.num_rows:
+        statuses = Counter(facts["status"].to_pylist())
+        problems = Counter(problem for problem in facts["label_problem"].to_pylist() if problem)
+        raise InputError(
+            f"no labelled image in {where}: {facts.num_rows} images ({_counts(statuses)}), labels {config.labels!r}: "
+            f"{_counts(problems) or 'none was looked for'}. See the help of --labels, --age-column and --gender-column"
+        )
+    parts = Counter(split["part"].to_pylist())
+    small = [part for part, least in MIN_PART_IMAGES.items() if parts[part] < least]
+    if small or (config.test_fraction > 0 and not parts["test"]):
+        groups = len(set(split["group"].to_pylist()))
+        raise InputError(
+            f"too few labelled images in {where}: {split.num_rows} of {facts.num_rows}, in {groups} groups of duplicates, give "
+            f"{_counts({part: parts[part] for part in SPLIT_PARTS})}; needed are {_counts(MIN_PART_IMAGES)}, and a test image "
+            "unless --test-fraction is 0. Add images or change --val-fraction and --test-fraction"
+        )
+
+
+def _check_size(config: TrainConfig, split: pa.Table) -> None:
+    images = sum(part != "test" for part in split["part"].to_pylist())
+    size_gb = cache_size_bytes(images, config.image_size_px) / GIGABYTE
+    if size_gb > config.cache_limit_gb:
+        raise ConfigError(
+            f"{images} decoded images of {config.image_size_px} px take {size_gb:.2f} GB on each node, --cache-limit-gb is "
+            f"{config.cache_limit_gb}: raise it where the disk of --cache-dir has the room, or lower --image-size-px"
+        )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
