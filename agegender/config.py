@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from agegender.options import Fraction, Options, Positive
+from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Fraction, Options, Positive
 from agegender.recipe import PRESETS, Recipe, learning_rate_for
 
 RetryStatus = Literal[
@@ -21,78 +21,94 @@ RELEASED_MODEL = "released"
 """The address of the model that comes with the package, on every node that has the package; ``./released`` is a folder."""
 
 
-class SourceOptions(Options):
+class ImageLimits(Options):
+    """How the bytes of an image are read, and what is too large to be."""
+
+    bytes_column: Annotated[str, OUTPUT] = "bytes"
+    """Parquet: column that holds the image files themselves, where there is one"""
+
+    max_image_pixels: Annotated[Positive, OUTPUT] = 100_000_000
+    """images with more pixels get the status too_large and are not decoded"""
+
+    max_image_bytes: Annotated[Positive, OUTPUT] = 100_000_000
+    """files with more bytes get the status too_large and are not read"""
+
+    def limits(self) -> "ImageLimits":
+        """These options alone."""
+        return ImageLimits.part_of(self)
+
+
+class SourceOptions(ImageLimits):
     """Where the images are and how their labels are found."""
 
-    input: Annotated[list[str], Field(min_length=1)]
+    input: Annotated[list[str], Field(min_length=1), OUTPUT]
     """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .parquet) with a uri
     column, Parquet with the bytes of the images, or WebDataset shards (.tar)"""
 
-    labels: Literal["auto", "filename", "folder", "manifest", "none"] = "auto"
+    labels: Annotated[Literal["auto", "filename", "folder", "manifest", "none"], LABELS] = "auto"
     """where age and gender come from: UTKFace file names (AGE_GENDER_RACE_STAMP.jpg), the folder above the file
     (AGE_GENDER, e.g. 31_female), columns of the manifest, or nowhere; auto: the manifest's columns where it has them, else file names"""
 
-    uri_column: str = "uri"
+    uri_column: Annotated[str, OUTPUT] = "uri"
     """manifest: column with the address of each image; relative addresses count from the manifest's folder"""
 
-    age_column: str = "age_years"
+    age_column: Annotated[str, LABELS] = "age_years"
     """manifest: column with the age in years, 0-120"""
 
-    gender_column: str = "gender"
+    gender_column: Annotated[str, LABELS] = "gender"
     """manifest: column with the gender: male/female, m/f, or 0 male / 1 female"""
 
-    race_column: str = "race"
+    race_column: Annotated[str, LABELS] = "race"
     """manifest: column with the race code 0-4 or its name, for disaggregated evaluation alone"""
 
-    bytes_column: str = "bytes"
-    """Parquet: column that holds the image files themselves, where there is one"""
-
-    max_image_pixels: Positive = 100_000_000
-    """images with more pixels get the status too_large and are not decoded"""
-
-    max_image_bytes: Positive = 100_000_000
-    """files with more bytes get the status too_large and are not read"""
-
-    unit_images: Positive = 512
+    unit_images: Annotated[Positive, OUTPUT] = 512
     """images in one unit of work, the piece that is done, or done again, as a whole"""
+
+    def source(self) -> "SourceOptions":
+        """The source alone."""
+        return SourceOptions.part_of(self)
 
 
 class ClusterOptions(Options):
     """Which Ray to run on."""
 
-    address: str | None = None
+    address: Annotated[str | None, NOTHING] = None
     """Ray cluster to connect to, e.g. auto or ray://HOST:10001; default: RAY_ADDRESS where set, else a Ray of its own on this machine"""
 
-    num_cpus: Positive | None = None
+    num_cpus: Annotated[Positive | None, NOTHING] = None
     """CPUs that a Ray of its own may use; default: all"""
 
-    shared_storage: bool = False
+    shared_storage: Annotated[bool, NOTHING] = False
     """on a cluster: local paths lie on a disk that every node sees under the same path (NFS, EFS); without it they are refused
     where there are several nodes"""
+
+    def cluster(self) -> "ClusterOptions":
+        """The cluster alone."""
+        return ClusterOptions.part_of(self)
 
 
 class ReportOptions(Options):
     """What a report page may show."""
 
-    images: bool = True
+    images: Annotated[bool, REPORT] = True
     """show faces in the report; --no-images leaves them out"""
 
 
 class FaceOptions(Options):
     """Whether images are photographs in which faces are found, or face crops."""
 
-    faces: Literal["none", "detect"] = "none"
+    faces: Annotated[Literal["none", "detect"], OUTPUT] = "none"
     """none: each image is one face crop, taken whole; detect: images are photographs, the largest face of each is the
     labelled one, and those without a face are left out and counted"""
 
-    detector_model: str | None = None
+    detector_model: Annotated[str | None, DERIVED] = None
     """detect: file of the YuNet face detector; default: AGEGENDER_DETECTOR_MODEL, else the user's cache, into which it is
     downloaded once"""
 
-    min_detection_score: Annotated[float, Field(ge=0.2, le=1)] = 0.6
+    min_detection_score: Annotated[float, Field(ge=0.2, le=1), DERIVED] = 0.6
     """detect: faces below this score of the detector, 0-1, do not count"""
 
-    min_face_px: Annotated[int, Field(ge=16)] = 40
+    min_face_px: Annotated[int, Field(ge=16), DERIVED] = 40
     """detect: faces whose box is narrower than so many pixels of the image do not count; smaller takes longer"""
 
 
@@ -105,19 +121,19 @@ class SampleConfig(Options):
       agegender sample --output faces --count 1500
     """
 
-    output: str
+    output: Annotated[str, NOTHING]
     """folder for the drawings"""
 
-    count: Positive = 1000
+    count: Annotated[Positive, NOTHING] = 1000
     """drawings to make"""
 
-    seed: int = 0
+    seed: Annotated[int, OUTPUT] = 0
     """same seed, same drawings"""
 
-    size_px: Annotated[int, Field(ge=32, le=1024)] = 128
+    size_px: Annotated[int, Field(ge=32, le=1024), OUTPUT] = 128
     """side of a drawing in pixels"""
 
-    num_workers: Positive | None = None
+    num_workers: Annotated[Positive | None, NOTHING] = None
     """processes that draw; default: all CPUs"""
 
 
@@ -130,15 +146,19 @@ class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
       agegender eda --input UTKFace/ --output out/eda
     """
 
-    output: str
+    output: Annotated[str, NOTHING]
     """folder or s3:// prefix for what is written"""
 
-    seed: int = 0
+    seed: Annotated[int, REPORT] = 0
     """draws the images of the grids"""
 
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 8
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16), OUTPUT] = 8
     """two images are near duplicates when at most this many of the 64 bits of their perceptual hashes differ and their
     thumbnails agree"""
+
+    def opened_by_workers(self) -> dict[str, list[str]]:
+        """Flag -> addresses that workers open."""
+        return {"output": [self.output], "input": self.input}
 
 
 class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
@@ -153,53 +173,53 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
       agegender train --input my.csv --output out/mine --init out/train/model --epochs 5 --learning-rate 2e-4
     """
 
-    output: str
+    output: Annotated[str, NOTHING]
     """folder or s3:// prefix for what is written"""
 
-    preset: Literal["compact", "large", "notebook"] = "compact"
+    preset: Annotated[Literal["compact", "large", "notebook"], OUTPUT] = "compact"
     """compact: our network for CPUs; large: a larger one for GPUs; notebook: the plain CNN that the project grew from. Flags win
     over the preset"""
 
-    init: str | None = None
+    init: Annotated[str | None, OUTPUT] = None
     """trained model folder to start from (fine-tuning), or released; its network is taken over"""
 
-    teacher: list[str] = Field([])
+    teacher: Annotated[list[str], OUTPUT] = Field([])
     """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
     It must not have seen images of this run's val or test part"""
 
-    num_workers: Positive = 1
+    num_workers: Annotated[Positive, NOTHING] = 1
     """training processes; the global batch is divided among them. On CPUs one for each core is faster than one that uses all"""
 
-    min_workers: Positive | None = None
+    min_workers: Annotated[Positive | None, NOTHING] = None
     """elastic: begin with so many where the cluster has no room for --num-workers, go on with fewer after a node is lost, and
     take in new nodes up to --num-workers; default: always --num-workers, and wait for a lost node's replacement"""
 
-    accumulate: Positive = 1
+    accumulate: Annotated[Positive, NOTHING] = 1
     """micro-batches into which each worker divides its share of a step, for batches larger than memory; the gradients add up
     to those of the undivided batch"""
 
-    use_gpu: bool = False
+    use_gpu: Annotated[bool, NOTHING] = False
     """one GPU per worker"""
 
-    val_fraction: Fraction = 0.1
+    val_fraction: Annotated[Fraction, OUTPUT] = 0.1
     """share of the groups that epochs are judged on and intervals calibrated on"""
 
-    test_fraction: Fraction = 0.1
+    test_fraction: Annotated[Fraction, OUTPUT] = 0.1
     """share of the groups that training never sees"""
 
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 8
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16), OUTPUT] = 8
     """near duplicates, which stay on one side of the split: at most this many bits of 64 differ and thumbnails agree"""
 
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, NOTHING] = None
     """folder on each node for the decoded images; default: the system's temporary folder"""
 
-    cache_limit_gb: Annotated[float, Field(gt=0)] = 16.0
+    cache_limit_gb: Annotated[float, Field(gt=0), NOTHING] = 16.0
     """largest size of the decoded images on one node, in GB"""
 
-    checkpoint_interval_steps: Positive = 200
+    checkpoint_interval_steps: Annotated[Positive, NOTHING] = 200
     """a checkpoint every so many steps and at each epoch's end: what a kill can cost"""
 
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Annotated[int, Field(ge=0), NOTHING] = 3
     """losses of a worker or node that training survives"""
 
     @model_validator(mode="before")
@@ -235,9 +255,15 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
             )
         return self
 
+    def opened_by_workers(self) -> dict[str, list[str]]:
+        """Flag -> addresses that workers open; what the driver alone reads, such as teachers, may lie anywhere."""
+        is_file = self.weights is not None and self.weights.endswith((".pth", ".safetensors"))  # else a published name
+        weights = {"weights": [self.weights]} if self.weights and is_file else {}
+        return {"output": [self.output], "input": self.input, **weights}
+
     def recipe(self) -> Recipe:
         """The part of the config that the trainer needs."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+        return Recipe.part_of(self)
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
@@ -247,17 +273,17 @@ def _as_dict(value: Any) -> dict[str, Any]:
 class ScoringOptions(Options):
     """How a trained model is put to work."""
 
-    num_workers: Positive | None = None
+    num_workers: Annotated[Positive | None, NOTHING] = None
     """scoring processes, each with the model loaded once; default: as many as the CPUs carry. On a cluster predict takes in
     nodes that join, and where there is no room for all that were asked for, an autoscaler starts nodes"""
 
-    batch_size: Positive = 64
+    batch_size: Annotated[Positive, OUTPUT] = 64
     """images per forward pass; the last batch is padded, so the result does not depend on it"""
 
-    threads_per_worker: Positive = 1
+    threads_per_worker: Annotated[Positive, NOTHING] = 1
     """threads of the forward pass in one scoring process"""
 
-    precision: Literal["auto", "float32"] = "auto"
+    precision: Annotated[Literal["auto", "float32"], OUTPUT] = "auto"
     """of the network's arithmetic. auto: bfloat16 on CPUs that are nearly twice as fast in it (Intel's with AMX, AMD's from Zen 4 on),
     float32 on others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
 
@@ -272,29 +298,33 @@ class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, 
       agegender evaluate --input UTKFace/ --model out/train/model --split out/train/split.parquet --part test --output out/eval
     """
 
-    output: str
+    output: Annotated[str, NOTHING]
     """folder or s3:// prefix for what is written"""
 
-    model: str = RELEASED_MODEL
+    model: Annotated[str, DERIVED] = RELEASED_MODEL
     """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
-    split: str | None = None
+    split: Annotated[str | None, DERIVED] = None
     """split.parquet of a training run: only its images of --part are evaluated"""
 
-    part: Literal["train", "val", "test"] = "test"
+    part: Annotated[Literal["train", "val", "test"], OUTPUT] = "test"
     """part of --split to evaluate"""
 
-    seed: int = 0
+    seed: Annotated[int, OUTPUT] = 0
     """draws the bootstrap and the examples of the report"""
 
-    robustness: bool = False
+    robustness: Annotated[bool, OUTPUT] = False
     """also score each face blurred, noisy, darkened, compressed and from few pixels, and say what still holds: six times the work"""
 
-    bootstrap_rounds: Annotated[int, Field(ge=100)] = 1000
+    bootstrap_rounds: Annotated[int, Field(ge=100), OUTPUT] = 1000
     """resamples behind the 95 % bounds"""
 
-    precision: Literal["auto", "float32"] = "float32"
+    precision: Annotated[Literal["auto", "float32"], OUTPUT] = "float32"
     """of the network's arithmetic. float32: figures are the same on every CPU; auto: as predict does"""
+
+    def opened_by_workers(self) -> dict[str, list[str]]:
+        """Flag -> addresses that workers open; the driver alone reads a split, which may lie anywhere."""
+        return {"output": [self.output], "input": self.input, **_model_address(self.model)}
 
 
 class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
@@ -308,48 +338,60 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
       agegender predict --input s3://bucket/photos --model s3://bucket/model --output s3://bucket/out --dry-run
     """
 
-    output: str
+    output: Annotated[str, NOTHING]
     """folder or s3:// prefix for what is written"""
 
-    model: str = RELEASED_MODEL
+    model: Annotated[str, DERIVED] = RELEASED_MODEL
     """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
-    faces: Literal["none", "detect"] = "detect"
+    faces: Annotated[Literal["none", "detect"], OUTPUT] = "detect"
     """detect: images are photographs, each face in them is found, straightened and scored; none: each image is one face
     crop, scored whole"""
 
-    use_gpu: bool = False
+    use_gpu: Annotated[bool, NOTHING] = False
     """score on GPUs, in bfloat16, while CPUs decode for them; as many processes decode as keep the GPUs busy"""
 
-    max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
+    max_faces: Annotated[int, Field(ge=1, le=5000), DERIVED] = 1000
     """detect: of one image, the largest so many faces count"""
 
-    save_crops: bool = False
+    save_crops: Annotated[bool, NOTHING] = False
     """write each face as it was scored to OUTPUT/_crops/"""
 
-    limit: Positive | None = None
+    limit: Annotated[Positive | None, OUTPUT] = None
     """score only the first so many images of the listing"""
 
-    dry_run: bool = False
+    dry_run: Annotated[bool, NOTHING] = False
     """say what would be scored and how long it may take, from a timed sample; write nothing"""
 
-    keep_columns: list[str] = Field([])
+    keep_columns: Annotated[list[str], OUTPUT] = Field([])
     """manifest columns to carry into the output, e.g. ids and dates"""
 
-    age_distribution: bool = False
+    age_distribution: Annotated[bool, OUTPUT] = False
     """add age_probabilities, 121 numbers per row"""
 
-    abstain_above: Annotated[float, Field(gt=0)] | None = None
+    abstain_above: Annotated[Annotated[float, Field(gt=0)] | None, OUTPUT] = None
     """mark rows whose 90 % interval is wider than so many years as abstained"""
 
-    max_bad_fraction: Fraction = 0.05
+    max_bad_fraction: Annotated[Fraction, NOTHING] = 0.05
     """share of bad files above which the job ends with exit code 3; what was written stays"""
 
-    rescore_changed: bool = False
+    rescore_changed: Annotated[bool, NOTHING] = False
     """score images anew that were replaced under the same name since they were listed: size, or time or etag, differ"""
 
-    retry_status: list[RetryStatus] = Field([])
+    retry_status: Annotated[list[RetryStatus], NOTHING] = Field([])
     """score images of this status once more, e.g. missing; may be given more than once"""
+
+    def source(self) -> SourceOptions:
+        """The source alone; scoring needs no labels."""
+        return super().source().model_copy(update={"labels": "none"})
+
+    def opened_by_workers(self) -> dict[str, list[str]]:
+        """Flag -> addresses that workers open."""
+        return {"output": [self.output], "input": self.input, **_model_address(self.model)}
+
+
+def _model_address(model: str) -> dict[str, list[str]]:
+    return {} if model == RELEASED_MODEL else {"model": [model]}
 
 
 class PreviewConfig(FaceOptions):

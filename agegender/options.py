@@ -1,6 +1,7 @@
 """What every config is made of."""
 
-from typing import Annotated, Literal
+from enum import Enum, auto
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +15,47 @@ PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
 """The same as it is asked for; auto: bfloat16 where the processor is faster in it, else float32."""
 
 
+class Affects(Enum):
+    """What another value of an option would change; every option of a job that writes a run is marked with one.
+
+    The identity of a run is derived from the marks (``Options.identity``), so that a run is never resumed under options
+    that give other rows. A test fails for an option without a mark.
+    """
+
+    OUTPUT = auto()
+    """Rows, statistics or weights."""
+
+    LABELS = auto()
+    """Which labels the images have: output of the jobs that read labels, nothing to the others."""
+
+    REPORT = auto()
+    """What the page of the run shows."""
+
+    DERIVED = auto()
+    """Rows, but what counts is not the value itself: the job adds the hash of a file, or what a search is made of."""
+
+    NOTHING = auto()
+    """Where, how fast or how long a job runs."""
+
+
+OUTPUT, LABELS, REPORT, DERIVED, NOTHING = Affects
+
+
 class Options(BaseModel):
     """Common behaviour of every group of options: unknown names are errors, field docstrings are help texts."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    @classmethod
+    def marked(cls, *marks: Affects) -> set[str]:
+        """Names of the options that carry one of the marks."""
+        return {name for name, field in cls.model_fields.items() if any(mark in field.metadata for mark in marks)}
+
+    def identity(self, *marks: Affects) -> dict[str, Any]:
+        """The options that carry one of the marks, as plain JSON values."""
+        return self.model_dump(mode="json", include=self.marked(*marks))
+
+    @classmethod
+    def part_of(cls, whole: BaseModel) -> Self:
+        """This group of options alone, out of a config that has it among others."""
+        return cls(**{name: getattr(whole, name) for name in cls.model_fields})

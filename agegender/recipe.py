@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from agegender.options import Fraction, Options, Positive, PrecisionOrAuto
+from agegender.options import OUTPUT, Fraction, Options, Positive, PrecisionOrAuto
 
 
 class Augmentation(Options):
@@ -51,78 +51,78 @@ class Augmentation(Options):
 class Recipe(Options):
     """The network and how it is trained; everything that the trainer needs and nothing about where it runs."""
 
-    backbone: str = "compact"
+    backbone: Annotated[str, OUTPUT] = "compact"
     """compact, large, notebook, or the name of a torchvision classification model, e.g. resnet50"""
 
-    weights: str | None = None
+    weights: Annotated[str | None, OUTPUT] = None
     """first weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
 
-    age_head: Literal["distribution", "scalar"] = "distribution"
+    age_head: Annotated[Literal["distribution", "scalar"], OUTPUT] = "distribution"
     """distribution: 121 bins, one per year; scalar: one number"""
 
-    age_readout: Literal["expectation", "median"] = "median"
+    age_readout: Annotated[Literal["expectation", "median"], OUTPUT] = "median"
     """what of the age distribution is the estimate; training minimises the error of the expectation all the same"""
 
-    views: Literal[1, 2] = 2
+    views: Annotated[Literal[1, 2], OUTPUT] = 2
     """2: estimate from the image and its mirror image together, at twice the time"""
 
-    image_size_px: Annotated[int, Field(ge=32, le=512)] = 128
+    image_size_px: Annotated[int, Field(ge=32, le=512), OUTPUT] = 128
     """side of the square that training images are resized to"""
 
-    crop_fraction: Annotated[float, Field(gt=0.5, le=1)] = 0.875
+    crop_fraction: Annotated[float, Field(gt=0.5, le=1), OUTPUT] = 0.875
     """side of its middle that the network learns from, as a share; turned and shifted images draw on the margin. The trained
     network is shown half of the margin too, if --augment.zoom-min has made faces so small"""
 
-    epochs: Positive = 80
+    epochs: Annotated[Positive, OUTPUT] = 80
     """passes over the training part"""
 
-    batch_size: Positive = 128
+    batch_size: Annotated[Positive, OUTPUT] = 128
     """images per step over all workers together"""
 
-    optimizer: Literal["muon", "adamw"] = "muon"
+    optimizer: Annotated[Literal["muon", "adamw"], OUTPUT] = "muon"
     """muon: orthogonalized momentum for the layers within, AdamW for the rest; adamw: AdamW for all"""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    learning_rate: Annotated[float, Field(gt=0), OUTPUT] = 5e-3
     """peak learning rate; where it is not given, the preset's times the square root of --batch-size over the preset's batch size;
     for adamw alone 2e-3 is more like it"""
 
-    weight_decay: Annotated[float, Field(ge=0)] = 0.15
+    weight_decay: Annotated[float, Field(ge=0), OUTPUT] = 0.15
     """decoupled, on matrices and filters alone"""
 
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    schedule: Annotated[Literal["one-cycle", "constant"], OUTPUT] = "one-cycle"
     """one-cycle: linear warm-up, then cosine to zero"""
 
-    warmup_fraction: Fraction = 0.15
+    warmup_fraction: Annotated[Fraction, OUTPUT] = 0.15
     """share of the steps spent warming up"""
 
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    ema_decay: Annotated[float, Field(ge=0, lt=1), OUTPUT] = 0.998
     """decay per step of the averaged weights that are evaluated and kept; 0: no averaging"""
 
-    gradient_clip_norm: Annotated[float, Field(ge=0)] = 5.0
+    gradient_clip_norm: Annotated[float, Field(ge=0), OUTPUT] = 5.0
     """largest norm of the gradient; 0: no bound"""
 
-    precision: PrecisionOrAuto = "auto"
+    precision: Annotated[PrecisionOrAuto, OUTPUT] = "auto"
     """auto: bfloat16 where the processor is faster in it, else float32; resolved once and recorded"""
 
-    age_sigma_years: Annotated[float, Field(gt=0)] = 2.5
+    age_sigma_years: Annotated[float, Field(gt=0), OUTPUT] = 2.5
     """width of the Gaussian target of the age distribution"""
 
-    age_distribution_weight: Annotated[float, Field(ge=0)] = 1.0
+    age_distribution_weight: Annotated[float, Field(ge=0), OUTPUT] = 1.0
     """weight of the divergence from the age target, in nats"""
 
-    age_error_weight: Annotated[float, Field(ge=0)] = 0.2
+    age_error_weight: Annotated[float, Field(ge=0), OUTPUT] = 0.2
     """weight of the mean absolute age error, per year; a scalar head learns from nothing else"""
 
-    gender_weight: Annotated[float, Field(ge=0)] = 1.0
+    gender_weight: Annotated[float, Field(ge=0), OUTPUT] = 1.0
     """weight of the binary cross-entropy of gender, in nats"""
 
-    teacher_weight: Fraction = 0.5
+    teacher_weight: Annotated[Fraction, OUTPUT] = 0.5
     """with --teacher: share of the target that is the teachers', the rest is the label's"""
 
-    augment: Augmentation = Augmentation()
+    augment: Annotated[Augmentation, OUTPUT] = Augmentation()
     """how training images are varied"""
 
-    seed: int = 0
+    seed: Annotated[int, OUTPUT] = 0
     """first weights, order and augmentation; and the split"""
 
     @model_validator(mode="after")
@@ -189,7 +189,7 @@ def learning_rate_for(batch_size: int, preset: str) -> float:
         batch_size: images of one step over all workers.
         preset: a name in ``PRESETS``.
 
-    Source: Malladi et al. (2022), On the SDEs and scaling rules for adaptive gradient algorithms.
+    Source: Annotated[Malladi et al. (2022), On the SDEs and scaling rules for adaptive gradient algorithms., OUTPUT]
     """
     tuned = {name: field.default for name, field in Recipe.model_fields.items()} | PRESETS[preset]
     return float(tuned["learning_rate"]) * math.sqrt(batch_size / tuned["batch_size"])

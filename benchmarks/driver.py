@@ -38,7 +38,7 @@ from agegender.pipelines.engine.poison import Task
 from agegender.pipelines.predict import ledger as ledger_module
 from agegender.pipelines.predict import worker as predict_units
 from agegender.pipelines.predict.ledger import Ledger, stage_unit
-from agegender.pipelines.predict.worker import Notes, ScoredUnit, score_units, source_of
+from agegender.pipelines.predict.worker import Notes, ScoredUnit, score_units
 from agegender.pipelines.runtime.session import ray_session
 from agegender.pipelines.source.streaming_listing import GrowingListing
 from agegender.schema import prediction_schema
@@ -114,7 +114,7 @@ def measure(workers: int, units: int, unit_images: int, output: str) -> dict[str
 
 def _list(config: PredictConfig) -> tuple[float, list[str]]:
     began_s = time.process_time()
-    with GrowingListing(source_of(config), f"{config.output}/_work/listing") as listing:
+    with GrowingListing(config.source(), f"{config.output}/_work/listing") as listing:
         addresses = [listing.address(number) for number in listing.numbers() if number is not None]
     return time.process_time() - began_s, addresses
 

@@ -14,6 +14,7 @@ from agegender.data.faces import FaceSearch
 from agegender.data.heaping import age_heaping
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics, ranked
+from agegender.options import LABELS, OUTPUT, REPORT
 from agegender.pipelines.eda.tables import write_lists
 from agegender.pipelines.runtime.detector import face_search, search_identity
 from agegender.pipelines.runtime.placement import check_storage, placement
@@ -44,7 +45,9 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
     """
     config = config.model_copy(update={"output": files.absolute(config.output)})
     search = face_search(config)
-    identity = _identity(config) | search_identity(search)
+    identity = (
+        config.identity(OUTPUT, LABELS, REPORT) | search_identity(search) | {"contract_version": CONTRACT_VERSION}
+    )
     check_storage(config)
     earlier = claim_output(config.output, "eda", config, identity)
     if earlier is not None and earlier["state"] == DONE:
@@ -69,13 +72,6 @@ def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
         | duplicates
         | {"summary": made["summary.json"], "report": made["report.html"]}
     )
-
-
-def _identity(config: EdaConfig) -> dict[str, Any]:
-    """Everything that, were it different, would give another summary."""
-    elsewhere = {"output", "address", "num_cpus", "shared_storage", "detector_model"}
-    said = config.model_dump(mode="json", exclude=elsewhere)
-    return said | {"contract_version": CONTRACT_VERSION}
 
 
 def _look(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from agegender.config import SourceOptions
+from agegender.config import ImageLimits
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.faces import FaceSearch, align
@@ -58,7 +58,7 @@ class UnitScorer:
 
     Args:
         model_uri: trained model, local or s3://; verified before anything else happens.
-        source: how the images of the listing are read.
+        limits: how the images of the listing are read.
         threads: threads of the forward pass.
         batch_size: images per forward pass; also bounds the decoded images that are held at once.
         precision: of the network, where it is scored here.
@@ -78,7 +78,7 @@ class UnitScorer:
     def __init__(
         self,
         model_uri: str,
-        source: SourceOptions,
+        limits: ImageLimits,
         threads: int = 1,
         batch_size: int = 64,
         *,
@@ -96,7 +96,7 @@ class UnitScorer:
             submit, self.precision = _at_once(here), here.precision
         self._submit = submit
         self._clock = clock or StageClock()
-        self._source = source
+        self._limits = limits
         self._batch_size = batch_size
         self._age_distribution = age_distribution
         self._abstain_above_years = abstain_above_years
@@ -160,7 +160,7 @@ class UnitScorer:
         alter: Callable[[Pixels], Pixels] | None,
         deadly: Container[int],
     ) -> Iterator[_Row]:
-        for image, found in enumerate(self._clock.each("fetch", fetch(listing, self._source))):
+        for image, found in enumerate(self._clock.each("fetch", fetch(listing, self._limits))):
             fetched = _DEADLY if image in deadly else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
@@ -180,7 +180,7 @@ class UnitScorer:
             return [_Row(image, 0, fetched.status, fetched.error)]
         enough_px = self._side_px if self._finder is None else None
         with self._clock.stage("decode"):
-            decoded = decode(fetched.data, self._source.max_image_pixels, enough_px)
+            decoded = decode(fetched.data, self._limits.max_image_pixels, enough_px)
         if decoded.pixels is None:
             return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
         if self._finder is None or self._search is None:

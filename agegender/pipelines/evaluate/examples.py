@@ -7,12 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.config import EvaluateConfig, SourceOptions
+from agegender.config import EvaluateConfig, ImageLimits
 from agegender.data.faces import FaceSearch, largest_face
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.evaluation.examples import choose_examples
 from agegender.pipelines.evaluate.gather import Gathered, rows_at
-from agegender.pipelines.evaluate.worker import source_of
 from agegender.pipelines.source.listing import Listing, fetch, read_unit
 from agegender.reports.evaluation import Example
 
@@ -30,13 +29,13 @@ def show_examples(
     """
     chosen = choose_examples(gathered.seen, config.seed, EXAMPLES_OF_EACH)
     wanted = np.unique(np.concatenate(list(chosen.values())))
-    source = source_of(config)
+    limits = config.limits()
     cut = partial(resize, side_px=SIDE_PX) if search is None else largest_face(search, SIDE_PX)
     made: dict[int, Example] = {}
     for unit in np.unique(gathered.unit[wanted]):
         indices = wanted[gathered.unit[wanted] == unit]
         uris = rows_at(config.output, listing, int(unit), gathered.row[indices].tolist()).column("uri")
-        pictures = _pictures(read_unit(listing.units[unit]), uris.to_pylist(), source, cut)
+        pictures = _pictures(read_unit(listing.units[unit]), uris.to_pylist(), limits, cut)
         for index, uri in zip(indices.tolist(), uris.to_pylist(), strict=True):
             if uri in pictures:
                 made[index] = _example(gathered, index, uri, pictures[uri])
@@ -44,13 +43,13 @@ def show_examples(
 
 
 def _pictures(
-    listed: pa.Table, uris: list[str], source: SourceOptions, cut: Callable[[Pixels], Pixels | None]
+    listed: pa.Table, uris: list[str], limits: ImageLimits, cut: Callable[[Pixels], Pixels | None]
 ) -> dict[str, bytes]:
     """Small JPEGs by uri."""
     listed = listed.filter(pc.is_in(listed.column("uri"), pa.array(uris)))
     pictures = {}
-    for uri, fetched in zip(listed.column("uri").to_pylist(), fetch(listed, source), strict=True):
-        decoded = decode(fetched.data, source.max_image_pixels) if fetched.data else None
+    for uri, fetched in zip(listed.column("uri").to_pylist(), fetch(listed, limits), strict=True):
+        decoded = decode(fetched.data, limits.max_image_pixels) if fetched.data else None
         face = cut(decoded.pixels) if decoded is not None and decoded.pixels is not None else None
         if face is not None:
             pictures[uri] = encode_jpeg(face)

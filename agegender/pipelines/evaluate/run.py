@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from agegender import __version__
 from agegender.artifact import ModelInfo
-from agegender.config import ClusterOptions, EvaluateConfig
+from agegender.config import EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS, DESCRIPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError
@@ -20,9 +20,10 @@ from agegender.evaluation import calibration, slices
 from agegender.evaluation.findings import findings
 from agegender.evaluation.metrics import MetricSums, error_histogram
 from agegender.evaluation.selective import selective_prediction
+from agegender.options import LABELS, OUTPUT, REPORT
 from agegender.pipelines.evaluate.examples import show_examples
 from agegender.pipelines.evaluate.gather import Gathered, Keys, content_keys, gather, observations_of
-from agegender.pipelines.evaluate.worker import score_units, source_of
+from agegender.pipelines.evaluate.worker import score_units
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import check_storage
@@ -64,7 +65,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
     try:
-        listing = Listing.create(source_of(config), files.join(config.output, "_work", "listing"))
+        listing = Listing.create(config.source(), files.join(config.output, "_work", "listing"))
         _check_labels(config, listing)
         with ray_session(config.address, config.num_cpus), own_errors():
             score_units(config, search, listing, part)
@@ -181,11 +182,9 @@ def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
 
 def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:
     """Everything that, were it different, would give other numbers or another page."""
-    placed = {"output", "model", "split", "detector_model", *ClusterOptions.model_fields}
-    placed |= {"num_workers", "threads_per_worker"}
-    said = config.model_dump(mode="json", exclude=placed)
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
-    return said | {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}
+    derived = {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}
+    return config.identity(OUTPUT, LABELS, REPORT) | derived
 
 
 def _metadata(info: ModelInfo) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import ray
 
-from agegender.config import EvaluateConfig, SourceOptions
+from agegender.config import EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.pipelines.engine.unit_scorer import UnitScorer, pool_shape
@@ -24,11 +24,6 @@ from agegender.pipelines.source.listing import Listing, read_unit, unit_dataset
 from agegender.storage import files, tables
 
 
-def source_of(config: EvaluateConfig) -> SourceOptions:
-    """The part of the config that says where the images are."""
-    return SourceOptions(**{name: getattr(config, name) for name in SourceOptions.model_fields})
-
-
 class _EvaluatingActor:
     """One process of the pool: the model loaded once; units in, tables of predictions and labels to storage."""
 
@@ -37,7 +32,7 @@ class _EvaluatingActor:
         self._output, self._part = config.output, part
         self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
         self._scorer = UnitScorer(
-            *(config.model, source_of(config), config.threads_per_worker, config.batch_size),
+            *(config.model, config.source(), config.threads_per_worker, config.batch_size),
             precision=config.precision,
             search=search,
         )

@@ -17,10 +17,11 @@ from agegender.artifact import ModelInfo
 from agegender.config import PredictConfig
 from agegender.data.faces import FaceSearch
 from agegender.errors import AccountingError, ConfigError, InputError
+from agegender.options import OUTPUT
 from agegender.pipelines.predict.lease import Lease
 from agegender.pipelines.predict.ledger import Ledger, UnitCounts
 from agegender.pipelines.predict.rescore import Rescoring
-from agegender.pipelines.predict.worker import COMMAND, Notes, score_units, source_of, unit_scorer
+from agegender.pipelines.predict.worker import COMMAND, Notes, score_units, unit_scorer
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
@@ -105,7 +106,7 @@ def _predict(
 def _listing(config: PredictConfig, again: Rescoring) -> GrowingListing:
     work_uri = files.join(config.output, "_work", "listing")
     keep = tuple(config.keep_columns)
-    return GrowingListing(source_of(config), work_uri, keep, config.limit, again if again.collects else None)
+    return GrowingListing(config.source(), work_uri, keep, config.limit, again if again.collects else None)
 
 
 def _nothing_new(
@@ -202,13 +203,10 @@ def _checked_model(config: PredictConfig) -> ModelInfo:
 
 def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None) -> dict[str, Any]:
     """Everything that, were it different, would give other rows."""
-    named = {"input", "faces", "limit", "keep_columns", "age_distribution", "abstain_above", "batch_size", "precision"}
-    named |= {"uri_column", "bytes_column", "max_image_pixels", "max_image_bytes", "unit_images"}
-    said = config.model_dump(mode="json", include=named)
-    said |= search_identity(search)
+    identity = config.identity(OUTPUT) | search_identity(search)
     if config.use_gpu:
-        said["precision"] = "bfloat16"
-    return said | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
+        identity["precision"] = "bfloat16"
+    return identity | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 
 def _metadata(info: ModelInfo, identity: dict[str, Any]) -> dict[str, str]:
@@ -268,7 +266,7 @@ def _dry_run(config: PredictConfig, search: FaceSearch | None) -> dict[str, Any]
     """List everything, score a sample in this process, write nothing."""
     images = units = 0
     sample = None
-    for table in list_source(source_of(config), config.keep_columns, limit=config.limit):
+    for table in list_source(config.source(), config.keep_columns, limit=config.limit):
         sample = table.slice(0, DRY_RUN_IMAGES) if sample is None else sample
         images, units = images + table.num_rows, units + 1
     if sample is None:

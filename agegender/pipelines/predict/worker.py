@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from agegender.config import PredictConfig, SourceOptions
+from agegender.config import PredictConfig
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
@@ -43,19 +43,13 @@ class Notes(Losses):
     """In which its networks computed; several where its nodes have several types of CPU."""
 
 
-def source_of(config: PredictConfig) -> SourceOptions:
-    """The source alone; labels are nothing that scoring needs."""
-    fields = {name: getattr(config, name) for name in SourceOptions.model_fields}
-    return SourceOptions(**fields | {"labels": "none"})
-
-
 def unit_scorer(
     config: PredictConfig, search: FaceSearch | None, gpus: list[Any] | None = None, clock: StageClock | None = None
 ) -> UnitScorer:
     """The model at work, as the config says, here or on GPUs; the clock is told where its time goes."""
     return UnitScorer(
         config.model,
-        source_of(config),
+        config.limits(),
         config.threads_per_worker,
         config.batch_size,
         precision=config.precision,

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agegender.config import SourceOptions
+from agegender.config import ImageLimits
 from agegender.errors import InputError
 from agegender.schema import Status
 from agegender.storage import files
@@ -30,12 +30,12 @@ class Fetched:
     error: str | None = None
 
 
-def fetch(listing: pa.Table, options: SourceOptions) -> Iterator[Fetched]:
+def fetch(listing: pa.Table, limits: ImageLimits) -> Iterator[Fetched]:
     """Read the images of a listing table, in its order.
 
     Args:
         listing: rows of ``schema.LISTING``.
-        options: bounds, and the name of the column of bytes.
+        limits: what is too large, and the name of the column of bytes.
 
     Raises:
         ResourceError: storage does not answer.
@@ -43,21 +43,21 @@ def fetch(listing: pa.Table, options: SourceOptions) -> Iterator[Fetched]:
     rows = listing.select(["uri", "container", "offset", "size_bytes"]).to_pylist()
     for container, members in itertools.groupby(rows, key=lambda row: row["container"]):
         if container is not None and container.lower().endswith(".parquet"):
-            yield from _from_table(container, list(members), options)
+            yield from _from_table(container, list(members), limits)
         else:
-            yield from _from_files(list(members), options)
+            yield from _from_files(list(members), limits)
 
 
-def _from_files(rows: list[dict[str, Any]], options: SourceOptions) -> Iterator[Fetched]:
+def _from_files(rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:
     if not files.is_s3(rows[0]["container"] or rows[0]["uri"]):
-        yield from (_read(row, options) for row in rows)  # a local read is shorter than handing it to a thread
+        yield from (_read(row, limits) for row in rows)  # a local read is shorter than handing it to a thread
         return
     # a bound on what is read and not yet taken: a unit of photographs does not fit into memory at once
-    yield from files.read_ahead(lambda row: _read(row, options), rows, REMOTE_READS_IN_FLIGHT)
+    yield from files.read_ahead(lambda row: _read(row, limits), rows, REMOTE_READS_IN_FLIGHT)
 
 
-def _read(row: dict[str, Any], options: SourceOptions) -> Fetched:
-    limit = options.max_image_bytes
+def _read(row: dict[str, Any], limits: ImageLimits) -> Fetched:
+    limit = limits.max_image_bytes
     if (row["size_bytes"] or 0) > limit:
         return _too_large(row["size_bytes"], limit)
     try:
@@ -72,7 +72,7 @@ def _read(row: dict[str, Any], options: SourceOptions) -> Fetched:
         return Fetched(None, Status.UNREADABLE, str(error))
 
 
-def _from_table(container: str, rows: list[dict[str, Any]], options: SourceOptions) -> Iterator[Fetched]:
+def _from_table(container: str, rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:
     """Rows of one Parquet file, ascending by row number; row groups without a wanted row are not read."""
     try:
         stream = files.open_for_reading(container)
@@ -80,13 +80,13 @@ def _from_table(container: str, rows: list[dict[str, Any]], options: SourceOptio
         yield from (Fetched(None, answer.status, str(answer)) for _ in rows)
         return
     with stream:
-        column = _bytes_by_row(pq.ParquetFile(stream), options.bytes_column, [row["offset"] for row in rows])
+        column = _bytes_by_row(pq.ParquetFile(stream), limits.bytes_column, [row["offset"] for row in rows])
         with closing(column) as values:
             for data in values:
                 yield (
                     Fetched(None, Status.EMPTY, "the table has no bytes here")
                     if data is None
-                    else _bounded(data, options.max_image_bytes)
+                    else _bounded(data, limits.max_image_bytes)
                 )
 
 

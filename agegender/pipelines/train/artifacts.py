@@ -21,13 +21,14 @@ from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork
 from agegender.model.trainer import Estimates
+from agegender.options import LABELS, OUTPUT
+from agegender.pipelines.runtime.detector import search_identity
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.job import (
     EXAMPLES_FILE,
     METRICS_FILE,
     MODEL_FOLDER,
     TENSORBOARD_FOLDER,
-    WHERE_IT_RUNS,
     TrainJob,
 )
 from agegender.recipe import Recipe
@@ -107,7 +108,7 @@ def keep_model(
             calibration,
             *_seen_images(job),
             job.split_hash,
-            job.config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | {"precision": precision},
+            job.config.identity(OUTPUT, LABELS) | search_identity(job.search) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
         )
         files.upload_folder(Path(folder), files.join(job.config.output, MODEL_FOLDER), last=INFO_FILE)

@@ -65,16 +65,6 @@ class TrainJob:
         return Path(folder) / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:20]}.npy"
 
 
-WHERE_IT_RUNS = frozenset(
-    {
-        *("output", "address", "num_cpus", "shared_storage", "num_workers", "min_workers", "accumulate", "use_gpu"),
-        "max_failures",
-        *("cache_dir", "cache_limit_gb", "detector_model", "checkpoint_interval_steps", "images"),
-    }
-)
-"""Settings that may differ when a run is taken up again: they do not make another
-model, and the model does not tell them."""
-
 WORK_FOLDER = "_work"
 SPLIT_FILE = "split.parquet"
 METRICS_FILE = "metrics.jsonl"

@@ -19,6 +19,7 @@ from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
 from agegender.data.faces import FaceSearch
 from agegender.errors import ConfigError, InputError
+from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import check_storage
@@ -29,7 +30,6 @@ from agegender.pipelines.train.job import (
     METRICS_FILE,
     MODEL_FOLDER,
     SPLIT_FILE,
-    WHERE_IT_RUNS,
     WORK_FOLDER,
     TrainJob,
     start_monitor,
@@ -63,7 +63,7 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
             f"--init {config.init} and --weights {config.weights} both give the first weights: leave one of them out"
         )
     search = face_search(config)
-    identity = config.model_dump(mode="json", exclude=set(WHERE_IT_RUNS)) | search_identity(search)
+    identity = config.identity(OUTPUT, LABELS) | search_identity(search)
     check_storage(config)
     earlier = claim_output(config.output, "train", config, identity)
     if earlier is not None and earlier["state"] == DONE:
