@@ -25,7 +25,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.model import trainer
 from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.train import fit as train_fit
-from agegender.pipelines.train.fit import check_gpus, cpus_per_elastic_worker, cpus_per_worker
+from agegender.pipelines.train.fit import check_gpus
 from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
@@ -246,24 +246,6 @@ def test_gpus_are_waited_for_where_a_cluster_may_start_them(ray_cluster: None, m
         check_gpus(config)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # as inside a submitted job
     check_gpus(config)
-
-
-@pytest.mark.parametrize(
-    ("workers", "nodes", "cpus"),
-    [(1, [2], 2), (2, [2], 1), (3, [2], 0.6), (3, [8, 8], 4), (1, [1, 16], 16), (2, [4, 1], 2), (4, [1, 1], 0.45)],
-)
-def test_all_workers_find_room(workers: int, nodes: list[float], cpus: float) -> None:
-    assert cpus_per_worker(workers, nodes) == pytest.approx(cpus)
-
-
-@pytest.mark.parametrize(
-    ("workers", "min_workers", "nodes", "cpus"),
-    [(2, 1, [1], 1), (2, 1, [1, 1], 1), (2, 1, [4], 2), (4, 2, [1], 0.45), (4, 2, [2], 1)],
-)
-def test_elastic_workers_wait_for_nodes_rather_than_share_a_cpu(
-    workers: int, min_workers: int, nodes: list[float], cpus: float
-) -> None:
-    assert cpus_per_elastic_worker(workers, min_workers, nodes) == pytest.approx(cpus)
 
 
 def _command(faces: Path, output: Path) -> list[str]:

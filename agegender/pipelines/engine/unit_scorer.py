@@ -5,8 +5,7 @@
 An image is one crop, or a photograph that gives a crop of each face; its own pixels go as soon as its crops are cut.
 """
 
-import math
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,22 +298,3 @@ def _spread_lists(values: npt.NDArray[np.float32] | None, holes: npt.NDArray[np.
     full = np.zeros((holes.size, AGE_BINS), dtype=np.float32)
     full[~holes] = values
     return pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), AGE_BINS, mask=pa.array(holes))
-
-
-def pool_shape(num_workers: int | None, threads_per_worker: int, node_cpus: Sequence[float]) -> tuple[int, float]:
-    """How many scoring actors, and the CPUs that each reserves.
-
-    A fifth of every CPU stays free, and no actor wants more than a node has: a pool that reserves all CPUs, or cannot
-    be placed, makes the job wait for ever without an error.
-
-    Args:
-        num_workers: what the user asked for; None: as many as the CPUs carry.
-        threads_per_worker: threads of each.
-        node_cpus: CPUs of each node that has any, at least one node.
-
-    Returns:
-        (actors, CPUs reserved by each), e.g. (2, 0.8) on one node of two CPUs.
-    """
-    actors = num_workers or sum(max(1, int(cpus // threads_per_worker)) for cpus in node_cpus)
-    room = min(cpus / math.ceil(actors * cpus / sum(node_cpus)) for cpus in node_cpus)
-    return actors, max(0.01, math.floor(80 * min(threads_per_worker, room)) / 100)

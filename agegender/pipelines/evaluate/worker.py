@@ -14,10 +14,10 @@ import ray
 from agegender.config import EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
-from agegender.pipelines.engine.unit_scorer import UnitScorer, pool_shape
+from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.evaluate.gather import Keys, is_among, scored_uri, with_label_columns
 from agegender.pipelines.runtime import metrics
-from agegender.pipelines.runtime.placement import placement, usable_cpus
+from agegender.pipelines.runtime.placement import placement, pool_shape, usable_cpus
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import let_fatal_signals_end_this_process
 from agegender.pipelines.source.listing import Listing, read_unit, unit_dataset

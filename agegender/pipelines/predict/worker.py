@@ -22,10 +22,10 @@ from agegender.options import Precision
 from agegender.pipelines.engine.actor_pool import Losses, UnitPool
 from agegender.pipelines.engine.gpu_actors import DecodersWanted, GpuScorer, start_gpus
 from agegender.pipelines.engine.poison import Task
-from agegender.pipelines.engine.unit_scorer import UnitScorer, pool_shape
+from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.predict.ledger import UnitCounts, stage_unit
 from agegender.pipelines.runtime import metrics
-from agegender.pipelines.runtime.placement import placement, usable_cpus
+from agegender.pipelines.runtime.placement import placement, pool_shape, usable_cpus
 from agegender.pipelines.runtime.session import cluster_address, let_fatal_signals_end_this_process
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.listing import read_unit, unit_name

@@ -7,8 +7,6 @@ on everything. docs/operating.md says what to watch and how.
 """
 
 import logging
-import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -73,35 +71,3 @@ def _never_fatal(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001  (see above)
         logger.debug("%s: %r", name, error)
-
-
-class TrainingFigures:
-    """What the worker of one rank shows; its time is counted on each rank, for one that waits makes all others wait.
-
-    Args:
-        rank: of the worker; the state of the training is shown by rank 0 alone.
-        waited_s: what ``show`` is to take for nothing: seconds that an earlier process waited.
-    """
-
-    def __init__(self, rank: int, waited_s: float) -> None:
-        self._rank, self._waited_s, self._shown_s = rank, waited_s, time.monotonic()
-
-    def show(self, epoch: int, step: int, loss: float, waited_s: float) -> None:
-        """Show where training is, every half a second or so.
-
-        Args:
-            epoch: that is under way, from 0.
-            step: since the beginning of the run.
-            loss: of the last step; NaN before it.
-            waited_s: seconds of this epoch without a batch to train on.
-        """
-        now_s = time.monotonic()
-        waited_now_s = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s  # else: another epoch
-        count("agegender_worker_seconds_total", waited_now_s, "train", activity="wait")
-        count("agegender_worker_seconds_total", now_s - self._shown_s - waited_now_s, "train", activity="train")
-        self._waited_s, self._shown_s = waited_s, now_s
-        if self._rank == 0:
-            show("agegender_train_epoch", epoch + 1, "train")
-            show("agegender_train_step", step, "train")
-            if math.isfinite(loss):
-                show("agegender_train_loss", loss, "train")

@@ -5,6 +5,8 @@ the driver's node where others may join later, unless the user says that the pat
 ``missing``, which is a row and no error.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agegender.config import RELEASED_MODEL, ClusterOptions
 from agegender.errors import ConfigError
-from agegender.pipelines.runtime.session import cluster_address, living_nodes, node_cpus, ray_session
+from agegender.pipelines.runtime.session import cluster_address, ray_session
 from agegender.storage import files
 
 OPENED_BY_WORKERS = ("output", "input", "model", "weights")
@@ -53,6 +55,71 @@ def placement(config: ClusterOptions) -> dict[str, Any]:
 def usable_cpus(config: ClusterOptions) -> list[float]:
     """CPUs of each node on which ``placement`` lets work run; never empty. Needs a running Ray."""
     return [_driver_node()["Resources"]["CPU"]] if _stays_here(config) else node_cpus()
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """The nodes that are there now, as ``ray.nodes`` describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def node_cpus() -> list[float]:
+    """CPUs of each living node that has any."""
+    found = [node["Resources"].get("CPU", 0.0) for node in living_nodes()]
+    return [cpus for cpus in found if cpus > 0] or [1.0]
+
+
+def gpu_cpus() -> list[float]:
+    """CPUs that fall to each GPU of the living nodes; of a node without GPUs nothing."""
+    shares = []
+    for node in living_nodes():
+        gpus = int(node["Resources"].get("GPU", 0.0))
+        shares += [node["Resources"].get("CPU", 0.0) / max(1, gpus)] * gpus
+    return [cpus for cpus in shares if cpus > 0] or [1.0]
+
+
+def pool_shape(num_workers: int | None, threads_per_worker: int, cpus_of_nodes: Sequence[float]) -> tuple[int, float]:
+    """How many scoring actors, and the CPUs that each reserves.
+
+    A fifth of every CPU stays free, and no actor wants more than a node has: a pool that reserves all CPUs, or cannot
+    be placed, makes the job wait for ever without an error.
+
+    Args:
+        num_workers: what the user asked for; None: as many as the CPUs carry.
+        threads_per_worker: threads of each.
+        cpus_of_nodes: CPUs of each node that has any, at least one node.
+
+    Returns:
+        (actors, CPUs reserved by each), e.g. (2, 0.8) on one node of two CPUs.
+    """
+    actors = num_workers or sum(max(1, int(cpus // threads_per_worker)) for cpus in cpus_of_nodes)
+    room = min(cpus / math.ceil(actors * cpus / sum(cpus_of_nodes)) for cpus in cpus_of_nodes)
+    return actors, max(0.01, math.floor(80 * min(threads_per_worker, room)) / 100)
+
+
+def cpus_per_worker(workers: int, cpus_of_nodes: Sequence[float]) -> float:
+    """The most CPUs that each worker can reserve where all of them find room; below 1 they share.
+
+    Args:
+        workers: at least 1.
+        cpus_of_nodes: CPUs of each node that has any.
+    """
+    for cpus in range(int(max(cpus_of_nodes)), 0, -1):
+        if sum(int(of_node // cpus) for of_node in cpus_of_nodes) >= workers:
+            return float(cpus)
+    room = min(cpus / math.ceil(workers * cpus / sum(cpus_of_nodes)) for cpus in cpus_of_nodes)
+    return max(0.01, math.floor(90 * min(room, 1.0)) / 100)
+
+
+def cpus_per_elastic_worker(workers: int, min_workers: int, cpus_of_nodes: Sequence[float]) -> float:
+    """As ``cpus_per_worker``, but where not all find room with a whole CPU each, some wait for nodes that may come.
+
+    Args:
+        workers: at most.
+        min_workers: that must find room now.
+        cpus_of_nodes: CPUs of each node that has any.
+    """
+    cpus = cpus_per_worker(workers, cpus_of_nodes)
+    return cpus if cpus >= 1 else min(1.0, cpus_per_worker(min_workers, cpus_of_nodes))
 
 
 def _stays_here(config: ClusterOptions) -> bool:

@@ -8,7 +8,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.exceptions import (
@@ -112,26 +111,6 @@ def _quieten() -> None:
     }.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module="ray")
-
-
-def living_nodes() -> list[dict[str, Any]]:
-    """The nodes that are there now, as ``ray.nodes`` describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def node_cpus() -> list[float]:
-    """CPUs of each living node that has any."""
-    found = [node["Resources"].get("CPU", 0.0) for node in living_nodes()]
-    return [cpus for cpus in found if cpus > 0] or [1.0]
-
-
-def gpu_cpus() -> list[float]:
-    """CPUs that fall to each GPU of the living nodes; of a node without GPUs nothing."""
-    shares = []
-    for node in living_nodes():
-        gpus = int(node["Resources"].get("GPU", 0.0))
-        shares += [node["Resources"].get("CPU", 0.0) / max(1, gpus)] * gpus
-    return [cpus for cpus in shares if cpus > 0] or [1.0]
 
 
 def let_fatal_signals_end_this_process() -> None:

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -26,8 +25,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from agegender.config import TrainConfig
 from agegender.errors import AgegenderError, ConfigError, ResourceError
 from agegender.pipelines.runtime import metrics
+from agegender.pipelines.runtime.placement import cpus_per_elastic_worker, cpus_per_worker, gpu_cpus, node_cpus
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.runtime.session import cluster_address, gpu_cpus, node_cpus
+from agegender.pipelines.runtime.session import cluster_address
 from agegender.pipelines.train.job import MonitorState, TrainJob
 from agegender.pipelines.train.resume import attempt_name, attempts_uri
 from agegender.pipelines.train.worker import train_worker
@@ -48,32 +48,6 @@ START_TIMEOUT_S = "5"
 
 WORKER_ENV = {"OMP_WAIT_POLICY": "passive"}
 """Threads that spin while they wait make training on a shared machine five times slower (measured: 22 -> 119 images/s)."""
-
-
-def cpus_per_worker(workers: int, cpus_of_nodes: Sequence[float]) -> float:
-    """The most CPUs that each worker can reserve where all of them find room; below 1 they share.
-
-    Args:
-        workers: at least 1.
-        cpus_of_nodes: CPUs of each node that has any.
-    """
-    for cpus in range(int(max(cpus_of_nodes)), 0, -1):
-        if sum(int(of_node // cpus) for of_node in cpus_of_nodes) >= workers:
-            return float(cpus)
-    room = min(cpus / math.ceil(workers * cpus / sum(cpus_of_nodes)) for cpus in cpus_of_nodes)
-    return max(0.01, math.floor(90 * min(room, 1.0)) / 100)
-
-
-def cpus_per_elastic_worker(workers: int, min_workers: int, cpus_of_nodes: Sequence[float]) -> float:
-    """As ``cpus_per_worker``, but where not all find room with a whole CPU each, some wait for nodes that may come.
-
-    Args:
-        workers: at most.
-        min_workers: that must find room now.
-        cpus_of_nodes: CPUs of each node that has any.
-    """
-    cpus = cpus_per_worker(workers, cpus_of_nodes)
-    return cpus if cpus >= 1 else min(1.0, cpus_per_worker(min_workers, cpus_of_nodes))
 
 
 def reserved_cpus(config: TrainConfig) -> float:

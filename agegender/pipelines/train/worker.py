@@ -35,7 +35,6 @@ from agegender.model.network import build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.model.trainer import Tally
 from agegender.options import Precision
-from agegender.pipelines.runtime.metrics import TrainingFigures
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.artifacts import MetricsLog, keep_model
 from agegender.pipelines.train.collectives import anyone_failed, average_statistics, sum_over_ranks, tally_over_ranks
@@ -44,6 +43,7 @@ from agegender.pipelines.train.distillation import with_teaching
 from agegender.pipelines.train.epoch_sums import EpochSums
 from agegender.pipelines.train.feed import Feed, Piece
 from agegender.pipelines.train.job import Start, TrainJob
+from agegender.pipelines.train.training_metrics import TrainingMetrics
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Worker:
         self.log = MetricsLog(job, self.history) if self.rank == 0 else None
         self._pending: list[tuple[dict[str, Tensor], Integers]] = []
         self._posted_s, self._loss = 0.0, math.nan
-        self._figures = TrainingFigures(self.rank, self.sums.waited_s)
+        self._figures = TrainingMetrics(self.rank, self.sums.waited_s)
 
     def _check_sizes(self) -> None:
         # of as many ranks as there may be, or a run would fail when it grows
