@@ -375,12 +375,6 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     max_bad_fraction: Annotated[Fraction, NOTHING] = 0.05
     """share of bad files above which the job ends with exit code 3; what was written stays"""
 
-    rescore_changed: Annotated[bool, NOTHING] = False
-    """score images anew that were replaced under the same name since they were listed: size, or time or etag, differ"""
-
-    retry_status: Annotated[list[RetryStatus], NOTHING] = Field([])
-    """score images of this status once more, e.g. missing; may be given more than once"""
-
     def source(self) -> SourceOptions:
         """The source alone; scoring needs no labels."""
         return super().source().model_copy(update={"labels": "none"})
@@ -392,6 +386,30 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
 
 def _model_address(model: str) -> dict[str, list[str]]:
     return {} if model == RELEASED_MODEL else {"model": [model]}
+
+
+class RescoreConfig(ClusterOptions):
+    """Score some images of a finished predict run again: files that were replaced, or images of a status.
+
+    Each part that holds such rows is replaced as a whole. The same command after a kill resumes; without --changed and
+    --status it only finishes what an earlier one began.
+
+    Examples:
+      agegender rescore out/predictions --changed
+      agegender rescore out/predictions --status missing --status unreadable
+    """
+
+    output: CliPositionalArg[str]
+    """the OUTPUT of the predict run"""
+
+    changed: bool = False
+    """images that were replaced under the same name since they were listed: size, or time or etag, differ"""
+
+    status: list[RetryStatus] = Field([])
+    """images of this status, e.g. missing; may be given more than once"""
+
+    num_workers: Positive | None = None
+    """scoring processes; default: as predict does"""
 
 
 class PreviewConfig(FaceOptions):

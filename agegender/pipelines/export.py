@@ -6,7 +6,6 @@ from typing import Any
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS
 from agegender.config import ExportConfig
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
-from agegender.scoring.load import open_model
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -18,10 +17,10 @@ def run_export(config: ExportConfig) -> dict[str, Any]:
     Raises:
         InputError: the model is missing, damaged or foreign.
     """
-    folder = localize_model(model_address(config.model))
-    info = open_model(folder)
+    model = localize_model(model_address(config.model))
+    info = model.info
     output = files.absolute(config.output)
-    files.write_bytes(output, (folder / GRAPH_FILE).read_bytes())
+    files.write_bytes(output, (model.folder / GRAPH_FILE).read_bytes())
     side = info.network.image_size_px
     outputs = [name for name in GRAPH_OUTPUTS if name != "age_probabilities" or info.network.age_head == "distribution"]
     return {

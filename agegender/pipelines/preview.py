@@ -16,7 +16,6 @@ from agegender.pipelines.runtime.model_cache import localize_model, model_addres
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.source.listing import fetch, list_source
 from agegender.schema import Status
-from agegender.scoring.load import open_model
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -34,10 +33,11 @@ def run_preview(config: PreviewConfig) -> dict[str, Any]:
         InputError: no image, no usable model, or none of the images could be decoded.
         ResourceError: storage does not answer, or the face detector cannot be had.
     """
-    output, model = files.absolute(config.output), model_address(config.model)
-    check_framing(open_model(localize_model(model)), model)
+    output, address = files.absolute(config.output), model_address(config.model)
+    model = localize_model(address)
+    check_framing(model.info, address)
     source = SourceOptions(input=config.photographs, labels="none", unit_images=IMAGES_AT_ONCE)
-    scorer = UnitScorer(model, source, search=face_search(config, config.max_faces))
+    scorer = UnitScorer(model, source.limits(), search=face_search(config, config.max_faces))
     by_status: dict[str, int] = {}
     faces = images = 0
     with Progress(None, "images", "preview") as progress:

@@ -12,7 +12,7 @@ from agegender import processor
 from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS, ModelInfo
 from agegender.errors import InputError
 from agegender.options import Precision, PrecisionOrAuto
-from agegender.scoring.load import open_model
+from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Floats, Predictions, score_in_batches
 
 __all__ = ["CpuScorer", "Predictions"]
@@ -31,12 +31,12 @@ class CpuScorer:
     """In which the network computes."""
 
     def __init__(
-        self, folder: Path, threads: int = 1, batch_size: int = 64, precision: PrecisionOrAuto = "float32"
+        self, model: LocalModel | Path, threads: int = 1, batch_size: int = 64, precision: PrecisionOrAuto = "float32"
     ) -> None:
-        """Check the folder and load its graph.
+        """Load the graph of a model.
 
         Args:
-            folder: that training wrote.
+            model: an open model, or the folder that training wrote, which is verified.
             threads: of the forward pass.
             batch_size: images per forward pass.
             precision: of the network; heads, readout and calibration are float32 in any case.
@@ -44,14 +44,17 @@ class CpuScorer:
         Raises:
             InputError: a model that is missing, damaged, foreign, or whose graph cannot be run.
         """
-        self.info = open_model(folder)
+        model = LocalModel.open(model)
+        self.info = model.info
         self.image_size_px = self.info.network.image_size_px
         self._batch_size = batch_size
         self._has_distribution = self.info.network.age_head == "distribution"
         names = GRAPH_OUTPUTS if self._has_distribution else GRAPH_OUTPUTS[:-1]
         self.precision = _resolved(precision)
         load = _in_float32 if self.precision == "float32" else _in_bfloat16
-        self._run = load(folder / GRAPH_FILE, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names)
+        self._run = load(
+            model.folder / GRAPH_FILE, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names
+        )
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
         """Predict; each image's result is the same bits whatever is scored beside it.

@@ -10,7 +10,7 @@ from agegender.artifact import ModelInfo
 from agegender.errors import ConfigError
 from agegender.model.calibrated import CalibratedNetwork
 from agegender.model.checkpoint import load_network
-from agegender.scoring.load import open_model
+from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Floats, Predictions, score_in_batches
 
 
@@ -23,11 +23,11 @@ class TorchScorer:
     image_size_px: int
     """Side of the images that ``score`` takes."""
 
-    def __init__(self, folder: Path, device: str = "cuda", batch_size: int = 256) -> None:
-        """Check the folder and load its weights.
+    def __init__(self, model: LocalModel | Path, device: str = "cuda", batch_size: int = 256) -> None:
+        """Load the weights of a model.
 
         Args:
-            folder: that training wrote.
+            model: an open model, or the folder that training wrote, which is verified.
             device: ``cuda``, ``cuda:1`` or ``cpu``.
             batch_size: images per forward pass.
 
@@ -41,13 +41,12 @@ class TorchScorer:
             raise ConfigError(
                 f"device {device!r}: torch {torch.__version__} sees no GPU; score on the CPU, or check nvidia-smi"
             )
-        open_model(folder)
-        network, self.info = load_network(folder)
+        network, self.info = load_network(LocalModel.open(model).folder)
         self.image_size_px = self.info.network.image_size_px
         self._batch_size = batch_size
         self._has_distribution = self.info.network.age_head == "distribution"
-        model = CalibratedNetwork(network, self.info.calibration).eval()
-        self._model = model.to(self._device).to(memory_format=torch.channels_last)
+        calibrated = CalibratedNetwork(network, self.info.calibration).eval()
+        self._model = calibrated.to(self._device).to(memory_format=torch.channels_last)
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
         """Predict.

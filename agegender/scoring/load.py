@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,24 @@ from agegender.artifact import (
     ModelInfo,
 )
 from agegender.errors import InputError
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model folder on this machine that was verified when it was opened; handed on, it is not verified again."""
+
+    folder: Path
+    info: ModelInfo
+
+    @classmethod
+    def open(cls, model: "LocalModel | Path") -> "LocalModel":
+        """Verify a folder; an open model is given back.
+
+        Raises:
+            InputError: missing, damaged, of another format version, or no model of this package.
+        """
+        return model if isinstance(model, LocalModel) else cls(model, open_model(model))
+
 
 NEEDED_FILES = (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE)
 

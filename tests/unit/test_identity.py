@@ -12,7 +12,9 @@ RUNS = [SampleConfig, EdaConfig, TrainConfig, EvaluateConfig, PredictConfig]
 def test_every_option_says_what_it_affects(config):
     for name, field in config.model_fields.items():
         marks = [mark for mark in field.metadata if isinstance(mark, Affects)]
-        assert len(marks) == 1, f"{config.__name__}.{name} has {len(marks)} marks of agegender.options.Affects, needs one"
+        assert len(marks) == 1, (
+            f"{config.__name__}.{name} has {len(marks)} marks of agegender.options.Affects, needs one"
+        )
 
 
 def test_an_option_without_a_mark_is_found():

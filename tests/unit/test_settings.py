@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from agegender.cli import JOBS, main
-from agegender.config import EvaluateConfig, PredictConfig, RetryStatus, TrainConfig
+from agegender.config import EvaluateConfig, PredictConfig, RescoreConfig, RetryStatus, TrainConfig
 from agegender.errors import ConfigError
 from agegender.schema import Status
 from agegender.settings import parse_config
@@ -123,5 +123,6 @@ def test_help_loads_neither_ray_nor_torch() -> None:
 
 def test_every_status_but_ok_can_be_tried_again() -> None:
     assert set(get_args(RetryStatus)) == {status.value for status in Status} - {"ok"}
-    said = ["--input", "a", "--output", "b", "--retry-status", "missing", "--retry-status", "empty"]
-    assert parse_config(PredictConfig, said, "predict").retry_status == ["missing", "empty"]
+    flags = ["out", "--status", "missing", "--status", "empty", "--changed"]
+    config = parse_config(RescoreConfig, flags, "rescore")
+    assert (config.output, config.status, config.changed) == ("out", ["missing", "empty"], True)

@@ -17,11 +17,13 @@ from agegender.data.statistics import SetStatistics, ranked
 from agegender.options import LABELS, OUTPUT, REPORT
 from agegender.pipelines.eda.tables import write_lists
 from agegender.pipelines.runtime.detector import face_search, search_identity
-from agegender.pipelines.runtime.placement import check_storage, placement
+from agegender.pipelines.runtime.layout import OutputLayout
+from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.image_facts import facts_uris, gather_facts
 from agegender.pipelines.source.listing import Listing
+from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.eda import eda_page
 from agegender.schema import CONTRACT_VERSION, GENDERS
 from agegender.storage import files, tables
@@ -48,14 +50,15 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
     identity = (
         config.identity(OUTPUT, LABELS, REPORT) | search_identity(search) | {"contract_version": CONTRACT_VERSION}
     )
-    check_storage(config)
+    placement = Placement(config.cluster(), config.opened_by_workers())
+    placement.check()
     earlier = claim_output(config.output, "eda", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
-    listing = Listing.create(config, files.join(config.output, "_work", "listing"))
+    listing = drain(config.source(), OutputLayout(config.output).listing)
     with ray_session(config.address, config.num_cpus), own_errors():
-        statistics, duplicates = _look(config, search, listing)
+        statistics, duplicates = _look(config, search, listing, placement)
     summary = summarise(statistics, duplicates, listing)
     _write(config, statistics, summary)
     result = _result(config, summary)
@@ -66,31 +69,29 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
 def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
     short = ("images", "labelled", "by_status", "by_gender", "by_age_group", "most_frequent_age_group")
     duplicates = {f"{kind}_duplicate_groups": counts["groups"] for kind, counts in summary["duplicates"].items()}
-    made = {name: files.join(config.output, name) for name in ("summary.json", "report.html")}
+    layout = OutputLayout(config.output)
     return (
         {key: summary[key] for key in short}
         | duplicates
-        | {"summary": made["summary.json"], "report": made["report.html"]}
+        | {"summary": layout.path("summary.json"), "report": layout.report}
     )
 
 
 def _look(
-    config: EdaConfig, search: FaceSearch | None, listing: Listing
+    config: EdaConfig, search: FaceSearch | None, listing: Listing, placement: Placement
 ) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
-    images_uri = files.join(config.output, "tables", "images")
+    layout = OutputLayout(config.output)
     samples = SampleSet(config.seed) if config.images else SampleSet(config.seed, overall=0, per_group=0)
-    summaries_uri = files.join(config.output, "_work", "summaries")
     statistics = gather_facts(
         listing,
         config,
-        images_uri,
-        summary_uri=summaries_uri,
+        layout.facts,
+        summary_uri=layout.work("summaries"),
         samples=samples,
         search=search,
-        placement=placement(config),
+        placement=placement.options(),
     )
-    tables_uri = files.join(config.output, "tables")
-    return statistics, write_lists(facts_uris(listing, images_uri), tables_uri, config.near_duplicate_bits)
+    return statistics, write_lists(facts_uris(listing, layout.facts), layout.path("tables"), config.near_duplicate_bits)
 
 
 def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], listing: Listing) -> dict[str, Any]:
@@ -126,8 +127,9 @@ def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], 
 
 
 def _write(config: EdaConfig, statistics: SetStatistics, summary: dict[str, Any]) -> None:
+    layout = OutputLayout(config.output)
     for name, table in _small_tables(statistics).items():
-        tables.write_table(files.join(config.output, "tables", f"{name}.parquet"), table)
+        tables.write_table(layout.path("tables", f"{name}.parquet"), table)
     page, figures = eda_page(
         summary,
         source=config.input,
@@ -141,9 +143,9 @@ def _write(config: EdaConfig, statistics: SetStatistics, summary: dict[str, Any]
         version=__version__,
     )
     for name, png in figures.items():
-        files.write_bytes(files.join(config.output, "figures", f"{name}.png"), png)
-    files.write_bytes(files.join(config.output, "report.html"), page.encode())
-    files.write_json(files.join(config.output, "summary.json"), summary)
+        files.write_bytes(layout.path("figures", f"{name}.png"), png)
+    files.write_bytes(layout.report, page.encode())
+    files.write_json(layout.path("summary.json"), summary)
 
 
 def _small_tables(statistics: SetStatistics) -> dict[str, pa.Table]:

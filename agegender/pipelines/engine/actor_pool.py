@@ -1,99 +1,138 @@
-"""A pool of actors that grows with the cluster: units in, results as they come; what dies is replaced, and what killed it isolated.
+"""A pool of workers that grows with the cluster: units in, results as they come. No Ray.
 
-Plain actors rather than Ray Data, whose input must be known before it starts, whose retries of a unit that kills its
-process never end or lose the block, and whose bookkeeping grows with the number of blocks.
+A worker that dies is replaced, and the image that killed it is isolated (``poison``).
 
-    units -> queue -> actors that are up, IN_FLIGHT tasks each -> results
+    units -> queue -> workers that are up, TASKS_IN_FLIGHT each -> results
 
-An actor is started when there is a task for it, but is given none before it is up: it may wait for a node for ever.
+What a worker is, a ``Workers`` knows: actors of a Ray cluster (``ray_actors``) or processes of this machine (``local``). A
+worker is started when there is a task for it and gets none before it is up: it may wait for a node as long as it takes.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
-
-from agegender.pipelines.engine.poison import Suspects, Task
+from agegender.pipelines.engine.poison import PoisonTracker, Task
 from agegender.pipelines.runtime import metrics
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT = 2
-"""Units at one actor: the next one is there when the last is done."""
+TASKS_IN_FLIGHT = 2
+"""Units at one worker: the next one is there when the last is done."""
 
 POLL_S = 0.2
 
 RESIZE_INTERVAL_S = 5.0
-"""So often the pool looks how many actors the cluster carries."""
+"""How often the pool asks how many workers the cluster has room for."""
 
 START_S = 10.0
-"""Most actors that find room are up by then; those that are not wait for a node."""
+"""Most workers that have room are up by then; those that are not wait for a node."""
 
-HOMELESS_S = 30.0
-"""An actor that has waited so long for a place is told of."""
+PENDING_WARN_S = 30.0
+"""A worker that has waited so long for CPUs is reported."""
 
-TELL_INTERVAL_S = 60.0
-"""While nothing can be scored, that is said so often."""
+REPORT_INTERVAL_S = 60.0
+"""How often that is repeated while nothing can be scored."""
 
-DEATHS = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError, MemoryError)
-"""A process that could not get memory lives on, but of what it holds nobody knows: it is replaced like one that was killed."""
+
+class WorkerDied(Exception):  # noqa: N818  (its message is a reason, not an error of the job)
+    """A worker ended, or could not get memory: of what it held nobody knows, so it is replaced. The message says why."""
+
+
+class Workers(Protocol):
+    """How workers are started, reached and ended; a future stands for an answer that they owe."""
+
+    def start(self) -> Any:
+        """A new worker; it may not be up yet, and never restarts by itself."""
+        ...
+
+    def node(self, worker: Any) -> Any:
+        """Future of the name of the worker's node; done once the worker is up."""
+        ...
+
+    def submit(self, worker: Any, task: Task) -> Any:
+        """Future of the result of a task: of a whole unit its result, of a piece None."""
+        ...
+
+    def wait(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Futures that are done; waits until at least one is, or for ``timeout_s`` seconds."""
+        ...
+
+    def result(self, future: Any) -> Any:
+        """The answer of a future that is done.
+
+        Raises:
+            WorkerDied: the worker ended.
+            Exception: as the worker raised it.
+        """
+        ...
+
+    def kill(self, worker: Any) -> None:
+        """End a worker, whatever its state."""
+        ...
 
 
 @dataclass
-class Losses:
-    """What a run lost; filled while it runs."""
+class RunStats:
+    """What a run notes beside its results; filled while it runs."""
 
-    workers: int = 0
-    """Processes that ended while they scored."""
+    workers_lost: int = 0
+    """Processes that ended while they had work."""
 
-    units: int = 0
-    """Times that a whole unit was begun again, because its process ended."""
+    unit_retries: int = 0
+    """Times that a whole unit was started again because its process ended."""
 
 
 @dataclass
 class _Worker:
-    """An actor and what it was given, oldest first: the first is the one that it works at."""
+    """A worker and its tasks, oldest first: the first is the one that it works on."""
 
-    actor: Any
-    born_s: float
+    handle: Any
+    started_s: float
     replaces_lost_at_s: float | None = None
     node: str | None = None
     tasks: deque[tuple[Any, Task]] = field(default_factory=deque)
 
 
 class UnitPool:
-    """Actors that each do one task at a time.
+    """Workers that each do one task at a time.
 
     Args:
-        make_actor: starts an actor with a method ``do(Task)`` that gives the result of a whole unit, and None for a piece,
-            and a method ``node()`` that names the node that it is on. It must not restart by itself.
-        size: how many actors there may be now, at least 1; asked again and again. Each is started when there is a task for
-            it. Those for which there is no room wait: they take no work from the others, and make an autoscaler start nodes.
+        workers: how they are started and reached.
+        size: how many workers there may be now, at least 1; asked again every few seconds. Each is started when there is a
+            task for it. Those that the cluster has no room for stay pending: they take no work from the others, and make an
+            autoscaler start nodes.
         images_of: number of images of a unit, asked when a unit is searched.
-        losses: counted up as actors die.
+        stats: counted up as workers die.
+        command: that runs, for the metrics.
+        clock: seconds, monotonic.
     """
 
     def __init__(
-        self, make_actor: Callable[[], Any], size: Callable[[], int], images_of: Callable[[str], int], losses: Losses
+        self,
+        workers: Workers,
+        size: Callable[[], int],
+        images_of: Callable[[str], int],
+        stats: RunStats,
+        command: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._make_actor, self._ask_size, self._losses = make_actor, size, losses
-        self._suspects = Suspects(images_of, workers=1)
-        self._queue: deque[Task] = deque()  # taken from the units, and not yet given to an actor
+        self._backend, self._ask_size, self._stats, self._command, self._clock = workers, size, stats, command, clock
+        self._poison = PoisonTracker(images_of, workers=1)
+        self._queue: deque[Task] = deque()  # taken from the units, not yet given to a worker
         self._workers: list[_Worker] = []
-        self._starting: dict[Any, _Worker] = {}  # by the answer to node() that they owe
-        self._lost_at_s: deque[float] = deque()  # of the dead that nobody has replaced
-        self._size, self._resized_s = size(), time.monotonic()
-        self._told, self._told_s = (0, 0, 0), self._resized_s
+        self._starting: dict[Any, _Worker] = {}  # by the future of its node
+        self._lost_at_s: deque[float] = deque()  # of dead workers that have no replacement yet
+        self._size, self._resized_s = size(), clock()
+        self._reported, self._reported_s = (0, 0, 0), self._resized_s
 
     def results(self, units: Iterator[str | None]) -> Generator[tuple[str, Any], None, None]:
-        """Do every unit and hand over (unit, result) in the order in which they finish.
+        """Do every unit and yield (unit, result) in the order in which they finish.
 
-        Holds no more than ``IN_FLIGHT`` units per actor, whatever the number of units.
+        Holds at most ``TASKS_IN_FLIGHT`` units per worker, however many units there are.
 
         Args:
             units: their addresses; None: none at the moment, ask again.
@@ -103,72 +142,72 @@ class UnitPool:
         """
         ended = False
         try:
-            while not ended or self._queue or self._suspects.waiting or self._heads():
+            while not ended or self._queue or self._poison.pending or self._in_flight():
                 self._resize()
-                ended = self._hand_out(units, ended)
-                if awaited := [*self._heads(), *self._starting]:
-                    ready, _ = ray.wait(awaited, timeout=POLL_S)
-                    self._welcome(ready)
-                    yield from self._take(set(ready))
+                ended = self._assign(units, ended)
+                if awaited := [*self._in_flight(), *self._starting]:
+                    ready = self._backend.wait(awaited, POLL_S)
+                    self._on_ready(ready)
+                    yield from self._collect(set(ready))
         finally:
             for worker in [*self._workers, *self._starting.values()]:
-                ray.kill(worker.actor)
+                self._backend.kill(worker.handle)
 
-    def _heads(self) -> list[Any]:
-        """What each actor is at."""
+    def _in_flight(self) -> list[Any]:
+        """The future of the task that each worker works on."""
         return [worker.tasks[0][0] for worker in self._workers if worker.tasks]
 
     def _resize(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         if now_s - self._resized_s < RESIZE_INTERVAL_S:
             return
         self._resized_s, self._size = now_s, self._ask_size()
-        # Those that are up end with their node; the newest of those that wait are not needed where nodes have gone.
+        # Workers that are up end with their node; the newest pending ones are not needed where nodes have gone.
         while self._starting and len(self._workers) + len(self._starting) > self._size:
-            ray.kill(self._starting.popitem()[1].actor)
-        self._tell(now_s)
+            self._backend.kill(self._starting.popitem()[1].handle)
+        self._report(now_s)
 
-    def _tell(self, now_s: float) -> None:
+    def _report(self, now_s: float) -> None:
         nodes = len({worker.node for worker in self._workers})
-        homeless = sum(now_s - worker.born_s > HOMELESS_S for worker in self._starting.values())
-        now = len(self._workers), nodes, homeless
-        if now == self._told and (self._workers or now_s - self._told_s < TELL_INTERVAL_S):
+        pending = sum(now_s - worker.started_s > PENDING_WARN_S for worker in self._starting.values())
+        now = len(self._workers), nodes, pending
+        if now == self._reported and (self._workers or now_s - self._reported_s < REPORT_INTERVAL_S):
             return
-        self._told, self._told_s = now, now_s
-        if homeless:
+        self._reported, self._reported_s = now, now_s
+        if pending:
             logger.warning(
-                "scoring in %d processes on %d nodes; %d more find no room: the cluster's CPUs are taken, or nodes are missing. "
+                "scoring in %d processes on %d nodes; %d more are pending: insufficient CPUs, or nodes are missing. "
                 "They start as nodes join or other jobs end",
                 *now,
             )
         elif self._workers:
             logger.info("scoring in %d processes on %d nodes", *now[:2])
 
-    def _hand_out(self, units: Iterator[str | None], ended: bool) -> bool:
-        """Give the actors what they can take, and start more; returns whether the units have come to their end."""
-        now_s = time.monotonic()
-        soon = any(now_s - worker.born_s < START_S for worker in self._starting.values())
-        most = 1 if soon else IN_FLIGHT  # nothing in advance that those could take which are about to be up
+    def _assign(self, units: Iterator[str | None], ended: bool) -> bool:
+        """Give the workers tasks, and start more; returns whether the units have come to their end."""
+        now_s = self._clock()
+        soon = any(now_s - worker.started_s < START_S for worker in self._starting.values())
+        most = 1 if soon else TASKS_IN_FLIGHT  # leave to those that are about to be up what they could take
         while self._workers:
             worker = min(self._workers, key=lambda each: len(each.tasks))
             if len(worker.tasks) >= most:
                 break
             ended = ended or self._fill_queue(units, 1)
-            waiting = self._suspects.todo or self._queue
+            waiting = self._poison.todo or self._queue
             if not waiting:
                 break
             task = waiting.popleft()
-            worker.tasks.append((worker.actor.do.remote(task), task))
+            worker.tasks.append((self._backend.submit(worker.handle, task), task))
         while len(self._workers) + len(self._starting) < self._size:
             ended = ended or self._fill_queue(units, len(self._starting) + 1)
-            if len(self._suspects.todo) + len(self._queue) <= len(self._starting):
+            if len(self._poison.todo) + len(self._queue) <= len(self._starting):
                 break
             self._start()
         return ended
 
     def _fill_queue(self, units: Iterator[str | None], count: int) -> bool:
-        """Have ``count`` tasks waiting, as far as there are units at the moment; returns whether there will be none any more."""
-        while len(self._suspects.todo) + len(self._queue) < count:
+        """Queue up to ``count`` tasks, as far as there are units at the moment; returns whether the units have ended."""
+        while len(self._poison.todo) + len(self._queue) < count:
             unit = next(units, _END)
             if unit is None:
                 break
@@ -179,59 +218,52 @@ class UnitPool:
 
     def _start(self) -> None:
         lost_at_s = self._lost_at_s.popleft() if self._lost_at_s else None
-        worker = _Worker(self._make_actor(), time.monotonic(), lost_at_s)
-        self._starting[worker.actor.node.remote()] = worker
+        worker = _Worker(self._backend.start(), self._clock(), lost_at_s)
+        self._starting[self._backend.node(worker.handle)] = worker
 
-    def _welcome(self, ready: list[Any]) -> None:
-        """Those that are up can be given work; one that died before it was up costs no unit anything."""
-        for answer in [each for each in ready if each in self._starting]:
-            worker = self._starting.pop(answer)
+    def _on_ready(self, ready: Sequence[Any]) -> None:
+        """Workers that are up can be given tasks; one that died before costs no unit a retry."""
+        for future in [each for each in ready if each in self._starting]:
+            worker = self._starting.pop(future)
             try:
-                worker.node = ray.get(answer)
-            except DEATHS as death:
-                ray.kill(worker.actor)
-                self._lost_at_s.append(worker.replaces_lost_at_s or time.monotonic())
-                self._suspects.lost(_reason(death))
+                worker.node = self._backend.result(future)
+            except WorkerDied as death:
+                self._backend.kill(worker.handle)
+                self._lost_at_s.append(worker.replaces_lost_at_s or self._clock())
+                self._poison.died_at_start(str(death))
                 continue
             self._workers.append(worker)
-            self._suspects.workers = max(self._suspects.workers, len(self._workers))
+            self._poison.workers = max(self._poison.workers, len(self._workers))
 
-    def _take(self, ready: set[Any]) -> Iterator[tuple[str, Any]]:
+    def _collect(self, ready: set[Any]) -> Iterator[tuple[str, Any]]:
         for worker in [each for each in self._workers if each.tasks and each.tasks[0][0] in ready]:
-            reference, task = worker.tasks.popleft()
+            future, task = worker.tasks.popleft()
             try:
-                result = ray.get(reference)
-            except DEATHS as death:
-                self._bury(worker, task, _reason(death))
+                result = self._backend.result(future)
+            except WorkerDied as death:
+                self._handle_death(worker, task, str(death))
                 continue
-            self._suspects.finished(task)
+            self._poison.finished(task)
             if worker.replaces_lost_at_s is not None:
-                waited_s = time.monotonic() - worker.replaces_lost_at_s
-                logger.info("a replacement finished its first work, %.1f s after the loss was noticed", waited_s)
+                waited_s = self._clock() - worker.replaces_lost_at_s
+                logger.info("a replacement finished its first task, %.1f s after the loss was noticed", waited_s)
                 worker.replaces_lost_at_s = None
             if task.rows is None:
                 yield task.unit, result
 
-    def _bury(self, worker: _Worker, task: Task, reason: str) -> None:
-        """Only the task that the actor was at is suspected; what waited behind it is done elsewhere."""
+    def _handle_death(self, worker: _Worker, task: Task, reason: str) -> None:
+        """Only the task that the worker was at is suspected; what waited behind it is done elsewhere."""
         self._workers.remove(worker)
-        metrics.count("agegender_unit_retries_total", task.rows is None, "predict")
-        ray.kill(worker.actor)  # it may only have been out of reach, and must not go on
-        self._lost_at_s.append(worker.replaces_lost_at_s or time.monotonic())
-        self._losses.workers += 1
-        metrics.count("agegender_workers_lost_total", 1, "predict")
-        self._losses.units += task.rows is None
-        logger.warning("a scoring process ended at %s; it is replaced. Ray says: %s", task.unit, reason)
-        for _, waited in worker.tasks:
-            self._suspects.again(waited)
-        self._suspects.died(task, reason)
-
-
-def _reason(death: Exception) -> str:
-    """Ray's own words, of which the beginning says it: what follows are pages of figures."""
-    if isinstance(death, MemoryError):
-        return "MemoryError: the process got no memory from the system."
-    return " ".join(str(death).split())[:300]
+        self._backend.kill(worker.handle)  # it may only have been out of reach, and must not work on
+        self._lost_at_s.append(worker.replaces_lost_at_s or self._clock())
+        self._stats.workers_lost += 1
+        self._stats.unit_retries += task.rows is None
+        metrics.count("agegender_workers_lost_total", 1, self._command)
+        metrics.count("agegender_unit_retries_total", task.rows is None, self._command)
+        logger.warning("a scoring process ended at %s; it is replaced. Reason: %s", task.unit, reason)
+        for _, waiting in worker.tasks:
+            self._poison.requeue(waiting)
+        self._poison.died(task, reason)
 
 
 _END = ""

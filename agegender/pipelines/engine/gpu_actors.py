@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,9 @@ import numpy.typing as npt
 import ray
 from ray.exceptions import RayActorError
 
-from agegender.config import PredictConfig
 from agegender.errors import ConfigError, ResourceError
 from agegender.pipelines.runtime.model_cache import localize_model
-from agegender.pipelines.runtime.placement import placement
+from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.session import cluster_address
 from agegender.scoring.predictions import Predictions
 
@@ -93,22 +93,27 @@ class GpuActor:
         self._active, self._since_s = self._active + change, now_s
 
 
-class GpuScorer:
-    """What a decoder sees of the GPUs: batches go to them in turn, predictions are fetched when they are needed.
+@dataclass(frozen=True)
+class GpuSubmit:
+    """Makes, in a process that decodes, what sends its batches to the GPUs in turn.
 
     Args:
         gpus: handles of ``GpuActor``.
     """
 
+    gpus: list[Any]
+
+    def __call__(self) -> Callable[[npt.NDArray[np.uint8]], Callable[[], Predictions]]:
+        """What takes a batch, uint8[N, S, S, 3], and gives what waits for its predictions."""
+        return _GpuScorer(self.gpus).submit
+
+
+class _GpuScorer:
     def __init__(self, gpus: list[Any]) -> None:
         self._turns = itertools.cycle(gpus)
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Callable[[], Predictions]:
-        """Send a batch, uint8[N, S, S, 3]; the result waits for its predictions.
-
-        Raises:
-            ResourceError: (the result) the process on the GPU ended more often than it is started again.
-        """
+        """Send a batch; the result raises ResourceError where the process on the GPU has ended too often."""
         answer = next(self._turns).score.remote(images)
 
         def fetched() -> Predictions:
@@ -121,15 +126,20 @@ class GpuScorer:
         return fetched
 
 
-def start_gpus(config: PredictConfig) -> list[Any]:
+def start_gpus(model_uri: str, batch_size: int, placement: Placement) -> list[Any]:
     """An actor for each GPU of the cluster; needs a running Ray.
+
+    Args:
+        model_uri: trained model.
+        batch_size: images per forward pass.
+        placement: where the actors may run.
 
     Raises:
         ConfigError: no GPU, and a Ray of our own will not get one.
     """
     count = int(ray.cluster_resources().get(RESOURCE, 0))
     if not count:
-        if cluster_address(config.address) is None:
+        if cluster_address(placement.cluster.address) is None:
             raise ConfigError("--use-gpu: Ray sees no GPU here; leave it out to score on CPUs, or check nvidia-smi")
         logger.warning("--use-gpu: the cluster has no GPU yet; waiting for it to grow")
     options: dict[str, Any] = {"num_gpus": 1} if RESOURCE == "GPU" else {"resources": {RESOURCE: 1}}
@@ -139,9 +149,15 @@ def start_gpus(config: PredictConfig) -> list[Any]:
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
         **options,
-        **placement(config),
+        **placement.options(),
     )
-    return [actor.remote(config.model, config.batch_size, DEVICE) for _ in range(max(1, count))]
+    return [actor.remote(model_uri, batch_size, DEVICE) for _ in range(max(1, count))]
+
+
+def stop_gpus(gpus: list[Any]) -> None:
+    """End the actors of ``start_gpus``."""
+    for gpu in gpus:
+        ray.kill(gpu)
 
 
 class DecodersWanted:

@@ -1,9 +1,9 @@
-"""Which image ended the process that scored it: units that died are tried again, then searched piece by piece. No Ray.
+"""Which image ends the process that scores it: units that died are tried again, then searched piece by piece. No Ray.
 
-    whole unit --dies twice--> eighths, probed alone --one dies--> its eighths ... --> one image, twice --> deadly
-    all pieces probed --> the whole unit again, its deadly images left undecoded
+    whole unit --dies twice--> eighths, probed alone --one dies--> its eighths ... --> one image, twice --> poison
+    all pieces probed --> the whole unit again, its poison rows not decoded
 
-So an image that ends its process costs its unit about six deaths and three times its work; a worker that was killed for
+An image that ends its process costs its unit about six deaths and three times its work; a worker that was killed for
 another reason costs one more try.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from agegender.errors import ResourceError
 
 TRIES = 2
-"""So often a whole unit, and a single image, may end its process before it is held to be the reason."""
+"""A whole unit, and a single image, is the suspected reason after so many deaths."""
 
 PIECES = 8
 """A suspect is divided into so many; a death costs seconds, a probe a forward pass."""
 
 DEATHS_IN_A_ROW = 10
-"""Beside three for each worker: more, without anything finished in between, and it is not the images."""
+"""Plus three for each worker: with more, and nothing finished in between, no image is the reason."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,27 @@ class Task:
     unit: str
     """Address of its listing."""
     rows: tuple[int, int] | None = None
-    """First row and the row behind the last of a piece; None: the whole unit."""
-    deadly: tuple[int, ...] = ()
-    """Rows that are not to be decoded again."""
+    """First row and the row after the last of a piece; None: the whole unit."""
+    poison_rows: tuple[int, ...] = ()
+    """Rows that are not decoded again."""
     deaths: int = 0
 
 
 @dataclass
 class _Search:
-    """The pieces of one unit that are still out, and what they gave."""
+    """The pieces of one unit that are still running, and what they gave."""
 
     earlier: tuple[int, ...]
-    out: int = 0
-    deadly: list[int] = field(default_factory=list)
+    running: int = 0
+    poison_rows: list[int] = field(default_factory=list)
 
 
-class Suspects:
+class PoisonTracker:
     """What is to be done again after deaths, ahead of new units.
 
     Args:
         images_of: number of images of a unit.
-        workers: how many processes there are to die; may be raised as they come.
+        workers: how many processes there are; may be raised as more start.
     """
 
     def __init__(self, images_of: Callable[[str], int], workers: int) -> None:
@@ -61,21 +61,21 @@ class Suspects:
         self._searches: dict[str, _Search] = {}
 
     @property
-    def waiting(self) -> bool:
-        """Whether a search still goes on."""
+    def pending(self) -> bool:
+        """Whether tasks wait or a search is still running."""
         return bool(self.todo or self._searches)
 
     def finished(self, task: Task) -> None:
-        """Note that a task came back."""
+        """Record that a task came back."""
         self._in_a_row = 0
         if task.rows is not None:
             self._close(task, [])
 
     def died(self, task: Task, reason: str) -> None:
-        """Note that a process ended while it did the task.
+        """Record that a process ended during the task.
 
         Raises:
-            ResourceError: processes die whatever they do, or a unit dies though none of its images does.
+            ResourceError: processes die whatever the task, or a unit dies although none of its images does.
         """
         self._count_death(f"at {task.unit}: {reason}")
         task = replace(task, deaths=task.deaths + 1)
@@ -90,11 +90,11 @@ class Suspects:
         else:
             self._close(task, [first])
 
-    def lost(self, reason: str) -> None:
-        """Note that a process ended before it was given anything.
+    def died_at_start(self, reason: str) -> None:
+        """Record that a process ended before it had a task.
 
         Raises:
-            ResourceError: processes die whatever they do.
+            ResourceError: processes die whatever the task.
         """
         self._count_death(f"at its start: {reason}")
 
@@ -102,37 +102,37 @@ class Suspects:
         self._in_a_row += 1
         if self._in_a_row > DEATHS_IN_A_ROW + 3 * self.workers:
             raise ResourceError(
-                f"{self._in_a_row} scoring processes in a row ended, the last {where} No single image is the reason. Look at "
+                f"{self._in_a_row} scoring processes in a row ended, the last {where} No single image is the reason. Check "
                 "the memory of the nodes (fewer --num-workers need less) and run the same command again"
             )
 
-    def again(self, task: Task) -> None:
-        """Do a task again that waited behind the one that died."""
+    def requeue(self, task: Task) -> None:
+        """Do a task again that was waiting behind the one that died."""
         self.todo.append(task)
 
     def _search(self, task: Task, images: int) -> None:
         if task.unit in self._searches or task.deaths > TRIES:
             raise ResourceError(
                 f"{task.unit} ended its process {task.deaths} times as a whole, and none of its images does alone. "
-                "Look at the memory of the nodes; a smaller --unit-images needs less"
+                "Check the memory of the nodes; a smaller --unit-images needs less"
             )
-        self._searches[task.unit] = _Search(task.deadly)
+        self._searches[task.unit] = _Search(task.poison_rows)
         self._divide(task.unit, 0, images)
 
     def _divide(self, unit: str, first: int, end: int) -> None:
         size = -(-(end - first) // PIECES)
         known = self._searches[unit].earlier
         for start in range(first, end, size):
-            self._searches[unit].out += 1
+            self._searches[unit].running += 1
             self.todo.append(Task(unit, (start, min(start + size, end)), known))
 
-    def _close(self, piece: Task, deadly: list[int]) -> None:
+    def _close(self, piece: Task, poison_rows: list[int]) -> None:
         search = self._searches[piece.unit]
-        search.out -= 1
-        search.deadly += deadly
-        if search.out:
+        search.running -= 1
+        search.poison_rows += poison_rows
+        if search.running:
             return
         del self._searches[piece.unit]
-        found = tuple(sorted({*search.earlier, *search.deadly}))
+        found = tuple(sorted({*search.earlier, *search.poison_rows}))
         # Where nothing was found the unit has one try left: its next death is the last.
-        self.todo.append(Task(piece.unit, None, found, deaths=0 if search.deadly else TRIES))
+        self.todo.append(Task(piece.unit, None, found, deaths=0 if search.poison_rows else TRIES))

@@ -19,12 +19,11 @@ from agegender.data.face_geometry import Face
 from agegender.data.faces import FaceSearch, align
 from agegender.data.images import Decoded, Pixels, decode, resize
 from agegender.options import Precision, PrecisionOrAuto
-from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.listing import Fetched, fetch
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
 from agegender.scoring.cpu import CpuScorer
-from agegender.scoring.load import open_model
+from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Predictions
 
 Submit = Callable[[Pixels], Callable[[], Predictions]]
@@ -56,7 +55,7 @@ class UnitScorer:
     """A model loaded once, and what it takes to score units of a listing with it.
 
     Args:
-        model_uri: trained model, local or s3://; verified before anything else happens.
+        model: at work.
         limits: how the images of the listing are read.
         threads: threads of the forward pass.
         batch_size: images per forward pass; also bounds the decoded images that are held at once.
@@ -68,7 +67,7 @@ class UnitScorer:
         clock: is told where the time goes: fetch, decode, find, score.
 
     Raises:
-        InputError: the model is missing, damaged or foreign.
+        InputError: this machine cannot run the model's graph.
     """
 
     precision: Precision = "bfloat16"
@@ -76,7 +75,7 @@ class UnitScorer:
 
     def __init__(
         self,
-        model_uri: str,
+        model: LocalModel,
         limits: ImageLimits,
         threads: int = 1,
         batch_size: int = 64,
@@ -88,10 +87,9 @@ class UnitScorer:
         submit: Submit | None = None,
         clock: StageClock | None = None,
     ) -> None:
-        folder = localize_model(model_uri)
-        self._side_px = open_model(folder).network.image_size_px
+        self._side_px = model.info.network.image_size_px
         if submit is None:
-            here = CpuScorer(folder, threads, batch_size, precision)
+            here = CpuScorer(model, threads, batch_size, precision)
             submit, self.precision = _at_once(here), here.precision
         self._submit = submit
         self._clock = clock or StageClock()
@@ -110,7 +108,7 @@ class UnitScorer:
         wanted: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
         alter: Callable[[Pixels], Pixels] | None = None,
-        deadly: Container[int] = (),
+        poison_rows: Container[int] = (),
     ) -> pa.Table:
         """Score the images of a unit.
 
@@ -121,7 +119,7 @@ class UnitScorer:
             alter: is handed each crop, and gives what is scored in its place, of the same shape.
             wanted: by content hash (16 bytes), which images to decode and score; others leave no row. Images without
                 bytes leave no row either then, as nobody can say whether they are meant.
-            deadly: rows of the listing whose images ended a process: they are unreadable, and not decoded again.
+            poison_rows: rows of the listing whose images ended a process: they are unreadable, and not decoded again.
 
         Returns:
             One row per face or per image without one, in listing order: ``schema.prediction_schema`` of the kept
@@ -133,7 +131,7 @@ class UnitScorer:
         hashed = with_content_hash or wanted is not None
         rows: list[_Row] = []
         scored: list[Callable[[], Predictions]] = []
-        for batch in _batches(self._rows(listing, hashed, wanted, alter, deadly), self._batch_size):
+        for batch in _batches(self._rows(listing, hashed, wanted, alter, poison_rows), self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
@@ -157,10 +155,10 @@ class UnitScorer:
         hashed: bool,
         wanted: Callable[[bytes], bool] | None,
         alter: Callable[[Pixels], Pixels] | None,
-        deadly: Container[int],
+        poison_rows: Container[int],
     ) -> Iterator[_Row]:
         for image, found in enumerate(self._clock.each("fetch", fetch(listing, self._limits))):
-            fetched = _DEADLY if image in deadly else found
+            fetched = _POISON if image in poison_rows else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
                 continue
@@ -231,7 +229,7 @@ def _at_once(scorer: CpuScorer) -> Submit:
     return submit
 
 
-_DEADLY = Fetched(None, Status.UNREADABLE, "decoding it ended the process, each time that it was tried")
+_POISON = Fetched(None, Status.UNREADABLE, "decoding it ended the process, each time that it was tried")
 
 _SCORED: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
 """Stands for a crop that was scored, so that its pixels can go while the row stays."""

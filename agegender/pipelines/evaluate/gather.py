@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agegender.evaluation.metrics import Observations
-from agegender.pipelines.source.listing import Listing, unit_name
+from agegender.pipelines.runtime.layout import OutputLayout
+from agegender.pipelines.source.listing import Listing
 from agegender.schema import Status
 from agegender.storage import files, tables
 
@@ -59,16 +60,11 @@ def with_label_columns(listed: pa.Table) -> pa.Table:
     return listed
 
 
-def scored_uri(output: str, unit_uri: str, corruption: str | None = None) -> str:
-    """Where the predictions of a unit, or of worse versions of its images, lie until they are gathered."""
-    return files.join(output, "_work", f"scored_{corruption or 'plain'}", unit_name(unit_uri) + ".parquet")
-
-
 def observations_of(output: str, listing: Listing, corruption: str) -> Observations:
     """The numbers of worse versions of the images that ``gather`` keeps."""
     parts = []
     for unit in listing.units:
-        table = tables.read_table(scored_uri(output, unit, corruption))
+        table = tables.read_table(OutputLayout(output).evaluated(unit, corruption))
         parts.append(_observations(table.take(pa.array(_usable_rows(table)))))
     return Observations.joined(parts)
 
@@ -102,7 +98,7 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
     with tempfile.TemporaryFile() as file:
         writer: pq.ParquetWriter | None = None
         for number, unit in enumerate(listing.units):
-            table = tables.read_table(scored_uri(output, unit))
+            table = tables.read_table(OutputLayout(output).evaluated(unit))
             if writer is None:
                 writer = pq.ParquetWriter(file, table.schema.with_metadata(metadata), compression="zstd")
             writer.write_table(table.replace_schema_metadata(metadata))
@@ -116,7 +112,7 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
         if writer is not None:
             writer.close()
         file.seek(0)
-        files.write_from(file, files.join(output, "predictions.parquet"))
+        files.write_from(file, OutputLayout(output).predictions)
     units = np.repeat(np.array([number for number, _ in places], np.int32), [rows.size for _, rows in places])
     return Gathered(
         Observations.joined(parts),
@@ -154,4 +150,4 @@ def _numbers(table: pa.Table, name: str, missing: float, kind: Any) -> npt.NDArr
 
 def rows_at(output: str, listing: Listing, unit: int, rows: Sequence[int]) -> pa.Table:
     """Some rows of a scored unit."""
-    return tables.read_table(scored_uri(output, listing.units[unit])).take(pa.array(rows, pa.int64()))
+    return tables.read_table(OutputLayout(output).evaluated(listing.units[unit])).take(pa.array(rows, pa.int64()))

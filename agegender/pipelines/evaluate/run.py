@@ -25,14 +25,16 @@ from agegender.pipelines.evaluate.examples import show_examples
 from agegender.pipelines.evaluate.gather import Gathered, Keys, content_keys, gather, observations_of
 from agegender.pipelines.evaluate.worker import score_units
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.layout import OutputLayout, listing_index
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
-from agegender.pipelines.runtime.placement import check_storage
-from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record, record_uri
+from agegender.pipelines.runtime.placement import Placement
+from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.listing import Listing
+from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.evaluation import evaluation_page
 from agegender.schema import CONTRACT_VERSION
-from agegender.scoring.load import open_model, training_images
+from agegender.scoring.load import training_images
 from agegender.storage import files, tables
 from agegender.storage.answers import ObjectAnswer
 
@@ -53,22 +55,23 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; what was scored stays.
     """
     config = _with_absolute_addresses(config)
-    folder = localize_model(config.model)
-    info, seen_keys = open_model(folder), training_images(folder)
+    model = localize_model(config.model)
+    info, seen_keys = model.info, training_images(model.folder)
     part = read_part(config.split, config.part) if config.split else None
     check_framing(info, config.model)
     search = face_search(config)
     identity = _identity(config, info, part) | search_identity(search)
-    check_storage(config)
+    placement = Placement(config.cluster(), config.opened_by_workers())
+    placement.check()
     earlier = claim_output(config.output, "evaluate", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
     try:
-        listing = Listing.create(config.source(), files.join(config.output, "_work", "listing"))
+        listing = drain(config.source(), OutputLayout(config.output).listing)
         _check_labels(config, listing)
         with ray_session(config.address, config.num_cpus), own_errors():
-            score_units(config, search, listing, part)
+            score_units(config, search, listing, part, placement)
         gathered = gather(config.output, listing, seen_keys, _metadata(info))
         _check_evaluated(config, gathered)
     except InputError:
@@ -114,10 +117,11 @@ def _write_results(
     gathered: Gathered,
     part: Keys | None,
 ) -> dict[str, Any]:
+    layout = OutputLayout(config.output)
     rows = slices.slice_rows(gathered.seen, config.bootstrap_rounds, config.seed)
     metrics = _metrics(config, info, listing, gathered, part)
     metrics["findings"] = findings(metrics, rows)
-    tables.write_table(files.join(config.output, "slices.parquet"), pa.Table.from_pylist(rows, slices.SCHEMA))
+    tables.write_table(layout.path("slices.parquet"), pa.Table.from_pylist(rows, slices.SCHEMA))
     page = evaluation_page(
         metrics,
         rows,
@@ -127,8 +131,8 @@ def _write_results(
         reliability=calibration.reliability(gathered.seen),
         examples=show_examples(config, search, listing, gathered) if config.images else None,
     )
-    files.write_bytes(files.join(config.output, "report.html"), page.encode())
-    files.write_json(files.join(config.output, "metrics.json"), metrics)
+    files.write_bytes(layout.report, page.encode())
+    files.write_json(layout.path("metrics.json"), metrics)
     return metrics
 
 
@@ -230,14 +234,15 @@ def _check_evaluated(config: EvaluateConfig, gathered: Gathered) -> None:
 
 
 def _discard(output: str) -> None:
-    files.delete(record_uri(output, "evaluate"))
-    files.delete(files.join(output, "predictions.parquet"))
+    layout = OutputLayout(output)
+    files.delete(layout.record("evaluate"))
+    files.delete(layout.predictions)
     _discard_work(output)
 
 
 def _discard_work(output: str) -> None:
-    """What was scored stands in predictions.parquet; the listing's index goes first, so that no half of it is taken up."""
-    work = files.join(output, "_work")
-    files.delete(files.join(work, "listing", "listing.json"))
-    for info in list(files.list_files(work, allow_empty=True, hidden=True)):
+    """The scores are in predictions.parquet; the listing's index goes first, so that a part of a listing is not resumed."""
+    layout = OutputLayout(output)
+    files.delete(listing_index(layout.listing))
+    for info in list(files.list_files(layout.work(), allow_empty=True, hidden=True)):
         files.delete(info.uri)

@@ -15,11 +15,13 @@ from agegender.config import EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.pipelines.engine.unit_scorer import UnitScorer
-from agegender.pipelines.evaluate.gather import Keys, is_among, scored_uri, with_label_columns
+from agegender.pipelines.evaluate.gather import Keys, is_among, with_label_columns
 from agegender.pipelines.runtime import metrics
-from agegender.pipelines.runtime.placement import placement, pool_shape, usable_cpus
+from agegender.pipelines.runtime.layout import OutputLayout
+from agegender.pipelines.runtime.model_cache import localize_model
+from agegender.pipelines.runtime.placement import Placement, pool_shape
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.runtime.session import let_fatal_signals_end_this_process
+from agegender.pipelines.runtime.session import restore_default_signal_handlers
 from agegender.pipelines.source.listing import Listing, read_unit, unit_dataset
 from agegender.storage import files, tables
 
@@ -28,11 +30,11 @@ class _EvaluatingActor:
     """One process of the pool: the model loaded once; units in, tables of predictions and labels to storage."""
 
     def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
-        let_fatal_signals_end_this_process()
-        self._output, self._part = config.output, part
+        restore_default_signal_handlers()
+        self._layout, self._part = OutputLayout(config.output), part
         self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
         self._scorer = UnitScorer(
-            *(config.model, config.source(), config.threads_per_worker, config.batch_size),
+            *(localize_model(config.model), config.limits(), config.threads_per_worker, config.batch_size),
             precision=config.precision,
             search=search,
         )
@@ -46,13 +48,15 @@ class _EvaluatingActor:
         chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
         for name in self._corruptions:
             worse = self._scorer.score_unit(chosen, alter=CORRUPTIONS[name])
-            tables.write_table(scored_uri(self._output, unit, name), worse)
+            tables.write_table(self._layout.evaluated(unit, name), worse)
         # Last, for a unit is done where this is.
-        tables.write_table(scored_uri(self._output, unit), scored)
+        tables.write_table(self._layout.evaluated(unit), scored)
         return {"images": np.array([listed.num_rows]), "evaluated": np.array([scored.num_rows])}
 
 
-def score_units(config: EvaluateConfig, search: FaceSearch | None, listing: Listing, part: Keys | None) -> None:
+def score_units(
+    config: EvaluateConfig, search: FaceSearch | None, listing: Listing, part: Keys | None, placement: Placement
+) -> None:
     """Bring the table of predictions and labels of every unit to storage; units whose table is there are done.
 
     Args:
@@ -60,21 +64,23 @@ def score_units(config: EvaluateConfig, search: FaceSearch | None, listing: List
         search: how faces are found, one in each photograph; None: images are face crops.
         listing: its units.
         part: keys of the images to evaluate; None: all.
+        placement: where the actors may run.
 
     Raises:
         ResourceError: storage or cluster failed; finished units stay.
     """
-    pending = [unit for unit in listing.units if not files.exists(scored_uri(config.output, unit))]
+    layout = OutputLayout(config.output)
+    pending = [unit for unit in listing.units if not files.exists(layout.evaluated(unit))]
     if not pending:
         return
-    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, usable_cpus(config))
+    actors, cpus = pool_shape(config.num_workers, config.threads_per_worker, placement.cpus())
     counted = unit_dataset(pending).map_batches(
         _EvaluatingActor,
         batch_size=1,
         fn_constructor_args=(config, search, part),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
         num_cpus=cpus,
-        **placement(config),
+        **placement.options(),
     )
     total = listing.images if len(pending) == len(listing.units) else None
     with Progress(total, "images", "evaluate") as progress:

@@ -3,17 +3,16 @@
 Under OUTPUT::
 
     _work/listing/            the units, written when listed
-    _work/scored/NAME.parquet rows of a unit, written whole by the worker that scored it
-    _work/scored/NAME.json    its counts, written after the rows: this file says that the unit is done
-    part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written whole; the counts are in its metadata. Only rows that
-                              are scored again on demand replace it, as a whole (``rescoring``)
+    _work/scored/NAME.parquet rows of a unit, written atomically by the worker that scored it
+    _work/scored/NAME.json    its counts, written after the rows: this file marks the unit as done
+    part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written atomically; the counts are in its metadata. Only
+                              ``rescore`` replaces it, as a whole
 
-A unit is done when its counts or a part that covers it exist, so a run that was killed anywhere goes on from these names.
+A unit is done when its counts or a part that covers it exist, so a run that was killed anywhere resumes from these names.
 Memory: the counts of the units that are staged and not yet in a part, however many units there are.
 """
 
 import json
-import re
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,21 +27,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agegender.errors import ResourceError
-from agegender.pipelines.source.listing import unit_name, unit_number
+from agegender.pipelines.runtime.layout import OutputLayout, part_units, unit_number
 from agegender.storage import files, tables
 
 PART_BYTES = 128_000_000
 PART_ROWS = 1_000_000
 """A part is closed when it reaches either: large enough for engines, small enough to hold few units back."""
 
-SCORED = "_work/scored"
 REQUESTS_IN_FLIGHT = 16
 """To S3, where each small file costs a round trip."""
 
 ROW_GROUP_ROWS = 131_072
 COUNTS_KEY = b"agegender.counts"
 T = TypeVar("T")
-_PART_NAME = re.compile(r"part-(\d{7})-(\d{7})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -81,26 +78,27 @@ def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
         unit_uri: address of the unit's listing.
         table: its rows, ``schema.prediction_schema``.
     """
-    stem = files.join(output, SCORED, unit_name(unit_uri))
-    counts = counts_of(table, tables.write_table(f"{stem}.parquet", table))
-    files.write_json(f"{stem}.json", asdict(counts))
+    layout, number = OutputLayout(output), unit_number(unit_uri)
+    counts = counts_of(table, tables.write_table(layout.scored_rows(number), table))
+    files.write_json(layout.scored_counts(number), asdict(counts))
     return counts
 
 
 class Ledger:
     """The state of a run's output.
 
-    Within ``with`` a part is joined in a thread of its own, while the caller goes on handing out work; the next one waits for
-    it. What goes wrong there is raised by one of the next calls, or at the end of ``with``.
+    Within ``with`` a part is joined in a thread of its own while the caller continues; the next part waits for it. An error
+    there is raised by one of the next calls, or at the end of ``with``.
 
     Args:
         output: OUTPUT of the run.
         metadata: written into every part: model id and hash, config hash, versions.
-        may_publish: called before a part is written; raises where that is another's to do.
+        may_publish: called before a part is written; raises where another driver has taken over.
     """
 
     def __init__(self, output: str, metadata: dict[str, str], may_publish: Callable[[], None] = lambda: None) -> None:
-        self._output, self._metadata, self._may_publish = output, metadata, may_publish
+        self._output, self._layout = output, OutputLayout(output)
+        self._metadata, self._may_publish = metadata, may_publish
         self.totals = UnitCounts()
         """Counts of everything that is scored, published or not."""
         self.parts = 0
@@ -109,8 +107,8 @@ class Ledger:
         self._ready = UnitCounts()  # of the units from _next on without a gap, which the next part will hold
         self._ready_end = 0
         self._publisher: ThreadPoolExecutor | None = None
-        self._under_way: Future[None] | None = None
-        self._take_up()
+        self._publishing: Future[None] | None = None
+        self._recover()
 
     def __enter__(self) -> Self:
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publisher")
@@ -120,12 +118,12 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._publisher is not None
-        self._publisher.shutdown()  # whoever holds the run's lease must not let go of it before
+        self._publisher.shutdown()  # the lease of the run must be held until then
         self._publisher = None
         if error is None:
             self._settle()
 
-    def _take_up(self) -> None:
+    def _recover(self) -> None:
         for first, last, uri in parts_of(self._output):
             if first != self._next:
                 break  # cannot happen by our own writing; the units are scored again rather than trusted
@@ -134,9 +132,9 @@ class Ledger:
             self._next = self._ready_end = last + 1
         for number, counts in staged_units(self._output).items():
             if number >= self._next:
-                self._note(number, counts)
+                self._count(number, counts)
             else:
-                self._forget([number])  # published, but the kill came before it was removed
+                self._delete_staged([number])  # published; the driver was killed before it was deleted
 
     @property
     def units(self) -> int:
@@ -148,10 +146,10 @@ class Ledger:
         return number < self._next or number in self._staged
 
     def add(self, unit_uri: str, counts: UnitCounts) -> None:
-        """Take note of a unit that was staged, and publish what has become a part."""
-        if self._under_way is not None and self._under_way.done():
+        """Count a unit that was staged, and publish a part when it is full."""
+        if self._publishing is not None and self._publishing.done():
             self._settle()
-        self._note(unit_number(unit_uri), counts)
+        self._count(unit_number(unit_uri), counts)
         self._publish_full()
 
     def publish_rest(self) -> None:
@@ -167,7 +165,7 @@ class Ledger:
             if self._ready.size_bytes >= PART_BYTES or self._ready.rows >= PART_ROWS:
                 self._publish()
 
-    def _note(self, number: int, counts: UnitCounts) -> None:
+    def _count(self, number: int, counts: UnitCounts) -> None:
         self._staged[number] = counts
         self.totals += counts
 
@@ -178,44 +176,44 @@ class Ledger:
         for number in run:
             del self._staged[number]
         if self._publisher is None:
-            self._write_and_forget(run, counts)
+            self._write_part_file(run, counts)
             self.parts += 1
         else:
-            self._under_way = self._publisher.submit(self._write_and_forget, run, counts)
+            self._publishing = self._publisher.submit(self._write_part_file, run, counts)
 
     def _settle(self) -> None:
         """Wait for the part that is under way, and raise what went wrong with it."""
-        if self._under_way is not None:
-            under_way, self._under_way = self._under_way, None
-            under_way.result()
+        if self._publishing is not None:
+            publishing, self._publishing = self._publishing, None
+            publishing.result()
             self.parts += 1
 
-    def _write_and_forget(self, run: range, counts: UnitCounts) -> None:
+    def _write_part_file(self, run: range, counts: UnitCounts) -> None:
         self._may_publish()
-        uri = files.join(self._output, f"part-{run[0]:07d}-{run[-1]:07d}.parquet")
+        uri = self._layout.part(run[0], run[-1])
         metadata = self._metadata | {COUNTS_KEY.decode(): json.dumps(asdict(counts), sort_keys=True)}
-        staged = (f"{_staged(self._output, number)}.parquet" for number in run)
+        staged = (self._layout.scored_rows(number) for number in run)
         try:
             with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
                 path = Path(folder) / "part.parquet"
                 _write_part(path, _each(tables.read_table, staged, self._output), metadata)
                 with path.open("rb") as part:
                     files.write_from(part, uri)
-        except OSError as error:  # what storage says has a class of ours
+        except OSError as error:  # errors of storage have a class of ours
             raise ResourceError(
                 f"{tempfile.gettempdir()}: {uri} cannot be joined there ({error}). Make room for {PART_BYTES / 1e6:.0f} MB or "
                 "set TMPDIR to a folder that has it, and run the same command again"
             ) from error
-        self._forget(run)
+        self._delete_staged(run)
 
-    def _forget(self, numbers: Iterable[int]) -> None:
-        stems = [_staged(self._output, number) for number in numbers]
-        for extension in ("json", "parquet"):  # the counts first: rows without counts are not a unit
-            deque(_each(files.delete, (f"{stem}.{extension}" for stem in stems), self._output), maxlen=0)
+    def _delete_staged(self, numbers: Iterable[int]) -> None:
+        staged = list(numbers)
+        for address in (self._layout.scored_counts, self._layout.scored_rows):  # rows without counts are not a unit
+            deque(_each(files.delete, map(address, staged), self._output), maxlen=0)
 
 
 def _each(do: Callable[[str], T], uris: Iterable[str], output: str) -> Iterator[T]:
-    """``map``, several at a time on S3; a local file is done sooner than handed to a thread."""
+    """``map``, several at a time on S3; a local file is written sooner than handed to a thread."""
     return files.read_ahead(do, uris, REQUESTS_IN_FLIGHT if files.is_s3(output) else 1)
 
 
@@ -242,12 +240,8 @@ def _write_part(path: Path, staged: Iterable[pa.Table], metadata: dict[str, str]
 
 def parts_of(output: str) -> list[tuple[int, int, str]]:
     """(first unit, last unit, address) of every published part, ascending."""
-    found = []
-    for info in files.list_files(output, allow_empty=True):
-        match = _PART_NAME.fullmatch(files.name(info.uri))
-        if match:
-            found.append((int(match[1]), int(match[2]), info.uri))
-    return sorted(found)
+    listed = files.list_files(output, allow_empty=True)
+    return sorted((*units, info.uri) for info in listed if (units := part_units(info.uri)))
 
 
 def part_counts(uri: str) -> UnitCounts:
@@ -259,15 +253,12 @@ def part_counts(uri: str) -> UnitCounts:
 
 def staged_units(output: str) -> dict[int, UnitCounts]:
     """Unit number -> counts, of the units that are scored and not yet published."""
-    found = files.list_files(files.join(output, SCORED), allow_empty=True)
+    found = files.list_files(OutputLayout(output).scored, allow_empty=True)
     uris = [info.uri for info in found if info.uri.endswith(".json")]
     return {
-        unit_number(uri): _counts(said) for uri, said in zip(uris, _each(files.read_json, uris, output), strict=True)
+        unit_number(uri): _counts(counts)
+        for uri, counts in zip(uris, _each(files.read_json, uris, output), strict=True)
     }
-
-
-def _staged(output: str, number: int) -> str:
-    return files.join(output, SCORED, f"unit-{number:07d}")
 
 
 def _counts(values: dict[str, Any]) -> UnitCounts:

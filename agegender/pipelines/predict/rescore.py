@@ -1,95 +1,203 @@
-"""Rows that are scored again on demand: images replaced under their names, and statuses worth another try. No Ray.
+"""``agegender rescore OUTPUT``: images of a finished predict run are scored again on demand. No Ray by itself.
 
-A run within the run, under OUTPUT/_work/again, with a listing, units and parts of its own::
+It is a run within the run, under OUTPUT/_work/rescore, with a listing, units and parts of its own::
 
     _work/listing/unit-*.parquet   the images as they are listed now, and the unit of OUTPUT that holds each
-    again.json                     all are listed; from here on the next run of any kind goes on with them
+    rescore.json                   all are collected; from here on the next ``rescore`` scores and commits them
 
-When all are scored, each part of OUTPUT that holds such rows is replaced as a whole under its own name, which both disk and
-S3 do at one stroke: a reader that opens the part finds the old rows of it or the new ones, each image once. Then the
-listing learns the new sizes and etags. Whatever is killed in between is done again with the same outcome.
+When all are scored, each part of OUTPUT that holds such rows is replaced as a whole under its own name, which is atomic on
+disk and on S3: a reader that opens the part finds its old rows or its new ones, each image once. Then the listing gets the
+new sizes and etags. Whatever is killed in between is done again with the same outcome.
 """
 
 import json
+import logging
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agegender.errors import AccountingError
-from agegender.pipelines.predict.ledger import COUNTS_KEY, ROW_GROUP_ROWS, UnitCounts, counts_of, part_counts, parts_of
-from agegender.pipelines.source.listing import read_unit, to_table, unit_uri
-from agegender.pipelines.source.reader import ListedImage
+from agegender.config import PredictConfig, RescoreConfig
+from agegender.errors import AccountingError, ConfigError, InputError
+from agegender.pipelines.engine import local
+from agegender.pipelines.predict.lease import Lease
+from agegender.pipelines.predict.ledger import (
+    COUNTS_KEY,
+    ROW_GROUP_ROWS,
+    Ledger,
+    UnitCounts,
+    counts_of,
+    part_counts,
+    parts_of,
+)
+from agegender.pipelines.predict.scoring import Run, check_bad_fraction, check_run, counted, score_into
+from agegender.pipelines.predict.worker import PredictStats
+from agegender.pipelines.runtime.layout import OutputLayout, listing_index, unit_uri
+from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record, read_record
+from agegender.pipelines.source.listing import read_unit, to_table
+from agegender.pipelines.source.reader import ListedImage, SourceReader
+from agegender.pipelines.source.seen_uris import Earlier, SeenUris
+from agegender.pipelines.source.streaming_listing import has_changed, load_units
 from agegender.storage import files, tables
+
+logger = logging.getLogger(__name__)
 
 UNIT = pa.field("agegender_unit", pa.int64())
 """Carried from the listing into the rows, as a manifest's columns are: the unit of OUTPUT that holds the image."""
 
 
-class Rescoring:
-    """What of a run is scored again; ``growing.Again``.
+def run_rescore(config: RescoreConfig) -> dict[str, Any]:
+    """Score images of a finished run again and replace their rows.
+
+    Returns:
+        The closing summary: how many images were scored again, and the counts of the whole run after that.
+
+    Raises:
+        ConfigError: the run is not finished, its model or detector is another now, or nothing is asked for; nothing was
+            changed.
+        InputError: OUTPUT holds no predict run, or more bad files than its ``max_bad_fraction`` (the output is kept).
+        ResourceError: storage or cluster failed; the same command resumes.
+    """
+    output = files.absolute(config.output)
+    record = read_record(output, "predict")
+    if record is None:
+        raise InputError(
+            f"{output} holds no predict run: _run.json is not there. Give the OUTPUT of `agegender predict`"
+        )
+    if record["state"] != DONE:
+        raise ConfigError(f"{output}: this run is not finished. Run its `agegender predict` command again first")
+    run = check_run(_predict_config(config, output, record))
+    run.placement.check()
+    claim_output(output, "predict", run.config, run.identity)
+    with Lease(output) as lease:
+        return _rescore(config, run, record["result"], lease)
+
+
+def _predict_config(config: RescoreConfig, output: str, record: dict[str, Any]) -> PredictConfig:
+    """The config of the run, at work where ``rescore`` was told to be."""
+    known = {name: value for name, value in record["config"].items() if name in PredictConfig.model_fields}
+    here = config.cluster().model_dump() | {"output": output, "num_workers": config.num_workers, "save_crops": False}
+    return PredictConfig.model_validate(known | here)
+
+
+def _rescore(config: RescoreConfig, run: Run, before: dict[str, Any], lease: Lease) -> dict[str, Any]:
+    output = run.config.output
+    started_s, stats = time.monotonic(), PredictStats()
+    collector = RescoreCollector(output)
+    rescored = collector.images
+    if rescored:
+        logger.info("%s: resuming %d images that an earlier rescore collected", output, rescored)
+        _score_and_commit(run, collector, stats, lease)
+    elif not (config.changed or config.status):
+        raise ConfigError(
+            "nothing to score again: give --changed, --status or both. `agegender rescore --help` explains them"
+        )
+    if config.changed or config.status:
+        collector.collect(run.config, changed=config.changed, statuses=config.status)
+        rescored += collector.images
+        _score_and_commit(run, collector, stats, lease)
+    totals = Ledger(output, run.metadata).totals
+    result = {**before, **counted(totals)}
+    if config.changed:
+        result = {name: value for name, value in result.items() if not name.startswith("changed_")}
+    finish_record(output, "predict", run.config, run.identity, result)
+    check_bad_fraction(run.config, totals)
+    return {
+        "images_rescored": rescored,
+        **counted(totals),
+        "workers_lost": stats.workers_lost or None,
+        "units_tried_again": stats.unit_retries or None,
+        "seconds": round(time.monotonic() - started_s, 1),
+        "output": output,
+    }
+
+
+def _score_and_commit(run: Run, collector: "RescoreCollector", stats: PredictStats, lease: Lease) -> None:
+    inner = replace(run, config=run.config.model_copy(update={"output": collector.layout.output}))
+    ledger = Ledger(collector.layout.output, run.metadata, lease.check)
+    units = [collector.address(number) for number in range(collector.units) if not ledger.is_done(number)]
+    if units:
+        locally = run.may_be_local() and collector.images <= local.MAX_IMAGES
+        score_into(inner, iter(units), ledger, stats, locally=locally, label="rescore")
+    ledger.publish_rest()
+    lease.check()
+    collector.commit()
+
+
+class RescoreCollector:
+    """The images of a run that are scored again.
 
     Args:
         output: OUTPUT of the run.
-        unit_images: images in one unit of work.
-        takes_changed: whether images that were replaced under their names are scored again.
-        statuses: rows of which status are.
     """
 
-    def __init__(self, output: str, unit_images: int, takes_changed: bool, statuses: Sequence[str]) -> None:
-        self._run, self._statuses, self._unit_images = output, statuses, unit_images
-        self.takes_changed = takes_changed
-        self.output = files.join(output, "_work", "again")
-        """OUTPUT of the run within the run."""
-        self._index_uri = files.join(self.output, "again.json")
+    def __init__(self, output: str) -> None:
+        self._run = OutputLayout(output)
+        self.layout = self._run.rescore
+        """Of the run within the run."""
+        self._index_uri = self._run.rescore_index
         self._rows: list[ListedImage] = []
         self._units: list[int] = []
         self.units = self.images = 0
+        """Collected and not committed yet, by this process or an earlier one."""
         if files.exists(self._index_uri):
             index = files.read_json(self._index_uri)
             self.units, self.images = index["units"], index["images"]
-        self.collects = not self.units and (takes_changed or bool(statuses))
-        """Whether the listing is to hand images on; not while those of an earlier run wait for their new rows."""
-        if self.collects:
-            self.clear()  # what a run left that was killed while it collected
 
-    def clear(self) -> None:
-        """Forget everything, the mark first."""
-        files.delete(self._index_uri)
-        for info in list(files.list_files(self.output, allow_empty=True, hidden=True)):
-            files.delete(info.uri)
+    def collect(self, config: PredictConfig, *, changed: bool, statuses: Sequence[str]) -> None:
+        """List the source of the run and note its images as they are now.
 
-    def uris(self) -> Iterator[str]:
-        """Uris of the rows of the statuses, read from the parts and from the units that are scored but in none."""
-        if not self._statuses:
-            return
-        staged = files.list_files(files.join(self._run, "_work", "scored"), allow_empty=True)
-        addresses = [uri for _, _, uri in parts_of(self._run)]
-        addresses += [info.uri for info in staged if info.uri.endswith(".parquet")]
-        for address in addresses:
-            with files.open_for_reading(address) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(columns=["uri", "status"]):
-                    status = batch.column("status").cast(pa.string())
-                    wanted = pc.is_in(status, value_set=pa.array(self._statuses, pa.string()))
-                    yield from batch.column("uri").filter(wanted).to_pylist()
-
-    def take(self, image: ListedImage, unit: int, keep_fields: Sequence[pa.Field]) -> None:
-        """Note an image as it is listed now, and the unit that holds it."""
-        self._rows.append(image)
-        self._units.append(unit)
-        if len(self._rows) == self._unit_images:
-            self._write(keep_fields)
-
-    def close(self, keep_fields: Sequence[pa.Field]) -> None:
-        """All were noted."""
+        Args:
+            config: of the run.
+            changed: whether images whose size or etag differ are scored again.
+            statuses: rows of which status are scored again.
+        """
+        self._clear()  # what a run left that was killed while it collected
+        units = files.read_json(listing_index(self._run.listing))["units"]
+        reader = SourceReader(config.source(), tuple(config.keep_columns), Counter())
+        with SeenUris() as seen:
+            for _ in load_units(seen, [unit_uri(self._run.listing, number) for number in range(units)]):
+                pass
+            seen.mark(self._uris(statuses))
+            for image in reader.images():
+                earlier = seen.add(image.uri)
+                if isinstance(earlier, Earlier) and (earlier.marked or (changed and has_changed(image, earlier))):
+                    self._add(image, earlier.unit, reader.keep_fields, config.unit_images)
         if self._rows:
-            self._write(keep_fields)
+            self._write(reader.keep_fields)
         if self.units:
             files.write_json(self._index_uri, {"units": self.units, "images": self.images})
+
+    def _clear(self) -> None:
+        """Delete everything, the index first."""
+        self.units = self.images = 0
+        files.delete(self._index_uri)
+        for info in list(files.list_files(self.layout.output, allow_empty=True, hidden=True)):
+            files.delete(info.uri)
+
+    def _uris(self, statuses: Sequence[str]) -> Iterator[str]:
+        """Uris of the rows of some statuses, read from the parts."""
+        if not statuses:
+            return
+        for _, _, part in parts_of(self._run.output):
+            with files.open_for_reading(part) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(columns=["uri", "status"]):
+                    status = batch.column("status").cast(pa.string())
+                    wanted = pc.is_in(status, value_set=pa.array(statuses, pa.string()))
+                    yield from batch.column("uri").filter(wanted).to_pylist()
+
+    def _add(self, image: ListedImage, unit: int, keep_fields: Sequence[pa.Field], unit_images: int) -> None:
+        self._rows.append(image)
+        self._units.append(unit)
+        if len(self._rows) == unit_images:
+            self._write(keep_fields)
 
     def _write(self, keep_fields: Sequence[pa.Field]) -> None:
         table = to_table(self._rows, keep_fields).append_column(UNIT, pa.array(self._units, UNIT.type))
@@ -99,25 +207,26 @@ class Rescoring:
 
     def address(self, number: int) -> str:
         """Listing of a unit of the run within the run."""
-        return unit_uri(files.join(self.output, "_work", "listing"), number)
+        return unit_uri(self.layout.listing, number)
 
-    def take_over(self) -> None:
-        """Put the new rows in place of the old ones, when all units are scored and published under ``output``.
+    def commit(self) -> None:
+        """Put the new rows in place of the old ones, when all units are scored and published.
 
         Raises:
             AccountingError: a part would hold another number of images than before; it is left as it is.
         """
-        for first, last, part in parts_of(self._run):
-            rows = [table for _, _, uri in parts_of(self.output) if (table := _of_units(uri, first, last)).num_rows]
+        for first, last, part in parts_of(self._run.output):
+            new = [_of_units(uri, first, last) for _, _, uri in parts_of(self.layout.output)]
+            rows = [table for table in new if table.num_rows]
             if rows:
                 replace_rows(part, pa.concat_tables(rows).drop_columns(UNIT.name))
                 for number in range(self.units):
                     self._relist(_of_units(self.address(number), first, last))
-        self.clear()
+        self._clear()
 
     def _relist(self, images: pa.Table) -> None:
         for unit in pc.unique(images.column(UNIT.name)).to_pylist():
-            address = unit_uri(files.join(self._run, "_work", "listing"), unit)
+            address = unit_uri(self._run.listing, unit)
             new = images.filter(pc.equal(images.column(UNIT.name), unit)).drop_columns(UNIT.name)
             old = read_unit(address)
             place = pc.index_in(old.column("uri"), value_set=new.column("uri").combine_chunks())

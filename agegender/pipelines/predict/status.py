@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from agegender.config import StatusConfig
 from agegender.errors import InputError
 from agegender.pipelines.predict.ledger import UnitCounts, part_counts, parts_of, staged_units
-from agegender.pipelines.predict.rescore import Rescoring
+from agegender.pipelines.predict.rescore import RescoreCollector
+from agegender.pipelines.runtime.layout import OutputLayout, listing_index
 from agegender.pipelines.runtime.run_record import read_record
 from agegender.schema import Status
 from agegender.storage import files
@@ -31,7 +32,7 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
         raise InputError(
             f"{output} holds no predict run: _run.json is not there. Give the OUTPUT of `agegender predict`"
         )
-    listing_uri = files.join(output, "_work", "listing", "listing.json")
+    listing_uri = listing_index(OutputLayout(output).listing)
     listed = files.read_json(listing_uri)["images"] if files.exists(listing_uri) else None
     parts = parts_of(output)
     published = sum((part_counts(uri) for _, _, uri in parts), UnitCounts())
@@ -39,14 +40,13 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
     staged = {number: counts for number, counts in staged_units(output).items() if number > after}
     scored = sum(staged.values(), published)
     by_status = scored.by_status or {}
-    again = Rescoring(output, 1, takes_changed=False, statuses=())
     return {
         "output": output,
         "state": record["state"],
         "listed": "not finished" if listed is None else listed,
         "scored": scored.images,
         "left": "unknown" if listed is None else listed - scored.images,
-        "left_to_score_again": again.images or None,
+        "left_to_score_again": RescoreCollector(output).images or None,
         "readable_in_parts": published.images,
         "parts": len(parts),
         "by_status": by_status,

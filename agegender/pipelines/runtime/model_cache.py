@@ -1,4 +1,4 @@
-"""A model's address -> a verified folder on this node, for the driver and for every actor that loads it."""
+"""A model's address -> an open model on this node, for the driver and for every process that loads it."""
 
 import hashlib
 import logging
@@ -11,23 +11,23 @@ from agegender import released
 from agegender.artifact import INFO_FILE
 from agegender.config import RELEASED_MODEL
 from agegender.errors import InputError, ResourceError
-from agegender.scoring.load import open_model
+from agegender.scoring.load import LocalModel
 from agegender.storage import files
 from agegender.storage.answers import ObjectAnswer
 
 logger = logging.getLogger(__name__)
 
 
-def model_address(said: str) -> str:
+def model_address(model: str) -> str:
     """The absolute address of a model as a user names it; that of the released one is its name, for any node."""
-    return said if said == RELEASED_MODEL else files.absolute(said)
+    return model if model == RELEASED_MODEL else files.absolute(model)
 
 
-def localize_model(uri: str) -> Path:
-    """The folder of a trained model on this node, whole and verified.
+def localize_model(uri: str) -> LocalModel:
+    """A trained model on this node, verified.
 
     A local folder is used where it is. A model on S3 is downloaded once per node, into a temporary folder that is named
-    by its address and version; processes that need it at once do not disturb each other.
+    by its address and version; processes that need it at the same time do not disturb each other.
 
     Args:
         uri: local folder or s3:// prefix that train wrote, or ``released``.
@@ -37,13 +37,9 @@ def localize_model(uri: str) -> Path:
         ResourceError: storage does not answer.
     """
     if not files.is_s3(uri):
-        folder = released.FOLDER if uri == RELEASED_MODEL else Path(uri)
-        open_model(folder)
-        return folder
+        return LocalModel.open(released.FOLDER if uri == RELEASED_MODEL else Path(uri))
     cached = _cache_folder() / _version_key(uri)
-    if cached.is_dir() and _is_whole(cached):
-        return cached
-    return _download(uri, cached)
+    return (cached.is_dir() and _open_copy(cached)) or _download(uri, cached)
 
 
 def _version_key(uri: str) -> str:
@@ -67,34 +63,32 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def _open_copy(folder: Path) -> LocalModel | None:
     try:
-        open_model(folder)
+        return LocalModel.open(folder)
     except InputError:
         logger.warning("the copy of the model in %s is damaged; downloading it again", folder)
-        return False
-    return True
+        return None
 
 
-def _download(uri: str, cached: Path) -> Path:
+def _download(uri: str, cached: Path) -> LocalModel:
     """Download beside the final place, verify, then rename: other processes see all of it or nothing."""
     fresh = Path(tempfile.mkdtemp(prefix=f"{cached.name}.", dir=cached.parent))
     try:
         files.download_folder(uri, fresh)
-        open_model(fresh)
-        return _put_in_place(fresh, cached)
+        return _put_in_place(LocalModel.open(fresh), cached)
     except InputError as error:
         raise InputError(str(error).replace(str(fresh), uri)) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _put_in_place(fresh: Path, cached: Path) -> Path:
+def _put_in_place(fresh: LocalModel, cached: Path) -> LocalModel:
     try:
-        fresh.rename(cached)
-    except OSError:  # another process was first, or a damaged copy lies there
-        if _is_whole(cached):
-            return cached
+        fresh.folder.rename(cached)
+    except OSError:  # another process was first, or a damaged copy is there
+        if model := _open_copy(cached):
+            return model
         shutil.rmtree(cached, ignore_errors=True)
-        fresh.rename(cached)
-    return cached
+        fresh.folder.rename(cached)
+    return LocalModel(cached, fresh.info)

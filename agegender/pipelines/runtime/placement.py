@@ -3,62 +3,79 @@
 A local path means another disk on every node. Work that opens one is refused on a cluster of several nodes, and kept on
 the driver's node where others may join later, unless the user says that the path is shared: elsewhere an image would be
 ``missing``, which is a row and no error.
+
+Ray is imported where it is used: a job that needs no cluster does not pay for it.
 """
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from agegender.config import RELEASED_MODEL, ClusterOptions
+from agegender.config import ClusterOptions
 from agegender.errors import ConfigError
 from agegender.pipelines.runtime.session import cluster_address, ray_session
 from agegender.storage import files
 
-OPENED_BY_WORKERS = ("output", "input", "model", "weights")
-"""Settings whose addresses workers open. What the driver alone reads, such as a split or a teacher, may lie anywhere."""
 
-
-def check_storage(config: ClusterOptions) -> None:
-    """Refuse local addresses on a cluster of several nodes; to be called before anything is written to OUTPUT.
+@dataclass(frozen=True)
+class Placement:
+    """Where the work of a run may be done: on any node, or on the driver's alone.
 
     Args:
-        config: of any job.
-
-    Raises:
-        ConfigError: names the addresses.
-        ResourceError: no cluster answers at the address.
+        cluster: to connect to.
+        addresses: flag -> addresses that workers open.
     """
-    if not _stays_here(config):
-        return
-    with ray_session(config.address, config.num_cpus):
-        nodes, here = living_nodes(), _driver_node()
-        apart = (cluster_address(config.address) or "").startswith("ray://") or not here["Resources"].get("CPU")
-        if len(nodes) > 1 or apart:
-            where = f"{len(nodes)} nodes" if len(nodes) > 1 else "another machine than the driver's"
-            raise ConfigError(
-                f"{', '.join(_local_addresses(config))}: local, and the work is done on {where}, each with a disk of its own. "
-                "Nothing was written. Use s3:// addresses, or --shared-storage where every node sees these paths (NFS, EFS)"
-            )
 
+    cluster: ClusterOptions
+    addresses: Mapping[str, Sequence[str]]
 
-def placement(config: ClusterOptions) -> dict[str, Any]:
-    """Options of tasks and actors that open a run's addresses: any node, or this one alone. Needs a running Ray."""
-    if not _stays_here(config):
-        return {}
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(_driver_node()["NodeID"], soft=False)}
+    def check(self) -> None:
+        """Refuse local addresses on a cluster of several nodes; call it before anything is written to OUTPUT.
 
+        Raises:
+            ConfigError: names the addresses.
+            ResourceError: no cluster answers at the address.
+        """
+        if not self._on_driver_node():
+            return
+        with ray_session(self.cluster.address, self.cluster.num_cpus):
+            nodes, here = living_nodes(), _driver_node()
+            address = cluster_address(self.cluster.address) or ""
+            apart = address.startswith("ray://") or not here["Resources"].get("CPU")
+            if len(nodes) > 1 or apart:
+                where = f"{len(nodes)} nodes" if len(nodes) > 1 else "another machine than the driver's"
+                raise ConfigError(
+                    f"{', '.join(self._local_addresses())}: local, and the work is done on {where}, each with a disk of its own. "
+                    "Nothing was written. Use s3:// addresses, or --shared-storage where every node sees these paths (NFS, EFS)"
+                )
 
-def usable_cpus(config: ClusterOptions) -> list[float]:
-    """CPUs of each node on which ``placement`` lets work run; never empty. Needs a running Ray."""
-    return [_driver_node()["Resources"]["CPU"]] if _stays_here(config) else node_cpus()
+    def options(self) -> dict[str, Any]:
+        """Ray's options of tasks and actors that open the run's addresses. Needs a running Ray."""
+        if not self._on_driver_node():
+            return {}
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(_driver_node()["NodeID"], soft=False)}
+
+    def cpus(self) -> list[float]:
+        """CPUs of each node on which ``options`` lets work run; never empty. Needs a running Ray."""
+        return [_driver_node()["Resources"]["CPU"]] if self._on_driver_node() else node_cpus()
+
+    def _on_driver_node(self) -> bool:
+        """Whether work stays on the driver's node; a Ray of our own has no other."""
+        on_cluster = cluster_address(self.cluster.address) is not None
+        return on_cluster and not self.cluster.shared_storage and bool(self._local_addresses())
+
+    def _local_addresses(self) -> list[str]:
+        every = [(flag, address) for flag, addresses in self.addresses.items() for address in addresses]
+        return [f"--{flag} {address}" for flag, address in every if not files.is_s3(address)]
 
 
 def living_nodes() -> list[dict[str, Any]]:
     """The nodes that are there now, as ``ray.nodes`` describes them."""
+    import ray
+
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -81,7 +98,7 @@ def pool_shape(num_workers: int | None, threads_per_worker: int, cpus_of_nodes: 
     """How many scoring actors, and the CPUs that each reserves.
 
     A fifth of every CPU stays free, and no actor wants more than a node has: a pool that reserves all CPUs, or cannot
-    be placed, makes the job wait for ever without an error.
+    be placed, makes the job wait forever without an error.
 
     Args:
         num_workers: what the user asked for; None: as many as the CPUs carry.
@@ -122,27 +139,8 @@ def cpus_per_elastic_worker(workers: int, min_workers: int, cpus_of_nodes: Seque
     return cpus if cpus >= 1 else min(1.0, cpus_per_worker(min_workers, cpus_of_nodes))
 
 
-def _stays_here(config: ClusterOptions) -> bool:
-    """A Ray of our own has one node, for ever."""
-    on_cluster = cluster_address(config.address) is not None
-    return on_cluster and not config.shared_storage and bool(_local_addresses(config))
-
-
-def _local_addresses(config: ClusterOptions) -> list[str]:
-    found = []
-    for name in OPENED_BY_WORKERS:
-        said = getattr(config, name, None) or []
-        addresses = [said] if isinstance(said, str) else said
-        found += [f"--{name} {each}" for each in addresses if _is_local(name, each)]
-    return found
-
-
-def _is_local(name: str, address: str) -> bool:
-    if name == "weights":  # else the name of published ones
-        return not files.is_s3(address) and Path(address).suffix in (".pth", ".safetensors")
-    return not files.is_s3(address) and not (name == "model" and address == RELEASED_MODEL)
-
-
 def _driver_node() -> dict[str, Any]:
+    import ray
+
     here = ray.get_runtime_context().get_node_id()
     return next(node for node in living_nodes() if node["NodeID"] == here)

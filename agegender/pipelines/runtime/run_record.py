@@ -1,4 +1,4 @@
-"""The record of a run in its OUTPUT: whose output it is, with which config it was made, and what came out."""
+"""The record of a run in its OUTPUT: which run it is, with which config it was made, and what came out."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,25 +7,21 @@ from pydantic import BaseModel
 
 from agegender import __version__
 from agegender.errors import ConfigError
+from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.schema import CONTRACT_VERSION
 from agegender.storage import files
 
 RUNNING, DONE = "running", "done"
 
 
-def record_uri(output: str, job: str) -> str:
-    """Where the record lies: predict's and sample's begin with ``_``, so that every reader takes the rest as one table or image set."""
-    return files.join(output, "_run.json" if job in ("predict", "sample") else "run.json")
-
-
 def read_record(output: str, job: str) -> dict[str, Any] | None:
     """The record in OUTPUT, or None where there is none."""
-    uri = record_uri(output, job)
+    uri = OutputLayout(output).record(job)
     return dict(files.read_json(uri)) if files.exists(uri) else None
 
 
 def claim_output(output: str, job: str, config: BaseModel, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Make OUTPUT ours, or recognise it as ours from before.
+    """Claim OUTPUT for this run, or recognise it as this run's from before.
 
     Args:
         output: folder or s3:// prefix of the run.
@@ -49,7 +45,7 @@ def claim_output(output: str, job: str, config: BaseModel, identity: dict[str, A
 
 
 def reopen_record(output: str, job: str, config: BaseModel, identity: dict[str, Any]) -> None:
-    """Note that a finished run has more to do, and that it is not finished until ``finish_record``."""
+    """Mark a finished run as running again, until ``finish_record``."""
     _write(output, job, config, identity, RUNNING, {})
 
 
@@ -71,7 +67,7 @@ def _write(
         "config": config.model_dump(mode="json"),
         "result": result,
     }
-    files.write_json(record_uri(output, job), record)
+    files.write_json(OutputLayout(output).record(job), record)
 
 
 def _refuse_foreign(output: str, job: str, earlier: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -86,7 +82,8 @@ def _refuse_foreign(output: str, job: str, earlier: dict[str, Any], identity: di
             f"{key} was {_short(before.get(key))}, is now {_short(identity.get(key))}" for key in differing
         )
         raise ConfigError(
-            f"{output} holds another {job} run: {parts}. Nothing was changed. Use the earlier settings to go on, or give another --output"
+            f"{output} holds another {job} run: {parts}. Nothing was changed. "
+            "Use the earlier settings to resume it, or give another --output"
         )
 
 

@@ -1,4 +1,7 @@
-"""One Ray per job: connect to the user's, or start one of our own, and stop only what was started here."""
+"""One Ray per job: connect to the user's, or start one of our own, and stop only what was started here.
+
+Ray is imported where it is used: its import takes a second, which a job that needs no cluster does not pay.
+"""
 
 import faulthandler
 import logging
@@ -8,17 +11,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import ray
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RaySystemError,
-    WorkerCrashedError,
-)
 
 from agegender.errors import AgegenderError, ResourceError
 
@@ -42,6 +34,8 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     Raises:
         ResourceError: no cluster answers at the address.
     """
+    import ray
+
     if ray.is_initialized():
         yield
         return
@@ -80,6 +74,8 @@ def _kept_sigterm_handler() -> Iterator[None]:
 
 def _start_own(num_cpus: int | None) -> None:
     """Start Ray on this machine; a busy one may need more than the 30 s that Ray allows itself."""
+    import ray
+
     for left in reversed(range(START_ATTEMPTS)):
         try:
             ray.init(
@@ -113,11 +109,11 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="ray")
 
 
-def let_fatal_signals_end_this_process() -> None:
+def restore_default_signal_handlers() -> None:
     """To be called in a process of Ray's that runs decoders: what would be a crash anywhere else is to be one there, too.
 
     Ray's own handler prints a stack on the small one that Python keeps for such moments. Where that overflows, as it does now
-    and then in a process that computes with AVX-512, the handler crashes within itself for ever, and the process lives on.
+    and then in a process that computes with AVX-512, the handler crashes within itself forever, and the process lives on.
     Python's alone prints the Python stack and ends.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -138,17 +134,32 @@ def own_errors() -> Iterator[None]:
     """
     try:
         yield
-    except RayError as error:
-        causes = list(_causes(error))
-        ours = next((cause for cause in causes if isinstance(cause, AgegenderError)), None)
-        if ours is not None:
-            raise ours from error
-        if isinstance(causes[-1], LOST):
-            raise ResourceError(f"the cluster failed: {causes[-1]}. Run the same command again to go on") from error
+    except AgegenderError:
+        raise
+    except Exception as error:
+        _raise_as_ours(error)
         raise
 
 
-LOST = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, ObjectLostError, RaySystemError)
+def _raise_as_ours(error: Exception) -> None:
+    """Raise what stands for an error of Ray's; nothing for any other error, which is a defect."""
+    from ray import exceptions
+
+    if not isinstance(error, exceptions.RayError):
+        return
+    causes = list(_causes(error))
+    ours = next((cause for cause in causes if isinstance(cause, AgegenderError)), None)
+    if ours is not None:
+        raise ours from error
+    lost = [getattr(exceptions, name) for name in LOST]
+    if isinstance(causes[-1], tuple(lost)):
+        raise ResourceError(f"the cluster failed: {causes[-1]}. Run the same command again to resume") from error
+
+
+LOST = (
+    *("RayActorError", "NodeDiedError", "WorkerCrashedError"),
+    *("OutOfMemoryError", "ObjectLostError", "RaySystemError"),
+)
 """What Ray raises where a process, a node or memory is gone; everything else that comes out of a task is a defect."""
 
 

@@ -23,7 +23,7 @@ from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.runtime.session import let_fatal_signals_end_this_process, own_errors
+from agegender.pipelines.runtime.session import own_errors, restore_default_signal_handlers
 from agegender.pipelines.source.listing import Listing, fetch, read_unit, unit_dataset, unit_name
 from agegender.schema import FACTS
 from agegender.storage import files, tables
@@ -122,7 +122,7 @@ def _unit_facts(
     search: FaceSearch | None,
 ) -> dict[str, npt.NDArray[Any]]:
     """The task: a unit's address in, its summary out; the facts go to storage from here."""
-    let_fatal_signals_end_this_process()
+    restore_default_signal_handlers()
     summaries = [_summary(str(unit), options, facts_uri, summary_uri, samples, search) for unit in batch["unit"]]
     return {"summary": np.array(summaries, dtype=object)}
 

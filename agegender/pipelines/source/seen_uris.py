@@ -1,4 +1,4 @@
-"""Which uris a listing has met: exact, and on disk, so that memory does not grow with the source."""
+"""Which uris a listing has seen: exact, and on disk, so that memory does not grow with the source."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ class Earlier:
     """Number of the unit that lists it."""
     version: str | None
     """Size and etag as they were then."""
-    asked_for: bool = False
-    """Whether it was marked as to be scored again."""
+    marked: bool = False
+    """Whether ``mark`` was called for it."""
 
 
 class SeenUris:
@@ -37,32 +37,32 @@ class SeenUris:
             f"PRAGMA cache_size = -{CACHE_KB}",
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            "CREATE TABLE seen (uri BLOB PRIMARY KEY, met INT, unit INT, version TEXT, asked INT) WITHOUT ROWID",
+            "CREATE TABLE seen (uri BLOB PRIMARY KEY, seen INT, unit INT, version TEXT, marked INT) WITHOUT ROWID",
             "BEGIN",  # never committed: nobody reads the file afterwards
         ):
             self._table.execute(statement)
 
-    def remember(self, unit: int, listed: Iterable[tuple[str, str | None]]) -> None:
-        """Note the (uri, version) of a unit that an earlier listing wrote."""
+    def load(self, unit: int, listed: Iterable[tuple[str, str | None]]) -> None:
+        """Enter the (uri, version) of a unit that an earlier listing wrote."""
         rows = ((_key(uri), unit, version) for uri, version in listed)
         self._table.executemany("INSERT INTO seen VALUES (?, 0, ?, ?, 0) ON CONFLICT DO NOTHING", rows)
 
-    def ask_for(self, uris: Iterable[str]) -> None:
-        """Mark uris of an earlier listing as to be scored again."""
-        self._table.executemany("UPDATE seen SET asked = 1 WHERE uri = ?", ((_key(uri),) for uri in uris))
+    def mark(self, uris: Iterable[str]) -> None:
+        """Mark uris of an earlier listing, for ``Earlier.marked``."""
+        self._table.executemany("UPDATE seen SET marked = 1 WHERE uri = ?", ((_key(uri),) for uri in uris))
 
-    def meet(self, uri: str) -> bool | Earlier:
-        """Whether a uri is new; where an earlier listing knew it and this one meets it first, what was said of it."""
+    def add(self, uri: str) -> bool | Earlier:
+        """Add a uri. True: it is new; False: this listing has it already; else what an earlier listing said of it."""
         key = _key(uri)
         added = self._table.execute("INSERT INTO seen VALUES (?, 1, NULL, NULL, 0) ON CONFLICT DO NOTHING", (key,))
         if added.rowcount:
             return True
-        found = self._table.execute("SELECT met, unit, version, asked FROM seen WHERE uri = ?", (key,))
-        met, unit, version, asked = found.fetchone()
-        if met:
+        found = self._table.execute("SELECT seen, unit, version, marked FROM seen WHERE uri = ?", (key,))
+        again, unit, version, marked = found.fetchone()
+        if again:
             return False
-        self._table.execute("UPDATE seen SET met = 1 WHERE uri = ?", (key,))
-        return Earlier(unit, version, bool(asked))
+        self._table.execute("UPDATE seen SET seen = 1 WHERE uri = ?", (key,))
+        return Earlier(unit, version, bool(marked))
 
     def __enter__(self) -> Self:
         return self

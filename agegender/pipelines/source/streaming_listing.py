@@ -1,51 +1,51 @@
-"""The listing of a predict run: written down unit by unit while scoring goes on, and taken up again by the next run. No Ray.
+"""The listing of a run: written down unit by unit while other work goes on, and resumed by the next run. No Ray.
 
 Under ``work_uri``::
 
-    unit-NUMBER.parquet   the images of a unit: once written, which images it holds never changes
-    listing.json          images, units, repeats and ignored files; there when the source was listed to its end
+    unit-NUMBER.parquet   the images of a unit: once written, the images in it never change
+    listing.json          images, units, repeats and ignored files; there once the source was listed to its end
 
-Every run lists its source anew and adds what no unit holds yet, so that a listing that was killed goes on, and images
-that came later are units of their own behind the others. What was replaced under its name is counted, and handed on where
-it is to be scored again.
+``StreamingListing`` lists the source again in every run and adds what no unit holds yet: a listing that was killed
+resumes, and images that came later are units of their own behind the others. Files that were replaced under their name
+are counted. ``drain`` is for jobs that need the whole listing first and keep it: a complete one is read, not made again.
 """
 
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
-from agegender.pipelines.source.listing import SourceCounts, list_units, nothing_found, unit_number, unit_uri
+from agegender.pipelines.runtime.layout import listing_index, unit_number, unit_uri
+from agegender.pipelines.source.listing import Listing, SourceCounts, list_units, nothing_found
 from agegender.pipelines.source.reader import ListedImage, SourceReader
 from agegender.pipelines.source.seen_uris import Earlier, SeenUris
 from agegender.storage import files, tables
 
 WAIT_S = 0.2
-"""A reader of the listing waits so long for the next unit before it looks after its other business."""
+"""How long a reader waits for the next unit before it is told that there is none yet."""
 
 REQUESTS_IN_FLIGHT = 16
-"""To S3; a local file is done sooner than handed to a thread."""
+"""To S3; a local file is written sooner than handed to a thread."""
 
 EXAMPLES = 5
 
 
-class GrowingListing:
-    """Lists a source in a thread of its own; what is written can be scored at once.
+class StreamingListing:
+    """Lists a source in a thread of its own; each unit can be worked on as soon as it is written.
 
-    The thread needs no more memory for more images, and runs ahead of the scoring, so that it is soon known how much is left.
+    The thread's memory does not grow with the source. It runs ahead of the work, so that it is soon known how much is left.
 
     Args:
         options: the source.
         work_uri: where the units are written.
         keep_columns: manifest columns to carry along.
         limit: list only so many images.
-        again: takes the images that are to be scored again; None: none are.
     """
 
     def __init__(
@@ -54,26 +54,25 @@ class GrowingListing:
         work_uri: str,
         keep_columns: tuple[str, ...] = (),
         limit: int | None = None,
-        again: "Again | None" = None,
     ) -> None:
-        self._options, self._work_uri, self._limit, self._again = options, work_uri, limit, again
+        self._options, self._work_uri, self._limit = options, work_uri, limit
         self.counts = SourceCounts()
         self._reader = SourceReader(options, keep_columns, self.counts.ignored)
-        self._index_uri = files.join(work_uri, "listing.json")
+        self._index_uri = listing_index(work_uri)
         self._progress = threading.Condition()
         self._error: BaseException | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
         self.units = 0
-        """Written so far, those of earlier runs included; each is whole."""
+        """Written so far, those of earlier runs included."""
         self.ended = False
-        """Whether the source was listed to its end; before that the counts still grow."""
+        """Whether the source was listed to its end; until then the counts grow."""
         self.changed = 0
-        """Images whose size or etag differ from those that an earlier run listed, and that are not scored again."""
+        """Images whose size or etag differ from those that an earlier run listed."""
         self.changed_examples: list[str] = []
 
     def numbers(self) -> Iterator[int | None]:
-        """The number of every unit, in order, as soon as it is written; None each time that none is there yet.
+        """The number of every unit, in order, as soon as it is written; None whenever there is none yet.
 
         Raises:
             InputError: the source holds no image, or one of its addresses nothing.
@@ -99,6 +98,21 @@ class GrowingListing:
         """Where a unit is written."""
         return unit_uri(self._work_uri, number)
 
+    def ends_within(self, images: int) -> bool:
+        """Whether the source holds at most so many images; waits until that is known.
+
+        Raises:
+            InputError: the source holds no image, or one of its addresses nothing.
+            ResourceError: storage does not answer.
+        """
+        while True:
+            with self._progress:
+                if self._error is not None:
+                    raise self._error
+                if self.ended or self.counts.images > images:
+                    return self.counts.images <= images
+                self._progress.wait(WAIT_S)
+
     def __enter__(self) -> Self:
         self.units = self._written()
         self._thread.start()
@@ -108,10 +122,10 @@ class GrowingListing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
-        self._thread.join(timeout=10)  # a request may be under way that nobody waits for any more
+        self._thread.join(timeout=10)  # a request may be under way that nobody waits for
 
     def _written(self) -> int:
-        """Units of earlier runs. What a kill left behind a gap was never handed out, and is listed again.
+        """Number of units of earlier runs. What a kill left behind a gap was never handed out; it is deleted and listed again.
 
         Raises:
             InputError: a gap that no kill leaves.
@@ -122,8 +136,8 @@ class GrowingListing:
         behind = [number for number in numbers if number > end]
         if behind and (self._index_uri in uris or max(behind) - end >= REQUESTS_IN_FLIGHT):
             raise InputError(
-                f"{self.address(end)}: not there, a unit of this run's listing. Units are numbered without a gap: bring the "
-                "file back, or give another --output"
+                f"{self.address(end)}: not there, a unit of this run's listing. Units are numbered without a gap: restore the "
+                "file, or give another --output"
             )
         for number in behind:
             files.delete(self.address(number))
@@ -132,9 +146,7 @@ class GrowingListing:
     def _run(self) -> None:
         try:
             with SeenUris() as seen:
-                self._remember(seen)
-                if self._again is not None:
-                    seen.ask_for(self._again.uris())
+                self._load(seen)
                 self._add_new(seen)
         except _Stopped:
             pass
@@ -143,21 +155,15 @@ class GrowingListing:
                 self._error = error
                 self._progress.notify_all()
 
-    def _remember(self, seen: SeenUris) -> None:
-        """Take up the units that earlier runs wrote."""
-        addresses = (self.address(number) for number in range(self.units))
-        for number, data in enumerate(files.read_many(addresses, REQUESTS_IN_FLIGHT)):
+    def _load(self, seen: SeenUris) -> None:
+        for images in load_units(seen, [self.address(number) for number in range(self.units)]):
             self._check_stopping()
-            if isinstance(data, files.ObjectAnswer):
-                raise data
-            table = pq.read_table(pa.BufferReader(data), columns=["uri", "size_bytes", "etag"])
-            seen.remember(number, _versions(table))
-            self.counts.images += table.num_rows
+            self.counts.images += images
 
     def _add_new(self, seen: SeenUris) -> None:
         known = files.read_json(self._index_uri) if files.exists(self._index_uri) else None
         full = self._limit is not None and self.counts.images >= self._limit
-        if not full or known is None or self._again is not None:
+        if not full or known is None:
             self._list(seen, full, known is not None)
         if full and known is not None:  # of a listing that stops at its limit the counts stand
             self.counts.repeated = known["repeated"]
@@ -180,11 +186,11 @@ class GrowingListing:
     def _list(self, seen: SeenUris, full: bool, was_whole: bool) -> None:
         def is_new(image: ListedImage) -> bool:
             self._check_stopping()
-            met = seen.meet(image.uri)
-            if isinstance(met, Earlier):
-                self._compare(image, met)
-            self.counts.repeated += met is False
-            return met is True and not full
+            added = seen.add(image.uri)
+            if isinstance(added, Earlier):
+                self._compare(image, added)
+            self.counts.repeated += added is False
+            return added is True and not full
 
         first = self.units
 
@@ -203,14 +209,9 @@ class GrowingListing:
             with self._progress:
                 self.units += 1
                 self._progress.notify_all()
-        if self._again is not None:
-            self._again.close(self._reader.keep_fields)
 
     def _compare(self, image: ListedImage, earlier: Earlier) -> None:
-        changed = earlier.version not in (None, version_of(image.size_bytes, image.etag))
-        if self._again is not None and (earlier.asked_for or (changed and self._again.takes_changed)):
-            self._again.take(image, earlier.unit, self._reader.keep_fields)
-        elif changed:
+        if has_changed(image, earlier):
             self.changed += 1
             self.changed_examples += [image.uri] if len(self.changed_examples) < EXAMPLES else []
 
@@ -219,31 +220,48 @@ class GrowingListing:
             raise _Stopped
 
 
-class Again(Protocol):
-    """Takes the images that are to be scored again, as the listing meets them."""
-
-    takes_changed: bool
-    """Whether those whose size or etag differ are among them."""
-
-    def uris(self) -> Iterator[str]:
-        """The others, which were asked for by their uris; those that are listed no more are not met."""
-        ...
-
-    def take(self, image: ListedImage, unit: int, keep_fields: Sequence[pa.Field]) -> None:
-        """Take one, as it is listed now, with the unit that holds it."""
-        ...
-
-    def close(self, keep_fields: Sequence[pa.Field]) -> None:
-        """All were met."""
-        ...
-
-
-class _Stopped(Exception):  # noqa: N818  (no error: nobody reads the listing any more)
+class _Stopped(Exception):  # noqa: N818  (no error: nobody reads the listing any longer)
     """Ends the thread of a listing."""
 
 
+def drain(options: SourceOptions, work_uri: str) -> Listing:
+    """List a source to its end, or read the listing that is complete in ``work_uri``.
+
+    Raises:
+        InputError: the source holds no image, or one of its addresses nothing.
+        ResourceError: storage does not answer.
+    """
+    index_uri = listing_index(work_uri)
+    if not files.exists(index_uri):
+        with StreamingListing(options, work_uri) as listing:
+            for _ in listing.numbers():
+                pass
+    index = files.read_json(index_uri)
+    units = [unit_uri(work_uri, number) for number in range(index["units"])]
+    return Listing(work_uri, units, index["images"], index["repeated"], index["ignored"])
+
+
+def load_units(seen: SeenUris, units: Sequence[str]) -> Iterator[int]:
+    """Enter the images of units that were written before, under the number of their unit; gives the images of each.
+
+    Raises:
+        ResourceError: a unit cannot be read.
+    """
+    for number, data in enumerate(files.read_many(iter(units), REQUESTS_IN_FLIGHT)):
+        if isinstance(data, files.ObjectAnswer):
+            raise data
+        table = pq.read_table(pa.BufferReader(data), columns=["uri", "size_bytes", "etag"])
+        seen.load(number, _versions(table))
+        yield table.num_rows
+
+
+def has_changed(image: ListedImage, earlier: Earlier) -> bool:
+    """Whether a file was replaced under its name since an earlier run listed it."""
+    return earlier.version not in (None, version_of(image.size_bytes, image.etag))
+
+
 def version_of(size_bytes: int | None, etag: str | None) -> str | None:
-    """What differs when a file was replaced under its name; None where the source says nothing of it, as manifests do."""
+    """What differs when a file was replaced under its name; None where the source does not tell, as manifests do not."""
     return None if size_bytes is None and etag is None else f"{size_bytes} {etag}"
 
 

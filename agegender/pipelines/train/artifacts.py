@@ -121,7 +121,9 @@ def _seen_images(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.
     learnt, calibrated = (
         image_keys(split.filter(pc.equal(split["part"], part))["content_hash"].to_pylist()) for part in ("train", "val")
     )
-    return learnt if job.init is None else np.union1d(learnt, training_images(localize_model(job.init))), calibrated
+    return learnt if job.init is None else np.union1d(
+        learnt, training_images(localize_model(job.init).folder)
+    ), calibrated
 
 
 def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:

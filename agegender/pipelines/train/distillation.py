@@ -31,7 +31,7 @@ def with_teaching(job: TrainJob, train: Samples, device: torch.device) -> Sample
 
 
 def _ask(job: TrainJob, train: Samples, device: torch.device, path: Path) -> None:
-    networks = [load_network(localize_model(teacher))[0].to(device) for teacher in job.teachers]
+    networks = [load_network(localize_model(teacher).folder)[0].to(device) for teacher in job.teachers]
     partial = path.with_suffix(".part")  # which make_room takes for abandoned after a while
     # mapped, as the images are: 244 bytes each would be too much to hold
     said = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(train), TAUGHT_COLUMNS))

@@ -21,9 +21,10 @@ from agegender.data.faces import FaceSearch
 from agegender.errors import ConfigError, InputError
 from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
-from agegender.pipelines.runtime.placement import check_storage
-from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record, record_uri
+from agegender.pipelines.runtime.placement import Placement
+from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.train.job import (
     EXAMPLES_FILE,
@@ -36,7 +37,7 @@ from agegender.pipelines.train.job import (
 )
 from agegender.pipelines.train.split import SplitImages, split_images
 from agegender.reports.training import training_page
-from agegender.scoring.load import learnt_images, open_model, training_images
+from agegender.scoring.load import learnt_images, training_images
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         )
     search = face_search(config)
     identity = config.identity(OUTPUT, LABELS) | search_identity(search)
-    check_storage(config)
+    Placement(config.cluster(), config.opened_by_workers()).check()
     earlier = claim_output(config.output, "train", config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
@@ -100,7 +101,7 @@ def _begin(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig,
         if not begun:
             _delete_folder(files.join(config.output, WORK_FOLDER))
             files.delete(files.join(config.output, SPLIT_FILE))
-            files.delete(record_uri(config.output, "train"))
+            files.delete(OutputLayout(config.output).record("train"))
         raise
 
 
@@ -110,8 +111,8 @@ def _with_init(config: TrainConfig) -> TrainConfig:
         return config
     kept = files.join(config.output, WORK_FOLDER, INIT_FOLDER)
     if not files.exists(files.join(kept, INFO_FILE)):
-        files.upload_folder(localize_model(model_address(config.init)), kept, last=INFO_FILE)
-    info = open_model(localize_model(kept))
+        files.upload_folder(localize_model(model_address(config.init)).folder, kept, last=INFO_FILE)
+    info = localize_model(kept).info
     check_framing(info, config.init)
     network = info.network.model_dump()
     # what it was trained on has a margin about what it takes now
@@ -132,12 +133,13 @@ def _kept_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
     for number, said in enumerate(config.teacher):
         folder = files.join(config.output, WORK_FOLDER, TEACHERS_FOLDER, str(number))
         if not files.exists(files.join(folder, INFO_FILE)):
-            files.upload_folder(localize_model(model_address(said)), folder, last=INFO_FILE)
-        info = open_model(localize_model(folder))
+            files.upload_folder(localize_model(model_address(said)).folder, folder, last=INFO_FILE)
+        model = localize_model(folder)
+        info = model.info
         check_framing(info, said)
         if info.network.age_head == "scalar":
             raise InputError(f"--teacher {said}: estimates one number and no distribution; give a model with one")
-        counts = _seen_images(split, learnt_images(localize_model(folder)))  # its calibration is not what is taught
+        counts = _seen_images(split, learnt_images(model.folder))  # its calibration is not what is taught
         if any(counts.values()):
             raise InputError(
                 f"--teacher {said}: was trained on {counts['val']} images of this run's val part and {counts['test']} of "
@@ -159,7 +161,7 @@ def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     """Images of val and test that the model to start from has been trained on, by part."""
     if config.init is None:
         return {}
-    counts = _seen_images(split, training_images(localize_model(config.init)))
+    counts = _seen_images(split, training_images(localize_model(config.init).folder))
     if any(counts.values()):
         logger.warning(
             "the model to start from was trained on %d images of val, %d of test: their figures flatter",
@@ -200,7 +202,7 @@ def _history(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def _result(config: TrainConfig, split: SplitImages, seen_before: dict[str, int], elapsed_s: float) -> dict[str, Any]:
-    info = open_model(localize_model(files.join(config.output, MODEL_FOLDER)))
+    info = localize_model(files.join(config.output, MODEL_FOLDER)).info
     history = _history(config)
     last = history[-1]
     used_s = sum(row["seconds"] for row in history)

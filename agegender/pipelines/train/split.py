@@ -14,6 +14,7 @@ from agegender.data.splits import split_hash, split_table
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.source.image_facts import gather_facts, read_facts
 from agegender.pipelines.source.listing import Listing
+from agegender.pipelines.source.streaming_listing import drain
 from agegender.pipelines.train.job import SPLIT_FILE, WORK_FOLDER
 from agegender.schema import SPLIT_PARTS
 from agegender.storage import files, tables
@@ -50,7 +51,7 @@ def split_images(config: TrainConfig, search: FaceSearch | None = None) -> Split
     """
     work_uri = files.join(config.output, WORK_FOLDER)
     split_uri = files.join(config.output, SPLIT_FILE)
-    listing = Listing.create(config, files.join(work_uri, "listing"))
+    listing = drain(config.source(), files.join(work_uri, "listing"))
     if not files.exists(split_uri):
         split = _split(config, search, listing, files.join(work_uri, "facts"))
         tables.write_table(split_uri, split)

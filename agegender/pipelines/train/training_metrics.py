@@ -32,7 +32,7 @@ class TrainingMetrics:
         metrics.count("agegender_worker_seconds_total", now_s - self._shown_s - waited_now_s, "train", activity="train")
         self._waited_s, self._shown_s = waited_s, now_s
         if self._rank == 0:
-            metrics.show("agegender_train_epoch", epoch + 1, "train")
-            metrics.show("agegender_train_step", step, "train")
+            metrics.set_gauge("agegender_train_epoch", epoch + 1, "train")
+            metrics.set_gauge("agegender_train_step", step, "train")
             if math.isfinite(loss):
-                metrics.show("agegender_train_loss", loss, "train")
+                metrics.set_gauge("agegender_train_loss", loss, "train")

@@ -154,7 +154,7 @@ class Worker:
     def _build(self, state: TrainingState | None) -> None:
         torch.manual_seed(self.recipe.seed)
         if self.job.init is not None and state is None:
-            network, _ = load_network(localize_model(self.job.init))
+            network, _ = load_network(localize_model(self.job.init).folder)
         else:
             network = build_network(self.job.network, None if state else self.recipe.weights)
         if state is not None:

@@ -14,7 +14,7 @@ from agegender.pipelines.predict.lease import Lease
 HOLD = """
 import sys, time
 from agegender.pipelines.predict import lease
-lease.BEAT_S = 0.3
+lease.HEARTBEAT_S = 0.3
 with lease.Lease(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -40,7 +40,7 @@ def state(output: Path) -> Path:
 def test_held_by_a_living_driver_it_is_refused_and_free_after_its_end(tmp_path: Path) -> None:
     with held_by_another(tmp_path) as other:
         with (
-            pytest.raises(ConfigError, match=rf"process {other.pid} on .* works at it\. Nothing was changed"),
+            pytest.raises(ConfigError, match=rf"process {other.pid} on .* is running it\. Nothing was changed"),
             Lease(str(tmp_path)),
         ):
             pass
@@ -64,7 +64,7 @@ def test_what_a_killed_driver_of_this_machine_left_is_taken_over_at_once(tmp_pat
 def test_a_driver_of_another_machine_is_dead_when_it_says_nothing_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(lease, "LEASE_TTL_S", 2.0)
     state(tmp_path).parent.mkdir()
     left = {"host": "elsewhere", "pid": 1, "since": "2026-01-01T00:00:00+00:00", "token": "a", "beat": 7}
     state(tmp_path).write_text(json.dumps(left))
@@ -76,6 +76,6 @@ def test_whoever_was_taken_over_may_not_publish_and_leaves_the_other_alone(tmp_p
     with Lease(str(tmp_path)) as ours:
         found = json.loads(state(tmp_path).read_text()) | {"host": "elsewhere", "token": "other"}
         state(tmp_path).write_text(json.dumps(found))
-        with pytest.raises(ResourceError, match=r"on elsewhere, since .* has taken this run over"):
+        with pytest.raises(ResourceError, match=r"on elsewhere, since .* has taken over this run"):
             ours.check()
     assert json.loads(state(tmp_path).read_text())["token"] == "other"

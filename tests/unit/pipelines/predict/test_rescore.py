@@ -4,13 +4,13 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from agegender.config import SourceOptions
+from agegender.config import PredictConfig
 from agegender.errors import AccountingError
 from agegender.pipelines.predict import ledger as ledger_module
 from agegender.pipelines.predict.ledger import Ledger, stage_unit
-from agegender.pipelines.predict.rescore import UNIT, Rescoring, replace_rows
+from agegender.pipelines.predict.rescore import UNIT, RescoreCollector, replace_rows
 from agegender.pipelines.source.listing import read_unit
-from agegender.pipelines.source.streaming_listing import GrowingListing
+from agegender.pipelines.source.streaming_listing import StreamingListing
 from agegender.schema import LISTING, prediction_schema
 
 
@@ -26,9 +26,12 @@ class Run:
     def write(self, index: int, text: str) -> None:
         (self.faces / f"{index:02d}.jpg").write_text(text)
 
-    def list(self, again: Rescoring | None = None) -> GrowingListing:
-        options = SourceOptions(input=[str(self.faces)], unit_images=4, labels="none")
-        with GrowingListing(options, f"{self.output}/_work/listing", again=again) as listing:
+    @property
+    def config(self) -> PredictConfig:
+        return PredictConfig(input=[str(self.faces)], output=str(self.output), unit_images=4)
+
+    def list(self) -> StreamingListing:
+        with StreamingListing(self.config.source(), f"{self.output}/_work/listing") as listing:
             units = [n for n in listing.numbers() if n is not None]
         ledger = Ledger(str(self.output), {"agegender.model_id": "abc"})
         for number in units:
@@ -52,13 +55,19 @@ class Run:
             row |= {field.name: values[field.name] for field in keep}
         return pa.Table.from_pylist(rows, schema=prediction_schema(keep))
 
-    def again(self, changed: bool = False, statuses: tuple[str, ...] = ()) -> Rescoring:
-        return Rescoring(str(self.output), 4, changed, statuses)
+    def collector(self) -> RescoreCollector:
+        return RescoreCollector(str(self.output))
 
-    def score_again(self, again: Rescoring) -> None:
-        ledger = Ledger(again.output, {})
-        for unit in [again.address(number) for number in range(again.units)]:
-            ledger.add(unit, stage_unit(again.output, unit, self.score(unit)))
+    def collect(self, changed: bool = False, statuses: tuple[str, ...] = ()) -> RescoreCollector:
+        collector = self.collector()
+        collector.collect(self.config, changed=changed, statuses=statuses)
+        return collector
+
+    def score_collected(self, collector: RescoreCollector) -> None:
+        output = collector.layout.output
+        ledger = Ledger(output, {})
+        for unit in [collector.address(number) for number in range(collector.units)]:
+            ledger.add(unit, stage_unit(output, unit, self.score(unit)))
         ledger.publish_rest()
 
     def ages(self) -> dict[str, float | None]:
@@ -92,75 +101,68 @@ def test_a_replaced_file_is_counted_and_named_and_its_rows_stay(run: Run) -> Non
     assert run.parts() == before
 
 
-def test_replaced_files_are_scored_anew_and_no_other_part_is_touched(run: Run) -> None:
+def test_replaced_files_are_scored_again_and_no_other_part_is_touched(run: Run) -> None:
     before = run.parts()
     run.write(3, "33")
     run.write(6, "66")
-    again = run.again(changed=True)
-    run.list(again)
-    assert (again.images, again.units) == (2, 1)
-    assert read_unit(again.address(0))[UNIT.name].to_pylist() == [0, 1]
-    run.score_again(again)
-    again.take_over()
+    (run.faces / "new.jpg").write_text("7")  # predict lists it, not rescore
+    collector = run.collect(changed=True)
+    assert (collector.images, collector.units) == (2, 1)
+    assert read_unit(collector.address(0))[UNIT.name].to_pylist() == [0, 1]
+    run.score_collected(collector)
+    collector.commit()
+    (run.faces / "new.jpg").unlink()
     assert run.ages() == ages(**{"03": 33, "06": 66})
     after = run.parts()
     assert [name for name in after if after[name] != before[name]] == ["part-0000000-0000001.parquet"]
-    told = pa.parquet.read_schema(run.output / "part-0000000-0000001.parquet")
-    assert told.equals(prediction_schema())
-    assert told.metadata[b"agegender.model_id"] == b"abc"
+    schema = pa.parquet.read_schema(run.output / "part-0000000-0000001.parquet")
+    assert schema.equals(prediction_schema())
+    assert schema.metadata[b"agegender.model_id"] == b"abc"
     assert run.list().changed == 0
-    assert run.again().units == 0
-    assert not [path for path in (run.output / "_work" / "again").rglob("*") if path.is_file()]
+    assert run.collector().units == 0
+    assert not [path for path in (run.output / "_work" / "rescore").rglob("*") if path.is_file()]
 
 
-def test_images_of_a_status_are_tried_again_and_the_counts_follow(run: Run) -> None:
+def test_images_of_a_status_are_scored_again_and_the_counts_follow(run: Run) -> None:
     run.write(9, "99")
-    again = run.again(statuses=("missing",))
-    run.list(again)
-    assert again.images == 1
-    run.score_again(again)
-    again.take_over()
+    collector = run.collect(statuses=("missing",))
+    assert collector.images == 1
+    run.score_collected(collector)
+    collector.commit()
     assert run.ages() == ages(**{"09": 99})
     assert Ledger(str(run.output), {}).totals.by_status == {"ok": 10}
-    nothing = run.again(statuses=("missing",))
-    run.list(nothing)
-    assert nothing.images == 0
+    assert run.collect(statuses=("missing",)).images == 0
 
 
-@pytest.mark.parametrize("moment", ["listed", "scored", "exchanged"])
-def test_rescoring_that_was_killed_goes_on_without_being_asked_for(
-    moment: str, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("moment", ["collected", "scored", "replaced"])
+def test_a_rescore_that_was_killed_resumes(moment: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.write(3, "33")
     run.write(9, "99")
-    again = run.again(changed=True)
-    run.list(again)
-    if moment != "listed":
-        run.score_again(again)
-    if moment == "exchanged":
+    collector = run.collect(changed=True)
+    if moment != "collected":
+        run.score_collected(collector)
+    if moment == "replaced":
         with monkeypatch.context() as killed:
-            killed.setattr(again, "clear", lambda: None)
-            again.take_over()
+            killed.setattr(collector, "_clear", lambda: None)
+            collector.commit()
         assert run.ages() == ages(**{"03": 33, "09": 99})
-    second = run.again()
-    assert (second.units, second.collects) == (1, False)
-    run.score_again(second)
-    second.take_over()
+    second = run.collector()
+    assert (second.units, second.images) == (1, 2)
+    run.score_collected(second)
+    second.commit()
     assert run.ages() == ages(**{"03": 33, "09": 99})
     assert run.list().changed == 0
-    assert run.again().units == 0
+    assert run.collector().units == 0
 
 
-def test_what_was_collected_by_halves_is_collected_anew(run: Run) -> None:
+def test_a_collection_that_was_killed_is_made_again(run: Run) -> None:
     for index in range(6):
         run.write(index, f"1{index}")
-    again = run.again(changed=True)
-    run.list(again)
-    Path(again.output, "again.json").unlink()
+    collector = run.collect(changed=True)
+    Path(collector.layout.output, "rescore.json").unlink()
     run.write(0, "200")
-    second = run.again(changed=True)
-    assert second.collects
-    run.list(second)
+    assert run.collector().units == 0
+    second = run.collect(changed=True)
     assert (second.images, second.units) == (6, 2)
 
 

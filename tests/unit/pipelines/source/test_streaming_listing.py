@@ -8,7 +8,7 @@ from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.source.listing import read_unit
 from agegender.pipelines.source.reader import ListedImage, SourceReader
-from agegender.pipelines.source.streaming_listing import GrowingListing
+from agegender.pipelines.source.streaming_listing import StreamingListing, drain
 from agegender.storage import files
 
 
@@ -22,12 +22,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def growing(folder: Path, tmp_path: Path, *more: Path, limit: int | None = None) -> GrowingListing:
+def growing(folder: Path, tmp_path: Path, *more: Path, limit: int | None = None) -> StreamingListing:
     source = SourceOptions(input=[str(folder), *map(str, more)], unit_images=4, labels="none")
-    return GrowingListing(source, str(tmp_path / "work"), limit=limit)
+    return StreamingListing(source, str(tmp_path / "work"), limit=limit)
 
 
-def names(listing: GrowingListing) -> list[list[str]]:
+def names(listing: StreamingListing) -> list[list[str]]:
     with listing:
         units = [number for number in listing.numbers() if number is not None]
     return [[Path(uri).stem for uri in read_unit(listing.address(unit))["uri"].to_pylist()] for unit in units]
@@ -141,3 +141,29 @@ def test_nobody_waits_for_a_listing_that_is_no_longer_wanted(folder: Path, tmp_p
     with growing(folder, tmp_path):
         pass
     assert threading.active_count() == threads
+
+
+def test_a_source_is_known_to_be_small_before_it_is_scored(folder: Path, tmp_path: Path) -> None:
+    with growing(folder, tmp_path) as listing:
+        assert [listing.ends_within(most) for most in (9, 10, 11)] == [False, True, True]
+    with growing(tmp_path / "none", tmp_path) as listing, pytest.raises(InputError, match="none"):
+        listing.ends_within(5)
+
+
+def test_a_drained_listing_is_made_once_and_read_again(folder: Path, tmp_path: Path) -> None:
+    options = SourceOptions(input=[str(folder)], unit_images=4, labels="none")
+    first = drain(options, str(tmp_path / "work"))
+    (folder / "zz.jpg").write_bytes(b"new")
+    assert drain(options, str(tmp_path / "work")) == first
+    assert [read_unit(unit).num_rows for unit in first.units] == [4, 4, 2]
+    assert (first.images, first.repeated, first.ignored) == (10, 0, {".txt": 1})
+
+
+def test_a_listing_that_was_killed_before_its_end_is_drained_from_where_it_was(folder: Path, tmp_path: Path) -> None:
+    options = SourceOptions(input=[str(folder)], unit_images=4, labels="none")
+    whole = drain(options, str(tmp_path / "work"))
+    for name in ("listing.json", "unit-0000002.parquet"):
+        (tmp_path / "work" / name).unlink()
+    kept = state(tmp_path / "work")
+    assert drain(options, str(tmp_path / "work")) == whole
+    assert kept.items() <= state(tmp_path / "work").items()

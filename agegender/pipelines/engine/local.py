@@ -1,0 +1,197 @@
+"""Workers of a ``UnitPool`` as processes of this machine, for small jobs: no Ray, no cluster.
+
+A process each, not threads of this one, so that an image that ends its process is isolated here as on a cluster. They are
+plain child processes, not ``multiprocessing``'s: a notebook or a script without a main guard can start them.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from agegender.pipelines.engine.actor_pool import WorkerDied
+from agegender.pipelines.engine.poison import Task
+from agegender.pipelines.runtime.session import restore_default_signal_handlers
+
+MAX_IMAGES = 1_000
+"""A source with more images is scored on Ray, unless the user says otherwise: its start is then a small part of the time."""
+
+_NODE = "node"
+
+
+def usable_cpus(num_cpus: int | None) -> int:
+    """CPUs that this process may use, or fewer where the user says so."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(available, num_cpus or available))
+
+
+@dataclass(eq=False)
+class _Future:
+    """An answer that a process owes; they come in the order of the calls."""
+
+    process: "_Process"
+    done: bool = False
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class _Process:
+    child: subprocess.Popen[bytes]
+    connection: Connection
+    alive: int
+    """Our end of a pipe that tells the child, by its closing, that this process has ended."""
+    owed: deque[_Future] = field(default_factory=deque)
+
+
+class LocalProcesses:
+    """Processes that each hold one ``make(*arguments)``, which has a method ``do(Task)``.
+
+    Args:
+        make: importable by name; called in the process; what it raises is the error of the first task.
+        arguments: of ``make``; they are sent to each process.
+        threads: of each process, for libraries that ask ``OMP_NUM_THREADS``.
+    """
+
+    def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...], threads: int = 1) -> None:
+        self._start_message = pickle.dumps((make, arguments))
+        self._environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+
+    def start(self) -> _Process:
+        """A new process, which imports what it needs while this one goes on."""
+        ours, theirs = Pipe()
+        alive_read, alive_write = os.pipe()
+        # The same modules as here, whatever the working directory holds.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _main; _main({theirs.fileno()}, {alive_read})"
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            pass_fds=(theirs.fileno(), alive_read),
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+        )
+        theirs.close()
+        os.close(alive_read)
+        process = _Process(child, ours, alive_write)
+        self._send(process, self._start_message)
+        return process
+
+    def node(self, worker: _Process) -> _Future:
+        """Future of the name of this machine; done once the process is up."""
+        return self._call(worker, pickle.dumps(_NODE))
+
+    def submit(self, worker: _Process, task: Task) -> _Future:
+        """Future of ``do(task)``."""
+        return self._call(worker, pickle.dumps(task))
+
+    def _call(self, worker: _Process, message: bytes) -> _Future:
+        future = _Future(worker)
+        worker.owed.append(future)
+        self._send(worker, message)
+        return future
+
+    @staticmethod
+    def _send(worker: _Process, message: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its answer will say
+            worker.connection.send_bytes(message)
+
+    def wait(self, futures: Sequence[_Future], timeout_s: float) -> list[_Future]:
+        """Futures that are done."""
+        if not any(future.done for future in futures):
+            by_connection = {future.process.connection: future.process for future in futures}
+            for connection in wait(list(by_connection), timeout_s):
+                self._receive(by_connection[connection])  # type: ignore[index]  # what was given comes back
+        return [future for future in futures if future.done]
+
+    @staticmethod
+    def _receive(process: _Process) -> None:
+        try:
+            value, error = pickle.loads(process.connection.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            reason = _exit_reason(process.child.wait())
+            while process.owed:
+                future = process.owed.popleft()
+                future.done, future.error = True, WorkerDied(reason)
+            return
+        future = process.owed.popleft()
+        future.done, future.value, future.error = True, value, error
+        if isinstance(error, MemoryError):
+            future.error = WorkerDied("MemoryError: the process got no memory from the system.")
+
+    def result(self, future: _Future) -> Any:
+        """The answer of a future that is done.
+
+        Raises:
+            WorkerDied: the process ended, or it had no memory.
+        """
+        if future.error is not None:
+            raise future.error
+        return future.value
+
+    def kill(self, worker: _Process) -> None:
+        """End the process."""
+        worker.child.kill()
+        worker.child.wait()
+        worker.connection.close()
+        if worker.alive >= 0:
+            os.close(worker.alive)
+            worker.alive = -1
+
+
+def _exit_reason(code: int) -> str:
+    if code >= 0:
+        return f"it ended with exit code {code}."
+    try:
+        return f"it was ended by {signal.Signals(-code).name}."
+    except ValueError:
+        return f"it was ended by signal {-code}."
+
+
+def _main(connection_fd: int, alive_fd: int) -> None:
+    """The child: makes its worker, then answers one message after the other until nobody asks any longer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
+    restore_default_signal_handlers()
+    threading.Thread(target=_end_with_parent, args=(alive_fd,), daemon=True).start()
+    connection = Connection(connection_fd)
+    worker: Any = None
+    try:
+        make, arguments = pickle.loads(connection.recv_bytes())
+        while True:
+            message = pickle.loads(connection.recv_bytes())
+            value, error = None, None
+            try:
+                if message == _NODE:
+                    value = socket.gethostname()
+                else:
+                    worker = worker or make(*arguments)
+                    value = worker.do(message)
+            except Exception as raised:  # noqa: BLE001  (sent to the parent, which raises it)
+                error = raised
+            connection.send_bytes(_pickled(value, error))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _pickled(value: Any, error: Exception | None) -> bytes:
+    try:
+        answer = pickle.dumps((value, error))
+        if error is not None:
+            pickle.loads(answer)  # some exceptions can be written and not be read
+        return answer
+    except Exception:  # noqa: BLE001  (an exception may hold anything)
+        return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _end_with_parent(alive_fd: int) -> None:
+    """Nobody wants the work of a process whose parent was killed, and another driver may do it already."""
+    os.read(alive_fd, 1)
+    os._exit(1)

@@ -1,0 +1,204 @@
+"""What ``predict`` and ``rescore`` share: the checks before anything is written, and units through a pool into a ledger."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from agegender import __version__
+from agegender.artifact import ModelInfo
+from agegender.config import PredictConfig
+from agegender.data.faces import FaceSearch
+from agegender.errors import ConfigError, InputError
+from agegender.options import OUTPUT
+from agegender.pipelines.engine import local
+from agegender.pipelines.engine.actor_pool import UnitPool
+from agegender.pipelines.predict.ledger import Ledger, UnitCounts
+from agegender.pipelines.predict.worker import (
+    COMMAND,
+    PredictStats,
+    ScoringJob,
+    ScoringWorker,
+    images_of,
+    score_units,
+)
+from agegender.pipelines.runtime import metrics
+from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.model_cache import localize_model
+from agegender.pipelines.runtime.placement import Placement
+from agegender.pipelines.runtime.progress import Progress
+from agegender.pipelines.runtime.session import cluster_address, own_errors, ray_session
+from agegender.pipelines.source.streaming_listing import StreamingListing
+from agegender.schema import CONTRACT_VERSION, Status
+
+
+@dataclass(frozen=True)
+class Run:
+    """A predict run whose config was checked."""
+
+    config: PredictConfig
+    """With absolute addresses."""
+
+    search: FaceSearch | None
+    identity: dict[str, Any]
+    """Everything that, were it different, would give other rows."""
+
+    metadata: dict[str, str]
+    """Of every part."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where its work may be done."""
+        return Placement(self.config.cluster(), self.config.opened_by_workers())
+
+    def may_be_local(self) -> bool:
+        """Whether processes of this machine do where the images are few: no cluster, workers or GPUs were asked for."""
+        config = self.config
+        return cluster_address(config.address) is None and config.num_workers is None and not config.use_gpu
+
+
+def check_run(config: PredictConfig) -> Run:
+    """Check a config, its model and its detector.
+
+    Args:
+        config: with absolute addresses.
+
+    Raises:
+        ConfigError: the options do not fit the model or each other.
+        InputError: no usable model or detector.
+        ResourceError: storage does not answer, or the detector cannot be downloaded.
+    """
+    info = localize_model(config.model).info
+    check_framing(info, config.model)
+    if config.use_gpu and config.precision == "float32":
+        raise ConfigError("--precision float32: GPUs score in bfloat16. Leave it out, or leave --use-gpu out")
+    if config.use_gpu and config.dry_run:
+        raise ConfigError("--dry-run times this machine's CPU: leave --use-gpu out of it")
+    if config.age_distribution and info.network.age_head == "scalar":
+        raise ConfigError(
+            f"--age-distribution: {config.model} estimates one number and no distribution (age head 'scalar'). "
+            "Leave the flag out, or train with --age-head distribution"
+        )
+    search = face_search(config, config.max_faces)
+    identity = _identity(config, info, search)
+    return Run(config, search, identity, _metadata(info, identity))
+
+
+def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None) -> dict[str, Any]:
+    identity = config.identity(OUTPUT) | search_identity(search)
+    if config.use_gpu:
+        identity["precision"] = "bfloat16"
+    return identity | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
+
+
+def _metadata(info: ModelInfo, identity: dict[str, Any]) -> dict[str, str]:
+    config_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return {
+        "agegender.version": __version__,
+        "agegender.contract_version": str(CONTRACT_VERSION),
+        "agegender.model_id": info.model_id,
+        "agegender.model_hash": info.files["weights.safetensors"],
+        "agegender.config_hash": config_hash,
+    }
+
+
+def score_into(
+    run: Run,
+    units: Iterator[str | None],
+    ledger: Ledger,
+    stats: PredictStats,
+    *,
+    locally: bool,
+    label: str = COMMAND,
+    listing: StreamingListing | None = None,
+) -> None:
+    """Score units and enter them into the ledger.
+
+    Args:
+        run: of the config.
+        units: addresses of listings; None: none at the moment.
+        ledger: of OUTPUT.
+        stats: filled meanwhile.
+        locally: in processes of this machine; else on Ray.
+        label: of the progress bar.
+        listing: that still grows, for how much is left.
+    """
+    pool = _local_pool(run, stats) if locally else _ray_pool(run, stats)
+    with (
+        pool as workers,
+        ledger,
+        Progress(None, "images", label) as progress,
+        contextlib.closing(score_units(workers, units, stats)) as scored,
+    ):
+        progress.start_at(ledger.totals.images)
+        _set_open(ledger, listing)
+        for unit, counts in scored:
+            ledger.add(unit, counts)
+            _set_open(ledger, listing)
+            if listing is not None and listing.ended:
+                progress.expect(listing.counts.images)
+            progress.update(counts.images, bad=bad_images(ledger.totals))
+
+
+@contextlib.contextmanager
+def _local_pool(run: Run, stats: PredictStats) -> Iterator[UnitPool]:
+    job, cpus = ScoringJob.of(run.config, run.search), local.usable_cpus(run.config.num_cpus)
+    size = max(1, cpus // job.threads)
+    workers = local.LocalProcesses(ScoringWorker, (job,), job.threads)
+    yield UnitPool(workers, lambda: size, images_of, stats, COMMAND)
+
+
+@contextlib.contextmanager
+def _ray_pool(run: Run, stats: PredictStats) -> Iterator[UnitPool]:
+    from agegender.pipelines.engine import gpu_actors, ray_actors  # Ray's import takes a second
+
+    config = run.config
+    with ray_session(config.address, config.num_cpus), own_errors():
+        size, cpus = ray_actors.pool_size(config.num_workers, config.threads_per_worker, run.placement)
+        gpus = gpu_actors.start_gpus(config.model, config.batch_size, run.placement) if config.use_gpu else []
+        wanted = gpu_actors.DecodersWanted(gpus, size) if gpus else size
+        submit = gpu_actors.GpuSubmit(gpus) if gpus else None
+        job = ScoringJob.of(config, run.search)
+        workers = ray_actors.RayActors(ScoringWorker, (job, submit), cpus, run.placement)
+        try:
+            yield UnitPool(workers, wanted, images_of, stats, COMMAND)
+        finally:
+            gpu_actors.stop_gpus(gpus)
+
+
+def _set_open(ledger: Ledger, listing: StreamingListing | None) -> None:
+    if listing is not None:
+        metrics.set_gauge("agegender_images_open", listing.counts.images - ledger.totals.images, COMMAND)
+        metrics.set_gauge("agegender_units_open", listing.units - ledger.units, COMMAND)
+
+
+def bad_images(counts: UnitCounts) -> int:
+    """Images that count towards ``--max-bad-fraction``."""
+    return sum(n for status, n in (counts.by_status or {}).items() if Status(status).is_bad)
+
+
+def check_bad_fraction(config: PredictConfig, counts: UnitCounts) -> None:
+    """Refuse a finished run with too many bad files; its output is kept.
+
+    Raises:
+        InputError: more than ``max_bad_fraction``.
+    """
+    bad = bad_images(counts)
+    if bad > config.max_bad_fraction * counts.images:
+        raise InputError(
+            f"{bad} of {counts.images} files are bad ({bad / counts.images:.1%}), more than --max-bad-fraction "
+            f"{config.max_bad_fraction:.1%}. The output in {config.output} is complete: its status and error columns say why"
+        )
+
+
+def counted(totals: UnitCounts) -> dict[str, Any]:
+    """The counts of a run, for its summary and its record."""
+    by_status = totals.by_status or {}
+    return {
+        "images": totals.images,
+        "faces": by_status.get(Status.OK.value, 0) + totals.rows - totals.images,
+        "by_status": {status.value: n for status in Status if (n := by_status.get(status.value, 0))},
+        "rows": totals.rows,
+    }
