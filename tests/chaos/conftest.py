@@ -3,8 +3,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.drawn import write_faces
-from tests.runs import predict_flags, rows_of, started
+from tests.support.drawn import write_faces
+from tests.support.runs import predict_flags, rows_of, started
 
 IMAGES = 240
 

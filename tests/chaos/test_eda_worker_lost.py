@@ -4,9 +4,9 @@ import json
 import time
 from pathlib import Path
 
-from tests.decoders import held_up
-from tests.processes import processes_below
-from tests.runs import started
+from tests.support.decoders import held_up
+from tests.support.processes import processes_below
+from tests.support.runs import started
 
 
 def test_eda_ends_with_its_exit_code_and_the_same_command_goes_on(faces: Path, tmp_path: Path) -> None:

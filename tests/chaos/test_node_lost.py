@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.decoders import held_up, slow_and_counted
-from tests.nodes import kill_node, raylet, silence_node, started_cluster
-from tests.processes import processes_below, scoring_workers
-from tests.runs import predict_flags, rows_of, started
+from tests.support.decoders import held_up, slow_and_counted
+from tests.support.nodes import kill_node, raylet, silence_node, started_cluster
+from tests.support.processes import processes_below, scoring_workers
+from tests.support.runs import predict_flags, rows_of, started
 
 HEALTH_CHECKS = re.findall(r"(RAY_health_check_\w+)=(\d+)", (Path(__file__).parents[2] / "cluster.yaml").read_text())
 

@@ -11,7 +11,7 @@ import pyarrow.dataset
 import pytest
 
 from agegender.data.synthetic import draw_sample
-from tests.decoders import decoding_environment
+from tests.support.decoders import decoding_environment
 
 DEADLY = b"this image ends whoever decodes it"
 

@@ -14,7 +14,7 @@ import pytest
 from agegender.errors import ResourceError
 from agegender.pipelines.predict.ledger import Ledger, stage_unit
 from agegender.schema import prediction_schema
-from tests.runs import predict_flags, rows_of, started, units_scored
+from tests.support.runs import predict_flags, rows_of, started, units_scored
 
 
 @pytest.fixture

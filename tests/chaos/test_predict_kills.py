@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from benchmarks.kills import kill_and_compare
-from tests.decoders import held_up
-from tests.drawn import write_faces
-from tests.runs import predict_flags, rows_of, started
+from tests.support.decoders import held_up
+from tests.support.drawn import write_faces
+from tests.support.runs import predict_flags, rows_of, started
 
 
 def test_five_random_kills_leave_the_table_of_an_undisturbed_run(tiny_model: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from tests.decoders import decoding_environment
-from tests.runs import predict_flags, rows_of, started
+from tests.support.decoders import decoding_environment
+from tests.support.runs import predict_flags, rows_of, started
 
 MEGABYTE = 1_000_000
 ROOM_BYTES = 3000 * MEGABYTE

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.decoders import slow_and_counted
-from tests.processes import scoring_workers
-from tests.runs import predict_flags, rows_of, started
+from tests.support.decoders import slow_and_counted
+from tests.support.processes import scoring_workers
+from tests.support.runs import predict_flags, rows_of, started
 
 
 @pytest.mark.parametrize("workers", [1, 2])

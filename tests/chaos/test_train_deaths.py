@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.drawn import write_faces
-from tests.nodes import add_node, kill_node, raylet, started_cluster
-from tests.processes import kill_with_all_children
-from tests.trained import bounds, checkpoint_steps, metrics
+from tests.support.drawn import write_faces
+from tests.support.nodes import add_node, kill_node, raylet, started_cluster
+from tests.support.processes import kill_with_all_children
+from tests.support.trained import bounds, checkpoint_steps, metrics
 
 TIMEOUT_S = 600
 EPOCHS = 12

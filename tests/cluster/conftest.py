@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_ports
-from tests.processes import kill_with_all_children
+from tests.support.ports import free_ports
+from tests.support.processes import kill_with_all_children
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))

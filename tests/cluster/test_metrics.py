@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chaos.test_predict_deaths import DIE, write_some_deadly
 from tests.cluster.conftest import RayJob
-from tests.decoders import decoding_environment
-from tests.drawn import write_faces
+from tests.support.decoders import decoding_environment
+from tests.support.drawn import write_faces
 
 Samples = Counter[tuple[str, str, str]]
 """(name, command, status or activity) -> sum over all processes."""

@@ -10,10 +10,10 @@ from ray.cluster_utils import Cluster
 
 from agegender.config import TrainConfig
 from agegender.pipelines.runtime.session import ray_session
-from tests.decoders import held_up
-from tests.drawn import write_faces
-from tests.nodes import add_node, started_cluster
-from tests.runs import predict_flags, rows_of, started
+from tests.support.decoders import held_up
+from tests.support.drawn import write_faces
+from tests.support.nodes import add_node, started_cluster
+from tests.support.runs import predict_flags, rows_of, started
 
 IMAGES = 40
 

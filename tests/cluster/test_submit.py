@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from tests.cluster.conftest import COMMAND_TIMEOUT_S, RayJob, job_client, new_ports, started_head
-from tests.drawn import write_faces
-from tests.processes import kill_with_all_children
+from tests.support.drawn import write_faces
+from tests.support.processes import kill_with_all_children
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from agegender.config import PredictConfig
 from agegender.pipelines.predict.run import run_predict
-from tests.corpus import write_corpus
+from tests.support.corpus import write_corpus
 
 PAGE = (Path(__file__).parents[2] / "docs" / "predictions.md").read_text()
 

@@ -13,7 +13,7 @@ from agegender.config import EdaConfig
 from agegender.data import synthetic
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.eda.run import run_eda
-from tests.corpus import write_corpus
+from tests.support.corpus import write_corpus
 
 NAME = re.compile(r"(\d+)_([01])_[0-4]_\d+\.?jpg(?:\.chip\.jpg)?")
 

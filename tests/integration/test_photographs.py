@@ -20,7 +20,7 @@ from agegender.pipelines.eda.run import run_eda
 from agegender.pipelines.evaluate.run import run_evaluate
 from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE
-from tests.corpus import exif
+from tests.support.corpus import exif
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = Path(os.environ.get(DETECTOR_VARIABLE, ROOT / "../shared/models/face_detection_yunet_n_dynamic.onnx"))

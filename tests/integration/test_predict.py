@@ -20,9 +20,9 @@ from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.predict.status import run_status
 from agegender.schema import prediction_schema
 from agegender.scoring.load import open_model
-from tests.corpus import MAX_PIXELS, write_corpus
-from tests.drawn import write_faces
-from tests.processes import kill_with_all_children
+from tests.support.corpus import MAX_PIXELS, write_corpus
+from tests.support.drawn import write_faces
+from tests.support.processes import kill_with_all_children
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

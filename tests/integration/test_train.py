@@ -30,9 +30,9 @@ from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
 from agegender.scoring.load import learnt_images, open_model, training_images
-from tests.drawn import write_faces
-from tests.processes import kill_with_all_children
-from tests.trained import in_val, measured_again, metrics
+from tests.support.drawn import write_faces
+from tests.support.processes import kill_with_all_children
+from tests.support.trained import in_val, measured_again, metrics
 
 SIDE_PX = 64
 SETTINGS: dict[str, Any] = {

@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from agegender.storage import s3_client
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 HERE = Path(__file__).parent
 SERVER = HERE / "server.sh"

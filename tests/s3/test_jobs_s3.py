@@ -21,8 +21,8 @@ from agegender.pipelines.predict.ledger import staged_units
 from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.source.listing import Fetched, fetch, list_source
 from agegender.storage import files
-from tests.processes import kill_with_all_children
-from tests.runs import rows_of
+from tests.support.processes import kill_with_all_children
+from tests.support.runs import rows_of
 
 FACES = [draw_sample(index, seed=1, size_px=48) for index in range(60)]
 

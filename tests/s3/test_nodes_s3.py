@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from agegender.storage import files
-from tests.drawn import write_faces
-from tests.nodes import started_cluster
-from tests.runs import rows_of, started
+from tests.support.drawn import write_faces
+from tests.support.nodes import started_cluster
+from tests.support.runs import rows_of, started
 
 IMAGES = 240
 TRAIN = (

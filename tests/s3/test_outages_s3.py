@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from agegender.storage import files, tables
-from tests.decoders import held_up
-from tests.drawn import write_faces
-from tests.runs import Run, rows_of, started
 from tests.s3.faults import faulty
+from tests.support.decoders import held_up
+from tests.support.drawn import write_faces
+from tests.support.runs import Run, rows_of, started
 
 IMAGES = 64
 OUTAGE_S = 10

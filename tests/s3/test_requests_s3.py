@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.drawn import write_faces
 from tests.s3.test_jobs_s3 import ok
+from tests.support.drawn import write_faces
 
 IMAGES, UNIT_IMAGES = 64, 16
 LOG_TIMEOUT_S = 20

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agegender.errors import ResourceError
+from agegender.errors import InputError, ResourceError
 from agegender.pipelines.runtime.layout import OutputLayout, part_units, unit_number
 from agegender.storage import files, tables
 
@@ -245,10 +245,22 @@ def parts_of(output: str) -> list[tuple[int, int, str]]:
 
 
 def part_counts(uri: str) -> UnitCounts:
-    """The counts in a part's metadata."""
+    """The counts in a part's metadata.
+
+    Raises:
+        InputError: damaged, or no part that a run wrote.
+    """
     with files.open_for_reading(uri) as stream:
-        metadata = pq.read_schema(stream).metadata or {}
-    return _counts(json.loads(metadata[COUNTS_KEY]))
+        try:
+            metadata = pq.read_schema(stream).metadata or {}
+            return _counts(json.loads(metadata[COUNTS_KEY]))
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno:  # of the disk; Arrow's own have no number
+                raise
+            raise InputError(
+                f"{uri}: damaged, or not written by this command ({error}). Put back the file that the run wrote, or run into "
+                "another --output"
+            ) from error
 
 
 def staged_units(output: str) -> dict[int, UnitCounts]:

@@ -17,7 +17,7 @@ from agegender.data.faces import (
 )
 from agegender.data.images import resize
 from agegender.errors import InputError
-from tests.corpus import picture
+from tests.support.corpus import picture
 
 
 def turned(degrees: float, side_px: float, x: float, y: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from agegender.data.images import decode, encode_jpeg, resize
 from agegender.schema import Status
-from tests.corpus import (
+from tests.support.corpus import (
     HEIGHT,
     MAX_PIXELS,
     PICTURE,

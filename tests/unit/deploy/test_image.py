@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy_files import IMAGE_TAG, PROJECT, PYTHON_TAG, RAY, ROOT
+from tests.support.deploy_files import IMAGE_TAG, PROJECT, PYTHON_TAG, RAY, ROOT
 
 
 def dockerfile_faults(text: str, ignore: str) -> list[str]:

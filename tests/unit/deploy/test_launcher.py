@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy_files import ABSENT, PYTHON_TAG, RAY, ROOT, changed, open_to_the_world, secrets
+from tests.support.deploy_files import ABSENT, PYTHON_TAG, RAY, ROOT, changed, open_to_the_world, secrets
 
 
 def launcher_faults(config: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy_files import ABSENT, IMAGE_TAG, RAY, ROOT, changed, open_to_the_world, secrets
+from tests.support.deploy_files import ABSENT, IMAGE_TAG, RAY, ROOT, changed, open_to_the_world, secrets
 
 
 def rayjob_faults(job: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from agegender.model import batches, trainer
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.recipe import Recipe
-from tests.drawn import UNVARIED
+from tests.support.drawn import UNVARIED
 
 CPU = torch.device("cpu")
 

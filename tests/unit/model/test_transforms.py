@@ -3,7 +3,7 @@ import torch
 
 from agegender.model.transforms import augment
 from agegender.recipe import Augmentation
-from tests.drawn import UNVARIED
+from tests.support.drawn import UNVARIED
 
 
 def only(**changes: float) -> Augmentation:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from agegender.storage import files
-from tests.processes import kill_with_all_children
+from tests.support.processes import kill_with_all_children
 
 TIMEOUT_S = 400
 

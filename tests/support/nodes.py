@@ -10,8 +10,8 @@ from unittest import mock
 import psutil
 from ray.cluster_utils import Cluster
 
-from tests.ports import free_ports
-from tests.processes import kill_tree, kill_with_all_children
+from tests.support.ports import free_ports
+from tests.support.processes import kill_tree, kill_with_all_children
 
 
 @contextmanager
