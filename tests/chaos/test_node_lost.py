@@ -31,7 +31,7 @@ def test_predict_goes_on_without_a_lost_node(
             lost = next(node for node in cluster.worker_nodes if scoring_workers(raylet(node).pid))
             lose(lost)
             lost_s = time.monotonic()
-            recovered_s = run.wait_for("a replacement finished its first work") - lost_s
+            recovered_s = run.wait_for("a replacement finished its first task") - lost_s
             assert run.end() == 0, run.log
         kill_node(lost)
     print(f"a lost node ({lose.__name__}): {recovered_s:.1f} s from its loss to the first unit of a replacement")

@@ -39,14 +39,22 @@ def rows(output: Path) -> pa.Table:
     return pyarrow.dataset.dataset(output, format="parquet").to_table().sort_by("uri")
 
 
-@pytest.mark.parametrize(("workers", "deadly"), [(1, [7]), (2, [3, 12])])
+@pytest.mark.parametrize(
+    ("workers", "deadly"),
+    [
+        (["--num-workers", "1", "--num-cpus", "1"], [7]),
+        (["--num-workers", "2", "--num-cpus", "2"], [3, 12]),
+        ([], [3, 12]),
+    ],
+    ids=["ray-1", "ray-2", "local"],
+)
 def test_an_image_that_ends_its_process_is_a_row_and_the_rest_of_its_unit_is_scored(
-    workers: int, deadly: list[int], tiny_model: Path, tmp_path: Path
+    workers: list[str], deadly: list[int], tiny_model: Path, tmp_path: Path
 ) -> None:
     faces, output = tmp_path / "faces", tmp_path / "out"
     write_some_deadly(faces, 44, deadly)
     options = ["--input", str(faces), "--model", str(tiny_model), "--output", str(output), "--unit-images", "16"]
-    done = run(*options, "--num-workers", str(workers), "--num-cpus", str(workers), trap=tmp_path / "trap")
+    done = run(*options, *workers, trap=tmp_path / "trap")
     assert done.returncode == 0, done.stderr
     table = rows(output)
     assert table.num_rows == 44

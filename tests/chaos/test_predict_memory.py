@@ -63,7 +63,7 @@ def test_a_worker_that_gets_no_memory_is_replaced(
 def run_to_its_end(faces: Path, model: Path, undisturbed: pa.Table, output: Path, variables: dict[str, str]) -> str:
     with started(predict_flags(faces, model, output, "--num-cpus", "2", "--num-workers", "1"), variables) as run:
         noticed_s = run.wait_for("a scoring process ended at")
-        recovered_s = run.wait_for("a replacement finished its first work") - noticed_s
+        recovered_s = run.wait_for("a replacement finished its first task") - noticed_s
         assert run.end() == 0, run.log
     print(f"a worker without memory: {recovered_s:.1f} s from its end to the first unit of its replacement")
     assert rows_of(output).equals(undisturbed)

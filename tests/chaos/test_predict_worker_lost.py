@@ -12,18 +12,21 @@ from tests.support.processes import scoring_workers
 from tests.support.runs import predict_flags, rows_of, started
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "flags"),
+    [(1, ["--num-workers", "1", "--num-cpus", "2"]), (2, ["--num-workers", "2", "--num-cpus", "2"]), (2, [])],
+    ids=["ray-1", "ray-2", "local"],
+)
 def test_a_killed_worker_costs_one_unit_and_is_replaced(
-    workers: int, faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
+    workers: int, flags: list[str], faces: Path, tiny_model: Path, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     variables, counter = slow_and_counted(tmp_path / "slow", 0.1 * workers)
-    flags = ["--num-workers", str(workers), "--num-cpus", "2"]
     with started(predict_flags(faces, tiny_model, output, *flags), variables) as run:
         run.wait_for_units(output, 3)
         scoring_workers(run.process.pid)[0].kill()
         killed_s = time.monotonic()
-        recovered_s = run.wait_for("a replacement finished its first work") - killed_s
+        recovered_s = run.wait_for("a replacement finished its first task") - killed_s
         assert run.end() == 0, run.log
     print(f"a lost worker of {workers}: {recovered_s:.1f} s from the kill to the first unit of its replacement")
     assert rows_of(output).equals(undisturbed)

@@ -66,7 +66,7 @@ def test_paths_that_are_not_shared_keep_the_work_on_the_node_of_the_driver(
         with started(predict_flags(many_faces, tiny_model, tmp_path / "out", *flags)) as run:
             run.wait_for("scoring in 1 processes on 1 nodes")
             add_node(cluster, 1)
-            run.wait_for("scoring in 1 processes on 1 nodes; 1 more find no room")
+            run.wait_for("scoring in 1 processes on 1 nodes; 1 more are pending: insufficient CPUs")
             hold.unlink()
             assert run.end() == 0, run.log
     assert "on 2 nodes" not in run.log

@@ -1,5 +1,6 @@
 """What the same command does after a finished run: new images, replaced ones, and those that failed."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from agegender.cli import main
-from agegender.config import PredictConfig
+from agegender.config import PredictConfig, RescoreConfig
 from agegender.data.synthetic import draw_sample
+from agegender.errors import ConfigError, InputError
 from agegender.pipelines.predict.ledger import COUNTS_KEY
+from agegender.pipelines.predict.rescore import run_rescore
 from agegender.pipelines.predict.run import run_predict
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -49,7 +52,10 @@ def test_images_that_came_later_are_scored_alone_and_old_parts_stay(tiny_model: 
     assert rows(output).equals(rows(tmp_path / "whole"))
 
 
-def test_replaced_and_failed_images_are_scored_again_where_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [None, 1], ids=["local", "ray"])
+def test_replaced_and_failed_images_are_scored_again_where_asked_for(
+    workers: int | None, tiny_model: Path, tmp_path: Path
+) -> None:
     faces, output = tmp_path / "faces", tmp_path / "out"
     write_faces(faces, 0, 7)
     (faces / "07.png").symlink_to(tmp_path / "later.png")
@@ -64,11 +70,13 @@ def test_replaced_and_failed_images_are_scored_again_where_asked_for(tiny_model:
     assert result["changed_examples"] == [str(faces / "02.png"), str(faces / "07.png")]
     assert rows(output).equals(first)
 
-    result = predict(faces, output, tiny_model, retry_status=["missing"], **lenient)
+    result = run_rescore(RescoreConfig(output=str(output), status=["missing"], num_workers=workers))
     assert (result["images"], result["images_rescored"], result["by_status"]) == (8, 1, {"ok": 8})
-    assert result["changed_examples"] == [str(faces / "02.png")]
-    result = predict(faces, output, tiny_model, rescore_changed=True)
-    assert (result["images"], result["images_rescored"], result["images_scored_now"]) == (8, 1, 1)
+    again = predict(faces, output, tiny_model, **lenient)
+    assert again["changed_examples"] == [str(faces / "02.png")]
+    result = run_rescore(RescoreConfig(output=str(output), changed=True, num_workers=workers))
+    assert (result["images"], result["images_rescored"]) == (8, 1)
+    result = predict(faces, output, tiny_model)
     assert "changed_files" not in result
     predict(faces, tmp_path / "whole", tiny_model)
     assert rows(output).equals(rows(tmp_path / "whole"))
@@ -90,3 +98,19 @@ def test_counts_that_do_not_add_up_end_the_job_with_exit_code_1(
     assert main([*command, "--unit-images", "5", "--num-workers", "1"]) == 1
     assert "4 images listed, 3 in the output, 4 of them with a status" in capsys.readouterr().err
     assert rows(output).num_rows == 4
+
+
+def test_rescore_refuses_what_it_cannot_do_and_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    faces, output = tmp_path / "faces", tmp_path / "out"
+    write_faces(faces, 0, 3)
+    with pytest.raises(InputError, match="holds no predict run"):
+        run_rescore(RescoreConfig(output=str(output), changed=True))
+    predict(faces, output, tiny_model)
+    before = parts(output)
+    with pytest.raises(ConfigError, match="nothing to score again: give --changed, --status or both"):
+        run_rescore(RescoreConfig(output=str(output)))
+    record = json.loads((output / "_run.json").read_text())
+    (output / "_run.json").write_text(json.dumps(record | {"state": "running"}))
+    with pytest.raises(ConfigError, match="this run is not finished"):
+        run_rescore(RescoreConfig(output=str(output), changed=True))
+    assert parts(output) == before

@@ -32,8 +32,8 @@ def kill_tree(root: psutil.Process) -> list[psutil.Process]:
 
 
 def scoring_workers(root_pid: int) -> list[psutil.Process]:
-    """The processes below another one that score for predict."""
-    return processes_below(root_pid, "_ScoringActor")
+    """The processes below another one that score for predict: Ray's actors, or those of a job without a cluster."""
+    return processes_below(root_pid, "_PoolActor") or processes_below(root_pid, "agegender.pipelines.engine.local")
 
 
 def processes_below(root_pid: int, words: str) -> list[psutil.Process]:

@@ -32,7 +32,7 @@ class RayActors:
         self, make: Callable[..., Any], arguments: tuple[Any, ...], num_cpus: float, placement: Placement
     ) -> None:
         # A process that died is replaced by the pool, which must know of it; Ray would restart it unseen.
-        remote = ray.remote(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)(_Actor)
+        remote = ray.remote(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)(_PoolActor)
         self._remote = remote.options(**{"scheduling_strategy": "SPREAD"} | placement.options())
         self._make, self._arguments = make, arguments
 
@@ -69,7 +69,7 @@ class RayActors:
         ray.kill(worker)
 
 
-class _Actor:
+class _PoolActor:
     """One process of the pool."""
 
     def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
