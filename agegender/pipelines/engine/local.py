@@ -106,10 +106,10 @@ class LocalProcesses:
 
     def wait(self, futures: Sequence[_Future], timeout_s: float) -> list[_Future]:
         """Futures that are done."""
-        if not any(future.done for future in futures):
-            by_connection = {future.process.connection: future.process for future in futures}
-            for connection in wait(list(by_connection), timeout_s):
-                self._receive(by_connection[connection])  # type: ignore[index]  # what was given comes back
+        waiting = {future.process.connection: future.process for future in futures if not future.done}
+        some_done = any(future.done for future in futures)
+        for connection in wait(list(waiting), 0 if some_done else timeout_s):
+            self._receive(waiting[connection])  # type: ignore[index]  # what was given comes back
         return [future for future in futures if future.done]
 
     @staticmethod
