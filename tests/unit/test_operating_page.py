@@ -32,7 +32,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
     """Every string of a module, with a gap where a value goes in."""
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield "\0".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+            yield "\0".join(str(part.value) if isinstance(part, ast.Constant) else "" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield re.sub(r"%[-.\d]*[a-z]", "\0", node.value.replace("%%", "%"))
 
