@@ -12,7 +12,7 @@ export RAY_AUTH_MODE ?= disabled
 # Ray runs its workers at nice 15: beside anything else that computes, the tests would hardly move.
 export RAY_worker_niceness ?= 0
 
-.PHONY: help install demo test test-s3 test-chaos test-cluster lint format release clean-demo
+.PHONY: help install demo docs test test-s3 test-chaos test-cluster lint format release clean-demo
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +38,9 @@ demo: $(INSTALLED)  ## every job on drawn faces: no data, no network, under 4 mi
 	@echo; echo "The age pyramid of the predictions, by DuckDB (docs/age_pyramid.sql):"; cat docs/age_pyramid.sql
 	@$(RUN)/python -c 'import duckdb; duckdb.sql(open("docs/age_pyramid.sql").read()).show()'
 	@echo "Open in a browser:"; ls $(DEMO)/*/report.html
+
+docs: $(INSTALLED)  ## README and docs/ as a site in build/site, without network; a broken link fails
+	$(RUN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -d build/doctrees -c docs . build/site
 
 test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters; under 10 minutes
 	$(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster
