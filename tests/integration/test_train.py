@@ -24,6 +24,7 @@ from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.model import trainer
 from agegender.model.checkpoint import load_network, load_training_state
+from agegender.pipelines.runtime import metrics as counters
 from agegender.pipelines.train import fit as train_fit
 from agegender.pipelines.train.fit import check_gpus
 from agegender.pipelines.train.job import WORK_FOLDER
@@ -126,7 +127,7 @@ def test_images_are_counted_from_the_first_however_late_the_driver_looks(
 ) -> None:
     monkeypatch.setattr(train_fit, "POLL_INTERVAL_S", 600)  # it looks when training has ended, and not before
     counted: Counter[str] = Counter()
-    monkeypatch.setattr(train_fit.metrics, "count", lambda name, value, _, **_tags: counted.update({name: value}))
+    monkeypatch.setattr(counters, "count", lambda name, value, _, **_tags: counted.update({name: value}))
     config = TrainConfig(input=[str(faces)], output=str(tmp_path / "out"), **SETTINGS)
     run_train(config)
     used = sum(epoch["train_images"] for epoch in metrics(config.output))

@@ -51,7 +51,7 @@ def facts(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Rows of ``schema.FACTS``; no two of one uri, as a listing has none."""
     rows = []
     for uri in draw(st.lists(WORDS, max_size=25, unique=True)):
-        row = draw(FACT)
+        row: dict[str, Any] = dict(draw(FACT))
         mean, square = row.pop("colours") or (None, None)
         height = None if row["width"] is None else 2
         rows.append(row | {"uri": uri, "height": height, "channel_mean": mean, "channel_mean_square": square})
