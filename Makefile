@@ -51,9 +51,10 @@ test-chaos: $(INSTALLED)  ## workers, nodes, memory and disks that fail, in pred
 test-cluster: $(INSTALLED)  ## jobs submitted to a Ray head that `ray start` started, and several nodes
 	$(RUN)/python -m pytest tests/cluster
 
-lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout) and mypy (strict)
+lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout), codespell and mypy (strict)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+	git ls-files -z | xargs -0 $(RUN)/codespell
 	$(RUN)/mypy
 
 format: $(INSTALLED)  ## lay the code out
