@@ -1,6 +1,7 @@
 """Whatever is summed up over parts gives one result, in every order and every grouping of the parts.
 
 Units finish in the order in which workers happen to be free, so a sum that depended on it would differ from run to run.
+The bootstrap has no part here: its resamples need all images at once.
 """
 
 import functools
