@@ -25,22 +25,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from agegender import released
 from agegender.config import PredictConfig
+from agegender.pipelines.engine.actor_pool import UnitPool
 from agegender.pipelines.engine.poison import Task
+from agegender.pipelines.engine.ray_actors import RayActors, pool_size
 from agegender.pipelines.predict import ledger as ledger_module
-from agegender.pipelines.predict import worker as predict_units
-from agegender.pipelines.predict.ledger import Ledger, stage_unit
-from agegender.pipelines.predict.worker import Notes, ScoredUnit, score_units
+from agegender.pipelines.predict.ledger import Ledger, UnitCounts, stage_unit
+from agegender.pipelines.predict.worker import COMMAND, PredictStats, ScoredUnit, images_of, score_units
+from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.session import ray_session
-from agegender.pipelines.source.streaming_listing import GrowingListing
+from agegender.pipelines.source.streaming_listing import StreamingListing
 from agegender.schema import prediction_schema
 
 MIB = 2**20
@@ -72,21 +74,18 @@ def main() -> None:
         print("| " + " | ".join(map(str, line.values())) + " |")
 
 
-class _EmptyActor:
-    """Does nothing, and says so as ``predict_units``'s own actor would."""
+class _EmptyWorker:
+    """Does nothing, and says so as ``ScoringWorker`` would."""
 
-    def __init__(self, config: PredictConfig, *_rest: object) -> None:
-        self._output = config.output
+    def __init__(self, output: str, unit_images: int) -> None:
+        self._output = output
         row = {"uri": "nowhere", "face_index": 0, "status": "missing"}
-        self._table = pa.Table.from_pylist([row] * config.unit_images, schema=prediction_schema([], False))
+        self._table = pa.Table.from_pylist([row] * unit_images, schema=prediction_schema([], False))
 
     def do(self, task: Task) -> ScoredUnit:
         return ScoredUnit(
             stage_unit(self._output, task.unit, self._table), {"wait": 0.1, "score": 0.1}, 0, 0, "float32"
         )
-
-    def node(self) -> str:
-        return ray.get_runtime_context().get_node_id()
 
 
 def measure(workers: int, units: int, unit_images: int, output: str) -> dict[str, object]:
@@ -98,7 +97,6 @@ def measure(workers: int, units: int, unit_images: int, output: str) -> dict[str
         unit_images: images in each.
         output: of the run.
     """
-    predict_units._ScoringActor = _EmptyActor  # everything else is the real thing
     part_units = ledger_module.PART_ROWS // PredictConfig.model_fields["unit_images"].default
     ledger_module.PART_ROWS = part_units * unit_images
     with tempfile.TemporaryDirectory() as folder:
@@ -114,17 +112,23 @@ def measure(workers: int, units: int, unit_images: int, output: str) -> dict[str
 
 def _list(config: PredictConfig) -> tuple[float, list[str]]:
     began_s = time.process_time()
-    with GrowingListing(config.source(), f"{config.output}/_work/listing") as listing:
+    with StreamingListing(config.source(), f"{config.output}/_work/listing") as listing:
         addresses = [listing.address(number) for number in listing.numbers() if number is not None]
     return time.process_time() - began_s, addresses
 
 
+def _scored(config: PredictConfig, addresses: list[str]) -> Generator[tuple[str, UnitCounts], None, None]:
+    """As ``predict`` on Ray, but for what the workers do."""
+    placement = Placement(config.cluster(), config.opened_by_workers())
+    size, cpus = pool_size(config.num_workers, config.threads_per_worker, placement)
+    workers = RayActors(_EmptyWorker, (config.output, config.unit_images), cpus, placement)
+    stats = PredictStats()
+    yield from score_units(UnitPool(workers, size, images_of, stats, COMMAND), iter(addresses), stats)
+
+
 def _score(config: PredictConfig, addresses: list[str], listed_s: float) -> dict[str, object]:
     ledger, ledger_s, units = Ledger(config.output, {}), 0.0, len(addresses)
-    with (
-        ray_session(num_cpus=psutil.cpu_count()),
-        contextlib.closing(score_units(config, None, iter(addresses), Notes())) as done,
-    ):
+    with ray_session(num_cpus=psutil.cpu_count()), contextlib.closing(_scored(config, addresses)) as done:
         first_unit, counts = next(done)  # from here on the actors start, which is not a unit's cost
         ledger.add(first_unit, counts)
         began_s, main_s, process_s = time.perf_counter(), time.thread_time(), time.process_time()

@@ -46,7 +46,8 @@ def enlarged(pixels: Pixels, side_px: int, seed: int) -> Pixels:
     """uint8[H, W, 3] as uint8[side_px, side_px, 3] with noise."""
     large = cv2.resize(pixels, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(seed).normal(0, NOISE_STD, large.shape)
-    return np.clip(large + noise, 0, 255).astype(np.uint8)
+    enlarged: Pixels = np.clip(large + noise, 0, 255).astype(np.uint8)
+    return enlarged
 
 
 if __name__ == "__main__":

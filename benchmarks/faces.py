@@ -33,6 +33,7 @@ from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.data.labels import from_filename
 from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.detector import face_search
+from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.source.listing import list_source
 from agegender.scoring.cpu import CpuScorer
 
@@ -178,8 +179,8 @@ def pasted(arguments: argparse.Namespace) -> None:
     report("pasted", ages, whole, found, scorer)
     for low, high in ((60, 120), (120, 240), (240, 600)):
         rows = [i for i, size in enumerate(sizes) if low <= size < high]
-        pick = lambda values, rows=rows: [values[i] for i in rows]  # noqa: E731
-        report(f"{low}-{high} px", pick(ages), pick(whole), pick(found), scorer)
+        some = [ages[i] for i in rows], [whole[i] for i in rows], [found[i] for i in rows]
+        report(f"{low}-{high} px", *some, scorer)
     print(f"finds that are no pasted chip: {others} in {-(-len(sample) // CHIPS_PER_PICTURE)} pictures")
 
 
@@ -226,7 +227,7 @@ def measure(arguments: argparse.Namespace, search: FaceSearch, folder: Path, nam
     """The same photographs each way, in turn and twice, the better of both."""
     source = SourceOptions(input=[str(folder)], labels="none", unit_images=64)
     units = list(list_source(source))
-    worker = UnitScorer(str(arguments.model), source, search=search)
+    worker = UnitScorer(localize_model(str(arguments.model)), source.limits(), search=search)
     single = CpuScorer(arguments.model, batch_size=1)
     finder = search.finder()
     files = [path.read_bytes() for path in sorted(folder.iterdir())]

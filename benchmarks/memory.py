@@ -114,7 +114,9 @@ def _memory(driver_pid: int) -> dict[str, float]:
                 found["worker"] = max(found["worker"], process.memory_info().rss)
             elif Path(title).name == "raylet":
                 status = Path(f"/proc/{process.pid}/status").read_text()
-                found["object store"] = 1024.0 * int(re.search(r"RssShmem:\s+(\d+)", status)[1])
+                shared = re.search(r"RssShmem:\s+(\d+)", status)
+                assert shared is not None, status
+                found["object store"] = 1024.0 * int(shared[1])
         except (psutil.NoSuchProcess, OSError):
             continue
     return found
@@ -144,7 +146,8 @@ def _table(samples: pd.DataFrame) -> str:
         "| images | images/s | second and second-last tenth | driver, MiB | largest worker, MiB | object store, MiB |",
         "|---|---|---|---|---|---|",
     ]
-    for count, run in samples.groupby("count"):
+    for count in sorted(samples["count"].unique().tolist()):
+        run = samples[samples["count"] == count]
         peaks = " | ".join(f"{run[name].max() / MIB:.0f}" for name in WHAT)
         seconds = np.interp(count * np.array([0.1, 0.2, 0.8, 0.9]), run["images"], run["seconds"])
         early, late = (0.1 * count / (seconds[i + 1] - seconds[i]) for i in (0, 2))

@@ -37,7 +37,7 @@ def main() -> None:
     print(f"{given.count:,} objects in {given.folders} folders, keys/s, the best of {ROUNDS}:\n")
     print(f"| | no waiting | {given.round_trip_s} s before each request |\n|---|---|---|")
     plain, ours = boto3.session.Session().client("s3"), s3_client.client()
-    ways = {
+    ways: dict[str, tuple[Any, Callable[[str], Iterator[Any]]]] = {
         "boto3's paginator": (plain, partial(_one_by_one, plain)),
         "`files.list_files`": (ours, files.list_files),
     }

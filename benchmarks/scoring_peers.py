@@ -149,7 +149,7 @@ def daft(paths: list[str], model: Path, output: Path) -> None:
             torch.set_num_threads(1)
             self._scorer = TorchScorer(model, device="cpu", batch_size=BATCH)
 
-        @daft.method.batch(return_dtype=fields, batch_size=BATCH)
+        @daft.method.batch(return_dtype=fields, batch_size=BATCH)  # type: ignore[untyped-decorator]  # daft may be absent
         def score(self, images: Series) -> list[dict[str, float]]:
             said = self._scorer.score(np.stack(images.to_pylist()))
             columns = [getattr(said, name).tolist() for name in COLUMNS]

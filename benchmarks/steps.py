@@ -9,6 +9,7 @@ each counts, by CPU time, which others on the machine do not lengthen. Prints Ma
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def main() -> None:
             _table(_in_turn(ways, given.rounds, len(files)), {way: _score(scorer, run()) for way, run in ways.items()})
     crops = np.stack([_ours(data, side) for data in _some(given.input, given.images)])
     print(f"\nForward pass, {len(crops)} crops\n")
-    forwards = {way: (lambda run=run: run(crops)) for way, run in _forwards(given.model).items()}
+    forwards: dict[str, Callable[[], Any]] = {way: partial(run, crops) for way, run in _forwards(given.model).items()}
     _table(_in_turn(forwards, given.rounds, len(crops)), {way: run() for way, run in forwards.items()})
 
 
@@ -98,11 +99,11 @@ def _forwards(model: Path) -> dict[str, Callable[[np.ndarray], Scores]]:
         found[name] = _torch(model, order, autocast)
     for size in (1, 4, 8, 16, 64, 256):
         scorer = CpuScorer(model, threads=1, batch_size=size)
-        found[f"ONNX Runtime, float32, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)
+        found[f"ONNX Runtime, float32, batches of {size}"] = partial(_score, scorer)
     if is_faster_in_bfloat16():
         for size in (8, 16, 64):
             scorer = CpuScorer(model, threads=1, batch_size=size, precision="bfloat16")
-            found[f"OpenVINO, bfloat16, batches of {size}"] = lambda crops, scorer=scorer: _score(scorer, crops)
+            found[f"OpenVINO, bfloat16, batches of {size}"] = partial(_score, scorer)
     return found
 
 

@@ -75,7 +75,7 @@ def two_loops(run: Path, folder: Path, epochs: int, batch_size: int) -> float:
         loop.join()
         if loop.exitcode:
             raise SystemExit(f"a loop ended with {loop.exitcode}")
-    return sum(speeds.get() for _ in loops)
+    return float(sum(speeds.get() for _ in loops))
 
 
 def one_loop(

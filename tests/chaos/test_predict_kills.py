@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.kills import kill_and_compare
+from kills import kill_and_compare
+
 from tests.support.decoders import held_up
 from tests.support.drawn import write_faces
 from tests.support.runs import predict_flags, rows_of, started

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,10 @@ class Run:
 
     def finish(self) -> None:
         assert self.process.wait(TIMEOUT_S) == 0, self.log.read_text()
+
+
+def went_on_more_than(run: Run, times: int) -> bool:
+    return len(run.restarts()) > times
 
 
 def start(faces: Path, output: Path, *flags: str, look_interval_s: float = 0.2) -> Run:
@@ -140,7 +145,7 @@ def test_a_worker_is_lost_twice(faces: Path, undisturbed: Path, running: list[Ru
         run.wait_until_step(step)
         victim = sorted(workers_under(run.process), key=lambda worker: worker.pid)[number]
         victim.kill()
-        took_s = run.wait_until(lambda number=number: len(run.restarts()) > number)
+        took_s = run.wait_until(partial(went_on_more_than, run, number))
         print(f"worker lost: it went on after {took_s:.0f} s")
         assert run.restarts()[-1][0] >= step
     run.finish()

@@ -33,7 +33,8 @@ def scrape(ray_head: str, head_ports: dict[str, int]) -> Callable[[], Samples]:
             if sample.name.startswith("ray_agegender_"):
                 labels = sample.labels
                 of = labels.get("status") or labels.get("activity") or ""
-                found[sample.name.removeprefix("ray_"), labels["command"], of] += sample.value
+                key = sample.name.removeprefix("ray_"), labels["command"], of
+                found[key] += sample.value  # type: ignore[assignment]  # seconds; typeshed knows Counters of whole numbers
         return found
 
     return read

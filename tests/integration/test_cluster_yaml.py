@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def config() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return parsed
 
 
 def test_the_launcher_file_is_valid(config: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -18,16 +19,18 @@ from tests.support.corpus import write_corpus
 NAME = re.compile(r"(\d+)_([01])_[0-4]_\d+\.?jpg(?:\.chip\.jpg)?")
 
 
-def counted_another_way(folder: Path) -> dict:
+def counted_another_way(folder: Path) -> dict[str, Any]:
     """An independent count: names by one pattern, bytes by their digests; knows nothing of the package."""
-    ages, genders, digests = Counter(), Counter(), Counter()
+    ages: Counter[int] = Counter()
+    genders: Counter[str] = Counter()
+    digests: Counter[bytes] = Counter()
     for path in folder.iterdir():
         found = NAME.fullmatch(path.name.replace(" ", ""))
         digests[sha256(path.read_bytes()).digest()] += 1
         if found and int(found[1]) <= 120:
             ages[int(found[1])] += 1
             genders["female" if found[2] == "1" else "male"] += 1
-    groups = Counter()
+    groups: Counter[int] = Counter()
     for age, count in ages.items():
         groups[min(max(age - 1, 0) // 10, 10)] += count
     names = ["1-10"] + [f"{low}-{low + 9}" for low in range(11, 101, 10)] + ["101+"]
@@ -42,14 +45,14 @@ def counted_another_way(folder: Path) -> dict:
     }
 
 
-def agrees(summary: dict, expected: dict) -> None:
+def agrees(summary: dict[str, Any], expected: dict[str, Any]) -> None:
     exact = expected.pop("exact_groups")
     assert {key: summary[key] for key in expected} == expected
     assert summary["duplicates"]["exact"]["groups"] == exact
 
 
 @pytest.fixture(scope="session")
-def dirty_set(tmp_path_factory) -> Path:
+def dirty_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 drawings under UTKFace names, two of them twice, three names that yield no label, two broken files."""
     folder = tmp_path_factory.mktemp("eda") / "faces"
     folder.mkdir()
@@ -66,14 +69,15 @@ def dirty_set(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def eda_output(dirty_set, tmp_path_factory, ray_cluster) -> Path:
+def eda_output(dirty_set: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     output = tmp_path_factory.mktemp("eda") / "out"
     run_eda(EdaConfig(input=[str(dirty_set)], output=str(output), unit_images=20))
     return output
 
 
-def summary_of(output: Path) -> dict:
-    return json.loads((output / "summary.json").read_text())
+def summary_of(output: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return summary
 
 
 def test_counts_agree_with_an_independent_count(eda_output, dirty_set):

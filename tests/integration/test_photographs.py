@@ -6,6 +6,7 @@ import os
 import shutil
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory, counted: dict[str, int]) ->
 
 
 def predict(source: Path, output: Path, model: Path, **options: object) -> dict[str, object]:
-    given = {"input": [str(source)], "output": str(output), "model": str(model), "detector_model": str(DETECTOR)}
+    given: dict[str, Any] = {
+        "input": [str(source)],
+        "output": str(output),
+        "model": str(model),
+        "detector_model": str(DETECTOR),
+    }
     given |= {"unit_images": 5, "num_workers": 2, "max_bad_fraction": 0.5}
     return run_predict(PredictConfig(**given | options))
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -18,7 +19,7 @@ from agegender.config import RELEASED_MODEL, PredictConfig, StatusConfig
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.predict.status import run_status
-from agegender.schema import prediction_schema
+from agegender.schema import Status, prediction_schema
 from agegender.scoring.load import open_model
 from tests.support.corpus import MAX_PIXELS, write_corpus
 from tests.support.drawn import write_faces
@@ -35,7 +36,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(source: Path, output: Path, model: Path | str, **options: object) -> dict[str, object]:
-    given = {"input": [str(source)], "output": str(output), "model": str(model), "faces": "none"}
+    given: dict[str, Any] = {"input": [str(source)], "output": str(output), "model": str(model), "faces": "none"}
     given |= {"unit_images": 16, "num_workers": 2}
     return run_predict(PredictConfig(**given | options))
 
@@ -86,7 +87,7 @@ def test_one_and_two_workers_and_other_batches_of_work_give_identical_rows(
 def test_bad_files_are_rows_with_their_status_and_leave_the_others_unharmed(tiny_model: Path, tmp_path: Path) -> None:
     expected = write_corpus(tmp_path / "corpus")
     (tmp_path / "corpus" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    expected["gone.jpg"] = "missing"
+    expected["gone.jpg"] = Status.MISSING
     output = tmp_path / "out"
     with pytest.raises(InputError, match=r"files are bad .* --max-bad-fraction 5\.0%"):
         predict(tmp_path / "corpus", output, tiny_model, max_image_pixels=MAX_PIXELS)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -106,7 +107,7 @@ class Worker:
         return f"{self._greeting} {task.unit} {os.getpid()}"
 
 
-def answer(workers: LocalProcesses, worker: object, name: str) -> object:
+def answer(workers: LocalProcesses, worker: Any, name: str) -> object:
     future = workers.submit(worker, Task(name))
     while not workers.wait([future], 0.2):
         pass
@@ -118,7 +119,7 @@ def test_a_process_answers_in_order_and_its_end_is_told_with_its_reason() -> Non
     worker = workers.start()
     up = workers.node(worker)
     futures = [workers.submit(worker, Task(name)) for name in ("a", "b")]
-    done: list[object] = []
+    done: list[Any] = []
     while len(done) < 3:
         done = workers.wait([up, *futures], 0.2)
     values = [workers.result(future) for future in futures]

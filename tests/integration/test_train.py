@@ -24,6 +24,7 @@ from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
 from agegender.model import trainer
 from agegender.model.checkpoint import load_network, load_training_state
+from agegender.pipelines.runtime import metrics as counters
 from agegender.pipelines.train import fit as train_fit
 from agegender.pipelines.train.fit import check_gpus
 from agegender.pipelines.train.job import WORK_FOLDER
@@ -111,24 +112,32 @@ def test_metrics_with_one_worker(trained: tuple[TrainConfig, dict[str, Any]]) ->
     _assert_metrics_are_of_each_val_image_once(trained[0].output)
 
 
+@pytest.fixture(scope="module")
+def with_three_workers(
+    trained: tuple[TrainConfig, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainConfig, dict[str, Any], Counter[str]]:
+    """The same run with three workers, whose driver looks at them when training has ended and not before; what it counted."""
+    counted: Counter[str] = Counter()
+    config = trained[0].model_copy(update={"output": str(tmp_path_factory.mktemp("three") / "out"), "num_workers": 3})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_fit, "POLL_INTERVAL_S", 600)
+        patch.setattr(counters, "count", lambda name, value, _, **_tags: counted.update({name: value}))
+        return config, run_train(config), counted
+
+
 def test_metrics_with_three_workers(
-    ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path
+    trained: tuple[TrainConfig, dict[str, Any]], with_three_workers: tuple[TrainConfig, dict[str, Any], Counter[str]]
 ) -> None:
-    config = trained[0].model_copy(update={"output": str(tmp_path / "three"), "num_workers": 3})
-    result = run_train(config)
+    config, result, _ = with_three_workers
     _assert_metrics_are_of_each_val_image_once(config.output)
     assert [row["step"] for row in metrics(config.output)] == [row["step"] for row in metrics(trained[0].output)]
     assert result["age_mae_years"] == pytest.approx(trained[1]["age_mae_years"], abs=5)
 
 
 def test_images_are_counted_from_the_first_however_late_the_driver_looks(
-    ray_cluster: None, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with_three_workers: tuple[TrainConfig, dict[str, Any], Counter[str]],
 ) -> None:
-    monkeypatch.setattr(train_fit, "POLL_INTERVAL_S", 600)  # it looks when training has ended, and not before
-    counted: Counter[str] = Counter()
-    monkeypatch.setattr(train_fit.metrics, "count", lambda name, value, _, **_tags: counted.update({name: value}))
-    config = TrainConfig(input=[str(faces)], output=str(tmp_path / "out"), **SETTINGS)
-    run_train(config)
+    config, _, counted = with_three_workers
     used = sum(epoch["train_images"] for epoch in metrics(config.output))
     assert counted["agegender_train_images_total"] == used
 

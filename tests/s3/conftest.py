@@ -106,7 +106,7 @@ def s3_gateway(s3_run: tuple[Path, str], s3_server: str) -> Iterator[Callable[[s
 
     def gateway(action: str) -> None:
         nonlocal stopped
-        command = ["stop-gateway", run] if action == "stop" else ["start-gateway", PACKAGES, run]
+        command: list[str | Path] = ["stop-gateway", run] if action == "stop" else ["start-gateway", PACKAGES, run]
         subprocess.run([SERVER, *command], check=True, timeout=START_TIMEOUT_S)
         stopped = action == "stop"
         if action == "start":

@@ -32,11 +32,11 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_many_processes_share_one_whole_copy(s3_bucket: str, small_model: Path) -> None:
     files.upload_folder(small_model, f"{s3_bucket}/model", last="model.json")
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(localize_model, [f"{s3_bucket}/model"] * 4))
-    assert len(folders) == 1
-    copy = folders.pop()
-    assert open_model(copy) == open_model(small_model)
-    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+        copies = list(pool.map(localize_model, [f"{s3_bucket}/model"] * 4))
+    copy = copies[0]
+    assert {each.folder for each in copies} == {copy.folder}
+    assert copy.info == open_model(small_model)
+    assert [path.name for path in copy.folder.parent.iterdir()] == [copy.folder.name]
 
 
 def test_a_damaged_copy_is_fetched_again_and_another_model_has_a_folder_of_its_own(
@@ -44,9 +44,9 @@ def test_a_damaged_copy_is_fetched_again_and_another_model_has_a_folder_of_its_o
 ) -> None:
     files.upload_folder(small_model, f"{s3_bucket}/model", last="model.json")
     copy = localize_model(f"{s3_bucket}/model")
-    (copy / "model.onnx").write_bytes(b"damaged")
+    (copy.folder / "model.onnx").write_bytes(b"damaged")
     assert localize_model(f"{s3_bucket}/model") == copy
-    assert open_model(copy)
+    assert open_model(copy.folder)
     files.write_bytes(f"{s3_bucket}/model/model.json", (small_model / "model.json").read_bytes() + b"\n")
     assert localize_model(f"{s3_bucket}/model") != copy
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from agegender.data.images import Decoded, Pixels
 from agegender.schema import Status
 
 MAX_PIXELS = 40_000
@@ -27,6 +28,12 @@ def picture(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 
 PICTURE = picture()
+
+
+def pixels_of(decoded: Decoded) -> Pixels:
+    """The pixels of an image that must be readable."""
+    assert decoded.pixels is not None, decoded
+    return decoded.pixels
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

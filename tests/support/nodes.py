@@ -43,7 +43,8 @@ def add_node(cluster: Cluster, cpus: int, attempts: int = 3, **more: Any) -> Any
 
 def raylet(node: Any) -> subprocess.Popen[bytes]:
     """The process of a node that all of its workers are children of."""
-    return node.all_processes["raylet"][0].process
+    process: subprocess.Popen[bytes] = node.all_processes["raylet"][0].process
+    return process
 
 
 def kill_node(node: Any) -> None:

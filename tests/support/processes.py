@@ -7,7 +7,7 @@ import subprocess
 import psutil
 
 
-def kill_with_all_children(process: subprocess.Popen[bytes]) -> None:
+def kill_with_all_children(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """SIGKILL a job, the Ray that it started and every worker at once, and wait until all are gone.
 
     Ray's workers outlive their driver by a moment, in which they may still write.

@@ -42,6 +42,7 @@ class Run:
         self._reader.start()
 
     def _read(self) -> None:
+        assert self.process.stderr is not None
         for line in self.process.stderr:
             self._lines.append((time.monotonic(), line))
 

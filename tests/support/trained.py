@@ -16,6 +16,7 @@ from agegender.model.checkpoint import load_network
 from agegender.model.trainer import Estimates, Tally
 from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.recipe import Recipe
+from tests.support.corpus import pixels_of
 
 
 def metrics(output: Path | str) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def measured_again(output: Path | str) -> tuple[batches.Samples, Estimates, Tall
     network, info = load_network(Path(output) / "model")
     rows = pq.read_table(Path(output) / "split.parquet").filter(in_val(output)).to_pylist()
     side_px = info.config["image_size_px"]
-    pixels = np.stack([resize(decode(Path(row["uri"]).read_bytes(), 10**8).pixels, side_px) for row in rows])
+    pixels = np.stack([resize(pixels_of(decode(Path(row["uri"]).read_bytes(), 10**8)), side_px) for row in rows])
     ages = np.array([row["age_years"] for row in rows], np.float32)
     genders = np.array([row["gender"] for row in rows], np.int64)
     samples = batches.Samples(pixels, np.arange(len(rows)), ages, genders)

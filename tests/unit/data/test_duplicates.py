@@ -16,12 +16,13 @@ from agegender.data.fingerprints import (
 )
 from agegender.data.images import decode
 from agegender.schema import FACTS, Status
+from tests.support.corpus import pixels_of
 
 SIDE = duplicates.THUMBNAIL_SIDE_PX
 
 
 def drawing(index: int) -> np.ndarray:
-    return decode(synthetic.draw_sample(index, 5, 96)[1], 10**6).pixels
+    return pixels_of(decode(synthetic.draw_sample(index, 5, 96)[1], 10**6))
 
 
 def as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
@@ -62,6 +63,7 @@ def test_copies_are_alike_and_strangers_are_not():
         image = Image.fromarray(picture)
         for copy in (as_jpeg(picture, 50), np.asarray(image.resize((48, 48))), np.asarray(image.resize((144, 144)))):
             again, again_thumbnail = duplicates.looks(copy)
+            assert found is not None and again is not None
             assert (found ^ again).bit_count() <= 8
             assert duplicates.alike(thumbnail[None], again_thumbnail[None]).all()
     hashes = np.array([found for found, _ in looks], np.uint64)

@@ -40,7 +40,7 @@ def test_groups_never_straddle_parts_for_random_groupings():
         facts, groups = make_facts(range(300)), random_groups(rng, 300)
         split = split_table(facts, groups, 0.2, 0.2, seed)
         part = dict(zip(split["uri"].to_pylist(), split["part"].to_pylist(), strict=True))
-        seen = {}
+        seen: dict[int, str] = {}
         for uri, group in zip(facts["uri"].to_pylist(), groups, strict=True):
             assert seen.setdefault(group, part[uri]) == part[uri]
 
@@ -127,6 +127,6 @@ def test_the_hash_is_fixed_for_all_time():
 @pytest.mark.parametrize(
     ("fractions", "ids"), [((0.6, 0.6), np.arange(3)), ((-0.1, 0.1), np.arange(3)), ((0.1, 0.1), np.arange(4))]
 )
-def test_impossible_arguments_are_refused(fractions, ids):
+def test_impossible_arguments_are_refused(fractions: tuple[float, float], ids: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"fraction|group ids"):
         split_table(make_facts(range(3)), ids, *fractions, 0)

@@ -16,6 +16,7 @@ def test_an_honest_probability_has_a_small_error(seen: Observations) -> None:
     stated = np.random.default_rng(0).random(len(seen))
     honest = expected_calibration_error(reliability(with_probability(seen, stated, stated)))
     boastful = np.where(stated > 0.5, 0.99, 0.01)
+    assert honest is not None
     assert honest < 0.05
     assert expected_calibration_error(reliability(with_probability(seen, boastful, stated))) == pytest.approx(
         0.24, abs=0.03

@@ -23,7 +23,10 @@ def draw(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def covered(drawn: tuple[np.ndarray, np.ndarray, np.ndarray], factors: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     truth, estimate, spread = drawn
     years = rounded_age(estimate)
-    return (truth >= estimate - factors[0][years] * spread) & (truth <= estimate + factors[1][years] * spread)
+    inside: np.ndarray = (truth >= estimate - factors[0][years] * spread) & (
+        truth <= estimate + factors[1][years] * spread
+    )
+    return inside
 
 
 def test_the_interval_holds_its_coverage_on_new_faces_over_all_and_by_band() -> None:

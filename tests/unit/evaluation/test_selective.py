@@ -8,8 +8,8 @@ from agegender.evaluation.selective import selective_prediction
 
 
 def test_error_falls_where_the_width_knows_it(seen: Observations) -> None:
-    width = 1 + np.abs(seen.age_pred - np.nan_to_num(seen.age_true, nan=50.0))
-    rows = selective_prediction(replace(seen, age_low=seen.age_pred - width / 2, age_high=seen.age_pred + width / 2))
+    half = ((1 + np.abs(seen.age_pred - np.nan_to_num(seen.age_true, nan=50.0))) / 2).astype(np.float32)
+    rows = selective_prediction(replace(seen, age_low=seen.age_pred - half, age_high=seen.age_pred + half))
     assert rows[0]["answered"] == 1.0 and rows[0]["n"] == np.count_nonzero(seen.age_labelled)
     errors = [row["age_mae_years"] for row in rows]
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 3

@@ -166,7 +166,7 @@ def test_torchvision_backbones_by_name(images, tmp_path):
     torch.save(published.state_dict(), path)  # with the classifier that our heads replace
     network = build_network(config("resnet18"), str(path))
     assert network.age_head.in_features == 512
-    assert torch.equal(network.backbone.conv1.weight, published.conv1.weight)
+    assert torch.equal(network.state_dict()["backbone.conv1.weight"], published.state_dict()["conv1.weight"])
     assert network(images).age_logits_BA.shape == (3, 121)
     assert build_network(config("mobilenet_v3_small"))(images).age_years_B.shape == (3,)
     with pytest.raises(ConfigError, match="resnet512"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from agegender.artifact import NetworkConfig
 from agegender.model.checkpoint import optimizer_state, restore_optimizer
@@ -92,8 +93,8 @@ def _two_steps(rank: int, ranks: int, folder: Path) -> None:
 
 
 def test_ranks_that_deal_the_layers_out_step_as_one_does_alone(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_two_steps, (3, tmp_path), nprocs=3)
-    torch.multiprocessing.spawn(_two_steps, (1, tmp_path), nprocs=1)
+    spawn(_two_steps, (3, tmp_path), nprocs=3)
+    spawn(_two_steps, (1, tmp_path), nprocs=1)
     alone = torch.load(tmp_path / "0-of-1.pt")
     for rank in range(3):
         for mine, its in zip(alone, torch.load(tmp_path / f"{rank}-of-3.pt"), strict=True):

@@ -39,4 +39,5 @@ def test_a_batch_carries_what_is_taught_of_its_images() -> None:
     pixels = np.zeros((6, 8, 8, 3), np.uint8)
     samples = Samples(pixels, np.arange(6), np.zeros(6, np.float32), np.zeros(6, np.int64), taught)
     batch = load_batch(samples, np.array([4, 1, 3]), 1, 2, CPU)
+    assert batch.taught_BX is not None
     assert torch.equal(batch.taught_BX, torch.from_numpy(taught[[1, 3]].astype(np.float32)))

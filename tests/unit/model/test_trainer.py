@@ -7,6 +7,7 @@ import torch
 
 from agegender.artifact import NetworkConfig
 from agegender.model import batches, trainer
+from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.recipe import Recipe
@@ -53,9 +54,7 @@ def test_ranks_together_take_the_step_of_one(ranks: int) -> None:
 
     def gradient(rank: int, of: int) -> torch.Tensor:
         batch = batches.load_batch(samples, rows, rank, of, CPU)
-        loss, _ = trainer.total_loss(
-            network(batch.images), batch.age_years_B, batch.gender_B, trainer._shared(recipe, batch)
-        )
+        loss, _ = total_loss(network(batch.images), batch.age_years_B, batch.gender_B, trainer._shared(recipe, batch))
         network.zero_grad()
         loss.backward()
         return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])

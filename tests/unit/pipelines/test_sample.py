@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("_")}
 
 
-def sample(folder: Path, **options) -> dict:
+def sample(folder: Path, **options) -> dict[str, Any]:
     return run_sample(SampleConfig(**{"output": str(folder), "count": 6, "size_px": 32, "num_workers": 1} | options))
 
 

@@ -23,6 +23,7 @@ from agegender.errors import AgegenderError
 from agegender.pipelines.predict import ledger as ledger_module
 from agegender.pipelines.predict.ledger import Ledger, parts_of, stage_unit
 from agegender.schema import prediction_schema
+from agegender.storage.answers import ObjectAnswer
 from tests.support.kill_points import Killed, KillPoints
 
 Row = tuple[str, int]
@@ -170,7 +171,7 @@ def test_each_row_once_whatever_is_killed_and_when(script: list[Run], units_per_
         assert output.rows() == rows_of_units(listed)
         assert (ledger.totals.images, ledger.totals.rows, ledger.units) == (listed * IMAGES, listed * ROWS, listed)
         assert output.open().totals == ledger.totals
-        assert not list(Path(output.uri, ledger_module.SCORED).glob("*.json"))  # nor what was given up
+        assert not list(Path(output.uri, "_work", "scored").glob("*.json"))  # nor what was given up
 
 
 @st.composite
@@ -241,11 +242,11 @@ def test_a_scored_unit_that_was_damaged_is_named(units: int, data: st.DataObject
     with small_parts(100 * ROWS) as output:
         for number in range(units):
             output.stage(number)
-        damaged = Path(output.uri, ledger_module.SCORED, f"unit-{data.draw(st.integers(0, units - 1)):07d}.parquet")
+        damaged = Path(output.uri, "_work", "scored", f"unit-{data.draw(st.integers(0, units - 1)):07d}.parquet")
         if data.draw(st.booleans()):
             damaged.unlink()
         else:
             damaged.write_bytes(damaged.read_bytes()[: data.draw(st.integers(0, 100))])
-        with pytest.raises((AgegenderError, ledger_module.files.ObjectAnswer), match=damaged.name):
+        with pytest.raises((AgegenderError, ObjectAnswer), match=damaged.name):
             output.finish(units)
         assert not parts_of(output.uri)

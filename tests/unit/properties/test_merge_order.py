@@ -1,6 +1,7 @@
 """Whatever is summed up over parts gives one result, in every order and every grouping of the parts.
 
 Units finish in the order in which workers happen to be free, so a sum that depended on it would differ from run to run.
+The bootstrap has no part here: its resamples need all images at once.
 """
 
 import functools
@@ -51,7 +52,7 @@ def facts(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Rows of ``schema.FACTS``; no two of one uri, as a listing has none."""
     rows = []
     for uri in draw(st.lists(WORDS, max_size=25, unique=True)):
-        row = draw(FACT)
+        row: dict[str, Any] = dict(draw(FACT))
         mean, square = row.pop("colours") or (None, None)
         height = None if row["width"] is None else 2
         rows.append(row | {"uri": uri, "height": height, "channel_mean": mean, "channel_mean_square": square})

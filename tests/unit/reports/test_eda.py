@@ -1,8 +1,10 @@
+from typing import Any
+
 from agegender.reports.eda import eda_page
 from agegender.schema import AGE_GROUPS
 
 NO_GROUPS = {"groups": 0, "images": 0, "contradicting_groups": 0}
-EMPTY = {
+EMPTY: dict[str, Any] = {
     "images": 2,
     "labelled": 0,
     "by_status": {"ok": 1, "truncated": 1},

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import openvino
@@ -30,11 +31,11 @@ def test_bfloat16_is_close_to_float32_and_the_same_bits_in_any_company(fixture, 
     assert np.abs(quick.age_years - exact.age_years).mean() < 0.05 * exact.age_years.std()
     assert np.abs(quick.female_probability - exact.female_probability).max() < 0.05
     turned = CpuScorer(folder, 2, 16, "bfloat16").score(np.roll(images, 13, axis=0))
-    back = Predictions(**{
+    parts: dict[str, Any] = {
         each.name: None if (value := getattr(turned, each.name)) is None else np.roll(value, -13, axis=0)
         for each in fields(Predictions)
-    })  # fmt: skip
-    assert same_bits(back, quick), "of place, company and threads"
+    }
+    assert same_bits(Predictions(**parts), quick), "of place, company and threads"
 
 
 @needs_bfloat16
@@ -46,6 +47,7 @@ def test_of_the_released_model_it_changes_next_to_nothing(images):
     )
     assert np.abs(quick.age_years - exact.age_years).mean() <= 0.05
     assert np.mean((quick.female_probability >= 0.5) != (exact.female_probability >= 0.5)) <= 0.05
+    assert quick.age_probabilities is not None
     sums = quick.age_probabilities.sum(axis=1)
     assert np.allclose(sums, 1, atol=1e-5), "sums of probabilities are not rounded to bfloat16"
 

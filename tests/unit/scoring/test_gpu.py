@@ -15,6 +15,8 @@ def test_torch_and_onnx_runtime_agree(fixture, images, request):
         assert np.abs(getattr(torch_scored, name) - getattr(onnx_scored, name)).max() < 0.01, name
     assert np.abs(torch_scored.female_probability - onnx_scored.female_probability).max() < 1e-4
     if fixture == "model_folder":
+        assert torch_scored.age_probabilities is not None
+        assert onnx_scored.age_probabilities is not None
         assert np.abs(torch_scored.age_probabilities - onnx_scored.age_probabilities).max() < 1e-4
     else:
         assert torch_scored.age_probabilities is None

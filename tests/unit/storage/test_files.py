@@ -174,8 +174,10 @@ def test_definite_answers_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_forbidden_file_is_an_answer_a_forbidden_folder_an_input_error(tmp_path: Path) -> None:
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
+    for path in (tmp_path, *tmp_path.parents):
         path.chmod(0o755)
+        if path.name.startswith("pytest-of-"):  # under which pytest keeps all that is temporary
+            break
     (tmp_path / "x.jpg").write_bytes(b"1")
     (tmp_path / "x.jpg").chmod(0)
     code = "try: storage.read_bytes(sys.argv[1])\nexcept storage.ObjectAnswer as answer: print(answer.status, answer.reason)"

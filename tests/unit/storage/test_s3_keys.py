@@ -18,6 +18,7 @@ ANSWER = """<?xml version="1.0"?><ListBucketResult{namespace}><Name>b</Name><IsT
 def parsed(status: int, body: bytes) -> dict[str, Any]:
     """What botocore's own parser makes of an answer."""
     shape = Session().get_service_model("s3").operation_model("ListObjectsV2").output_shape
+    assert shape is not None
     answer = {"status_code": status, "body": body, "headers": {}}
     found: dict[str, Any] = ResponseParserFactory().create_parser("rest-xml").parse(answer, shape)
     return found
@@ -26,7 +27,8 @@ def parsed(status: int, body: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize("namespace", [NAMESPACE, ""])
 def test_objects_and_the_rest_are_what_botocore_reads(namespace: str) -> None:
     body = ANSWER.format(namespace=namespace).encode()
-    response, ours = {"status_code": 200, "body": body, "headers": {}}, dict[str, Any]()
+    response: dict[str, Any] = {"status_code": 200, "body": body, "headers": {}}
+    ours: dict[str, Any] = {}
     take_objects(response, ours, operation_model=None)
     wanted = parsed(200, body)
     assert len(wanted["Contents"]) == 2

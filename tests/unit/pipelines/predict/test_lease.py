@@ -25,6 +25,7 @@ with lease.Lease(sys.argv[1]):
 def held_by_another(output: Path) -> Iterator["subprocess.Popen[str]"]:
     command = [sys.executable, "-c", HOLD, str(output)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
         assert process.stdout.readline() == "held\n"
         yield process

@@ -104,7 +104,7 @@ def test_a_manifest_without_a_needed_column_says_which_and_what_it_has(
 ) -> None:
     (tmp_path / "m.csv").write_text(columns)
     with pytest.raises(InputError) as caught:
-        listed(SourceOptions(input=[str(tmp_path / "m.csv")], **options))  # type: ignore[arg-type]
+        listed(SourceOptions(input=[str(tmp_path / "m.csv")], **options))
     assert all(word in str(caught.value) for word in [*words, "m.csv"])
 
 
