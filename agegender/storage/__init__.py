@@ -1,4 +1,4 @@
-"""Local disk and ``s3://``: list, read, write whole-or-absent, with definite answers told from outages."""
+"""Local disk and ``s3://``: list, read, write atomically, and tell definite answers from outages."""
 
 from agegender.storage.answers import FileInfo, ObjectAnswer
 from agegender.storage.files import (

@@ -1,4 +1,4 @@
-"""What storage says about one object: that it is there, or definitely why it cannot be had."""
+"""What storage answers about one object: its description, or a definite reason why it cannot be read."""
 
 from dataclasses import dataclass
 
@@ -17,18 +17,18 @@ class FileInfo:
 
 
 class ObjectAnswer(InputError):  # noqa: N818  (for most callers it is an answer, not an error)
-    """A definite answer about one object, never an outage: the same question later would get the same answer.
+    """A definite negative answer about one object, never an outage: a retry would get the same answer.
 
     For an image it becomes a row with ``status``; where the object is the input itself, it is an ``InputError``.
     """
 
     def __init__(self, status: Status, uri: str, reason: str) -> None:
-        """Note the answer.
+        """Create the answer.
 
         Args:
             status: ``MISSING`` or ``UNREADABLE``.
-            uri: the object that was asked for.
-            reason: the words of the system, without the uri.
+            uri: the requested object.
+            reason: the system's message, without the uri.
         """
         super().__init__(status, uri, reason)
         self.status = status
@@ -40,5 +40,5 @@ class ObjectAnswer(InputError):  # noqa: N818  (for most callers it is an answer
 
 
 def is_hidden(relative: str) -> bool:
-    """Whether a listing leaves a path out: some part of it begins with ``.`` or ``_``, as in Spark, Hive and Ray."""
+    """Whether a listing skips a path: a part of it begins with ``.`` or ``_``, as in Spark, Hive and Ray."""
     return any(part.startswith((".", "_")) for part in relative.split("/"))

@@ -1,10 +1,10 @@
-"""Files by uri, on the local disk and on S3 alike; every job reads and writes through these functions.
+"""Files by uri, on local disk and S3; every job reads and writes through these functions.
 
-A uri is a local path or ``s3://bucket/key``. Three kinds of failure stay apart everywhere:
+A uri is a local path or ``s3://bucket/key``. Failures are of three kinds:
 
-- ``ObjectAnswer``: a definite answer about one object (not there, may not be read); for an image it becomes a row;
-- ``InputError`` / ``ConfigError``: what was asked for cannot be had (nothing there, no such bucket, no such scheme);
-- ``ResourceError``: an outage that outlasted the retries, refused keys, a full disk; never becomes data.
+- ``ObjectAnswer``: a definite answer about one object (missing, not readable); for an image it becomes a row;
+- ``InputError`` / ``ConfigError``: the request is wrong (no files, no such bucket, unknown scheme);
+- ``ResourceError``: an outage that outlasted the retries, rejected keys, a full disk; never becomes data.
 """
 
 import itertools
@@ -30,14 +30,14 @@ __all__ = [
     "upload_folder", "write_bytes", "write_from", "write_json",
 ]  # fmt: skip
 
-Wanted = TypeVar("Wanted")
-Got = TypeVar("Got")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class _Backend(Protocol):
-    """What ``local`` and ``s3`` both are."""
+    """The interface of the modules ``local`` and ``s3``."""
 
     def list_files(self, uri: str, hidden: bool) -> Iterator[FileInfo]: ...
     def stat(self, uri: str) -> FileInfo | None: ...
@@ -51,7 +51,7 @@ class _Backend(Protocol):
 
 def _backend(uri: str) -> _Backend:
     if is_s3(uri):
-        from agegender.storage import s3  # boto3 takes a third of a second to import: local runs do without
+        from agegender.storage import s3  # boto3 takes 0.3 s to import, which local runs do not need
 
         return s3
     if scheme := _SCHEME.match(uri):
@@ -67,19 +67,19 @@ def is_s3(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """The same place under a name that holds in every working directory; ``s3://`` stays as it is."""
+    """An absolute path, valid in every working directory; ``s3://`` is returned unchanged."""
     return uri if _SCHEME.match(uri) else os.path.abspath(uri)  # noqa: PTH100  (resolves no links, unlike Path)
 
 
 def join(base: str, *parts: str) -> str:
-    """Append parts with one slash between each; empty parts vanish."""
+    """Join parts with one slash between each; empty parts are dropped."""
     tail = [part.strip("/") for part in parts if part.strip("/")]
     root = base.rstrip("/") if base.strip("/") else base[:1]  # "/" stays
     return "/".join([root, *tail]) if root != "/" else "/" + "/".join(tail)
 
 
 def parent(uri: str) -> str:
-    """The folder that holds it; of a bucket the bucket itself, of a bare name ``.``."""
+    """The folder of a file; of a bucket the bucket itself, of a bare name ``.``."""
     if is_s3(uri):
         bucket, _, key = uri.removeprefix("s3://").rstrip("/").partition("/")
         return join(f"s3://{bucket}", key.rpartition("/")[0])
@@ -87,42 +87,40 @@ def parent(uri: str) -> str:
 
 
 def name(uri: str) -> str:
-    """The last part of the address, without a closing slash."""
+    """The last part of the address, without a trailing slash."""
     return uri.rstrip("/").rpartition("/")[2]
 
 
 def list_files(uri: str, *, allow_empty: bool = False, hidden: bool = False) -> Iterator[FileInfo]:
-    """All files below a folder or prefix, at any depth, streamed in an order that depends on the names alone.
+    """Stream all files below a folder or prefix, at any depth, in an order that depends only on the names.
 
-    Files and folders below it whose names begin with ``.`` or ``_`` are left out, as in Spark, Hive and Ray. A uri that names
-    one file yields that file, whatever its name. ``s3://bucket/prefix`` means ``prefix/...``, never ``prefix2``. Local
-    links are followed; a broken one is listed, so that reading it gives the reason. Memory does not grow with the folder.
+    Files and folders whose names begin with ``.`` or ``_`` are skipped, as in Spark, Hive and Ray. A uri of one file yields
+    that file, also if its name is hidden. ``s3://bucket/prefix`` means ``prefix/...``, not ``prefix2``. Local links are
+    followed; a broken one is listed, and reading it gives the reason. Memory does not grow with the folder.
 
     Args:
         uri: a local path or ``s3://``.
-        allow_empty: yield nothing where nothing is, instead of an error.
-        hidden: list the names that begin with ``.`` or ``_`` too.
+        allow_empty: yield nothing instead of raising if there are no files.
+        hidden: include names that begin with ``.`` or ``_``.
 
     Raises:
-        InputError: nothing there, no such bucket, may not be listed. At once, not at the first ``next``.
+        InputError: no files, no such bucket, or no permission to list. Raised at once, not at the first ``next``.
         ResourceError: storage does not answer.
     """
-    found = _backend(uri).list_files(uri, hidden)
-    first = next(found, None)
+    listed = _backend(uri).list_files(uri, hidden)
+    first = next(listed, None)
     if first is not None:
-        return itertools.chain([first], found)
+        return itertools.chain([first], listed)
     if allow_empty:
         return iter(())
-    raise InputError(
-        f"{uri}: no files there. Check the address; names that begin with '.' or '_' are not counted as files of a folder."
-    )
+    raise InputError(f"{uri}: no files there. Check the address; names that begin with '.' or '_' are skipped.")
 
 
 def stat(uri: str) -> FileInfo | None:
-    """Size and etag of one file; None where there is none, or a folder.
+    """Size and etag of one file; None if it does not exist or is a folder.
 
     Raises:
-        ObjectAnswer: ``UNREADABLE``: there may be one, but it is not ours to see.
+        ObjectAnswer: ``UNREADABLE``: no permission, so it is not known whether the file exists.
         InputError: no such bucket.
         ResourceError: storage does not answer.
     """
@@ -130,17 +128,17 @@ def stat(uri: str) -> FileInfo | None:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is such a file, or a folder or prefix with any file in it."""
+    """Whether the file exists, or a folder or prefix with at least one file."""
     if stat(uri) is not None:
         return True
     return next(list_files(uri, allow_empty=True, hidden=True), None) is not None
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
-    """The content, or ``length`` bytes of it from ``offset``; fewer where it ends earlier.
+    """The content, or up to ``length`` bytes from ``offset``.
 
     Raises:
-        ObjectAnswer: not there, or may not be read.
+        ObjectAnswer: missing or not readable.
         InputError: no such bucket.
         ResourceError: storage does not answer; retries did not help.
     """
@@ -148,67 +146,67 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
 
 
 class Range(NamedTuple):
-    """A piece of a file."""
+    """A byte range of a file."""
 
     uri: str
     offset: int = 0
     length: int | None = None
 
 
-def read_many(wanted: Iterable[str | Range], in_flight: int = 16) -> Iterator[bytes | ObjectAnswer]:
-    """Read many files or pieces, several at a time, and hand them over in order.
+def read_many(uris: Iterable[str | Range], in_flight: int = 16) -> Iterator[bytes | ObjectAnswer]:
+    """Read many files or ranges concurrently, and yield them in order.
 
     Args:
-        wanted: uris or ``Range``; taken up as they are needed.
-        in_flight: reads under way or waiting to be taken; 1 reads without threads.
+        uris: uris or ``Range``; consumed lazily.
+        in_flight: reads in flight or finished but not consumed; 1 reads without threads.
 
     Yields:
-        The bytes of each, or the definite answer why there are none.
+        The bytes of each, or the definite answer why it cannot be read.
 
     Raises:
         InputError: no such bucket.
         ResourceError: storage does not answer; nothing after that is yielded.
     """
-    ranges = (Range(each) if isinstance(each, str) else each for each in wanted)
+    ranges = (Range(each) if isinstance(each, str) else each for each in uris)
     yield from read_ahead(_read_or_answer, ranges, in_flight)
 
 
-def read_ahead(read: Callable[[Wanted], Got], wanted: Iterable[Wanted], in_flight: int) -> Iterator[Got]:
-    """``map``, with several calls under way at a time in threads.
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], in_flight: int) -> Iterator[Result]:
+    """``map`` with several calls in flight in threads; results come in order.
 
     Args:
-        read: safe to call from any thread.
-        wanted: taken up as they are needed.
-        in_flight: calls under way or waiting to be taken, which bounds the memory; 1 calls without threads.
+        read: thread-safe.
+        items: consumed lazily.
+        in_flight: calls in flight or finished but not consumed, which bounds the memory; 1 calls without threads.
     """
     if in_flight <= 1:
-        yield from map(read, wanted)
+        yield from map(read, items)
         return
     pool = ThreadPoolExecutor(in_flight, thread_name_prefix="read_ahead")
     try:
-        waiting: deque[Future[Got]] = deque()
-        for each in wanted:
-            waiting.append(pool.submit(read, each))
-            if len(waiting) >= in_flight:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        pending: deque[Future[Result]] = deque()
+        for item in items:
+            pending.append(pool.submit(read, item))
+            if len(pending) >= in_flight:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read_or_answer(wanted: Range) -> bytes | ObjectAnswer:
+def _read_or_answer(piece: Range) -> bytes | ObjectAnswer:
     try:
-        return read_bytes(*wanted)
+        return read_bytes(*piece)
     except ObjectAnswer as answer:
         return answer
 
 
 def open_for_reading(uri: str) -> BinaryIO:
-    """A seekable stream; on S3 read in ranges, and an object that changes meanwhile is an ``InputError``.
+    """A seekable stream; on S3 read in ranges, with an ``InputError`` if the object changes meanwhile.
 
     Raises:
-        ObjectAnswer: not there, or may not be read.
+        ObjectAnswer: missing or not readable.
         ResourceError: storage does not answer.
     """
     return _backend(uri).open_for_reading(uri)
@@ -218,39 +216,39 @@ def read_json(uri: str) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ObjectAnswer: not there, or may not be read.
-        InputError: no JSON in it.
+        ObjectAnswer: missing or not readable.
+        InputError: not JSON.
     """
     try:
         return json.loads(read_bytes(uri))
     except ValueError as error:
         raise InputError(
-            f"{uri}: damaged, or not JSON ({error}). Take the file that the job wrote, or make it again."
+            f"{uri}: damaged, or not JSON ({error}). Restore the file that the job wrote, or run the job again."
         ) from error
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a whole file or none: readers see the old one or the new one, also if this process is killed.
+    """Write a file atomically: readers see the old or the new one, also if this process is killed.
 
-    Makes the folders above it. A local writer that is killed may leave a file ``.tmp-...``, which no listing shows.
+    Creates parent folders. A local writer that is killed may leave a file ``.tmp-...``, which listings skip.
 
     Raises:
-        ConfigError: it cannot stand there (a file where a folder is needed, or the reverse).
+        ConfigError: a file is in the place of a parent folder, or a folder in the place of the file.
         InputError: no such bucket.
-        ResourceError: the disk is full, writing is not allowed, or storage does not answer.
+        ResourceError: the disk is full, no write permission, or storage does not answer.
     """
     _backend(uri).write_bytes(uri, data)
 
 
 def write_from(source: BinaryIO, uri: str) -> None:
-    """Write what a seekable stream holds from where it stands, without holding it in memory; else as ``write_bytes``."""
+    """As ``write_bytes``, from the current position of a seekable stream, without holding it in memory."""
     _backend(uri).write_from(source, uri)
 
 
 def write_json(uri: str, value: Any) -> None:
-    """Write a value as strict, indented JSON, whole or absent.
+    """Write a value atomically as strict, indented JSON.
 
-    Models, dataclasses, paths, enums, dates and numpy values are taken; NaN and infinities become null.
+    Accepts models, dataclasses, paths, enums, dates and numpy values; NaN and infinities become null.
     """
     try:
         data = to_json(value, indent=2, inf_nan_mode="null", fallback=_plain)
@@ -260,64 +258,64 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy arrays and scalars as Python's own."""
+    """Numpy arrays and scalars as Python values."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def delete(uri: str) -> None:
-    """Delete one file; none there is as good.
+    """Delete one file, if it exists.
 
     Raises:
-        ResourceError: not allowed, or storage does not answer.
+        ResourceError: no permission, or storage does not answer.
     """
     _backend(uri).delete(uri)
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """What pyarrow and Ray Train take: a file system and the path in it.
+    """A file system and a path in it, for pyarrow and Ray Train.
 
-    That of S3 honours the AWS variables and carries no key when it is pickled: each process uses its own environment's.
+    The one of S3 uses the AWS variables. Its pickle contains no keys: each process uses those of its own environment.
 
     Raises:
-        ResourceError: S3 does not answer the question for the bucket's region.
+        ResourceError: S3 does not tell the bucket's region.
     """
     return _backend(uri).arrow_filesystem(uri)
 
 
 def download_folder(uri: str, to: Path) -> None:
-    """Copy every file below a folder or prefix, hidden ones too, each whole or absent.
+    """Copy all files below a folder or prefix, hidden ones too, each atomically.
 
     Raises:
-        InputError: nothing there, or a key that would leave ``to``.
+        InputError: no files, or a key that would leave ``to``.
     """
     base = uri.rstrip("/") + "/"
     for info in list_files(uri, hidden=True):
         relative = info.uri.removeprefix(base) if info.uri.startswith(base) else name(info.uri)
         if ".." in relative.split("/") or relative.startswith("/"):
-            raise InputError(f"{info.uri}: this name would leave the folder {to}. Rename it, or take another folder.")
+            raise InputError(f"{info.uri}: this name would leave the folder {to}. Rename it, or use another folder.")
         with open_for_reading(info.uri) as source:
             local.write_from(source, str(to / relative))
 
 
 def upload_folder(folder: Path, uri: str, last: str | None = None) -> None:
-    """Copy every file below a local folder, hidden ones too, each whole or absent.
+    """Copy all files below a local folder, hidden ones too, each atomically.
 
     Args:
-        folder: where they are.
-        uri: local folder or ``s3://`` prefix to put them.
-        last: the file that makes the folder valid: an old one there is deleted first, the new one goes last.
+        folder: source folder.
+        uri: target, a local folder or ``s3://`` prefix.
+        last: the file that marks the folder as complete: an old one is deleted first, the new one is written last.
 
     Raises:
-        InputError: nothing there.
+        InputError: no files.
         ConfigError: ``last`` is not among the files.
     """
     paths = [Path(info.uri) for info in list_files(str(folder), hidden=True)]
     paths = [path for path in paths if not path.name.startswith(local.TEMPORARY_PREFIX)]
     if last is not None:
         if folder / last not in paths:
-            raise ConfigError(f"{folder}: has no {last}, without which it is not valid. Make the folder again.")
+            raise ConfigError(f"{folder}: has no {last}, without which it is not complete. Create the folder again.")
         paths.sort(key=lambda path: path == folder / last)
         delete(join(uri, last))
     for path in paths:

@@ -1,4 +1,4 @@
-"""The local side of ``files``: the same functions over paths. Reads answer by ``ObjectAnswer``, disks fail by ``ResourceError``."""
+"""``files`` for local paths. Reads raise ``ObjectAnswer``, disk failures ``ResourceError``."""
 
 import contextlib
 import errno
@@ -21,10 +21,10 @@ from agegender.schema import Status
 from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
 
 TEMPORARY_PREFIX = ".tmp-"
-"""Begins with a dot, so that no listing and no reader of tables ever takes it for data."""
+"""Begins with a dot, so that listings and readers of tables skip it."""
 
 NAMES_IN_MEMORY = 50_000
-"""A folder with more entries is sorted through temporary files, so that memory does not grow with it."""
+"""Folders with more entries are sorted on disk (external merge sort), so that memory does not grow with them."""
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 _UNREADABLE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO}
@@ -32,17 +32,17 @@ _WRONG_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, e
 
 
 def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
-    """See ``files.list_files``; nothing at all where nothing is."""
-    if os.path.isdir(uri):  # noqa: PTH112  (Path.is_dir raises where it may not look)
+    """See ``files.list_files``; yields nothing if there are no files."""
+    if os.path.isdir(uri):  # noqa: PTH112  (Path.is_dir raises without permission)
         yield from _walk(uri.rstrip("/") or "/", hidden, frozenset())
-    elif (found := stat(uri)) is not None:
-        yield found
+    elif (info := stat(uri)) is not None:
+        yield info
 
 
 def _walk(folder: str, hidden: bool, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
-    """Depth first, names in code point order; links are followed, but never back into a folder that is being walked."""
-    here = os.stat(folder)  # noqa: PTH116  (Path costs more than the system call, a million times)
-    identity = (here.st_dev, here.st_ino)
+    """Depth first, names in code point order. Links are followed, except to a folder above (a cycle)."""
+    folder_stat = os.stat(folder)  # noqa: PTH116  (Path costs more than the system call)
+    identity = (folder_stat.st_dev, folder_stat.st_ino)
     if identity in above:
         return
     for name in _sorted_names(folder):
@@ -51,7 +51,7 @@ def _walk(folder: str, hidden: bool, above: frozenset[tuple[int, int]]) -> Itera
         path = f"{folder.rstrip('/')}/{name}"
         try:
             facts = os.stat(path)  # noqa: PTH116
-        except OSError:  # a broken link, or gone since: reading it gives the reason
+        except OSError:  # a broken link, or deleted meanwhile: reading it gives the reason
             yield FileInfo(path, 0, "")
             continue
         if modes.S_ISDIR(facts.st_mode):
@@ -75,7 +75,7 @@ def _sorted_names(folder: str) -> Iterator[str]:
                     names = []
         except PermissionError as error:
             raise InputError(
-                f"{folder}: may not be listed ({error.strerror}). Grant this user read access, or leave the folder out of the input."
+                f"{folder}: no permission to list it ({error.strerror}). Grant this user read access, or leave the folder out of the input."
             ) from error
         except OSError as error:
             raise _outage(folder, error) from error
@@ -108,7 +108,7 @@ def read_bytes(uri: str, offset: int, length: int | None) -> bytes:
 def open_for_reading(uri: str) -> BinaryIO:
     """See ``files.open_for_reading``."""
     try:
-        # O_NONBLOCK: opening a pipe that somebody left in the folder would otherwise wait for its writer for ever
+        # O_NONBLOCK: opening a named pipe would otherwise wait forever for a writer
         descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not modes.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -126,7 +126,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 def write_from(source: BinaryIO, uri: str) -> None:
     """See ``files.write_from``."""
     target = Path(uri)
-    # A name of its own for each writer: a retried task may run while the first one still does.
+    # A unique name per writer: a retried task may run at the same time as the first one.
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name survives a power cut too, where the file system can promise that."""
+    """Make the new name durable, where the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -169,7 +169,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _answer(uri: str, error: OSError | ValueError) -> ObjectAnswer | ResourceError:
-    if not isinstance(error, OSError):  # a name with a NUL or characters that no file name can hold
+    if not isinstance(error, OSError):  # a name with a NUL or an unencodable character
         return ObjectAnswer(Status.UNREADABLE, uri, str(error))
     if error.errno in _MISSING:
         return ObjectAnswer(Status.MISSING, uri, os.strerror(error.errno))
@@ -179,12 +179,12 @@ def _answer(uri: str, error: OSError | ValueError) -> ObjectAnswer | ResourceErr
 
 
 def _outage(uri: str, error: OSError) -> ResourceError:
-    return ResourceError(f"{uri}: {error.strerror}. Mend the disk or the mount and run the same command again.")
+    return ResourceError(f"{uri}: {error.strerror}. Repair the disk or the mount, and run the same command again.")
 
 
 def _write_failure(uri: str, error: OSError) -> ConfigError | ResourceError:
     if error.errno in _WRONG_PLACE:
         return ConfigError(f"{uri}: cannot be written ({error.strerror}). Choose another output.")
     return ResourceError(
-        f"{uri}: cannot be written ({error.strerror}). Make room or grant this user write access, and run the same command again."
+        f"{uri}: cannot be written ({error.strerror}). Free disk space or grant this user write access, and run the same command again."
     )

@@ -1,4 +1,4 @@
-"""How often this process asked storage again."""
+"""Counts the retried storage requests of this process."""
 
 import threading
 
@@ -7,14 +7,14 @@ _count = 0
 
 
 def note_retry() -> None:
-    """One request is made again."""
+    """Count one retry."""
     global _count
     with _lock:
         _count += 1
 
 
 def take_retries() -> int:
-    """Requests that were made again since this was last called."""
+    """Number of retries since the last call; resets the count."""
     global _count
     with _lock:
         taken, _count = _count, 0

@@ -1,4 +1,4 @@
-"""The S3 side of ``files``: the same functions over ``s3://bucket/key``."""
+"""``files`` for ``s3://bucket/key``."""
 
 import io
 from collections.abc import Iterator
@@ -13,29 +13,29 @@ from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
 from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
 from agegender.storage.s3_client import call, client, endpoint, error_code, max_attempts, relax_checksums
-from agegender.storage.s3_listing import list_objects, may_not_list
+from agegender.storage.s3_listing import list_objects, listing_denied
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MULTIPART_BYTES = 16 << 20
-"""Larger objects go up in parts, several at a time."""
+"""Larger objects are uploaded in concurrent parts."""
 
 READ_AHEAD_BYTES = 4 << 20
-"""One request of a stream: long against the round trip, short against memory."""
+"""Size of a stream's requests: a compromise between round trips and memory."""
 
-relax_checksums()  # a process that only unpickles an ``S3FileSystem`` of ours needs it too
+relax_checksums()  # also needed in a process that only unpickles a ``PortableS3FileSystem``
 
 
 def split(uri: str) -> tuple[str, str]:
-    """``s3://bucket/key`` -> bucket, key; keys may hold any character, so this is no URL parser's work.
+    """``s3://bucket/key`` -> bucket, key. Not a URL parser's task, because keys may contain any character.
 
     Raises:
-        InputError: no bucket in it.
+        InputError: no bucket.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:
-        raise InputError(f"{uri!r}: names no bucket. Write s3://BUCKET/KEY.")
+        raise InputError(f"{uri!r}: has no bucket. Write s3://BUCKET/KEY.")
     return bucket, key
 
 
@@ -43,31 +43,31 @@ def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
     """See ``files.list_files``."""
     bucket, key = split(uri)
     if key and not key.endswith("/"):
-        itself = _itself(bucket, key, uri)
-        if itself is not None:
-            yield itself
+        single = _exact_object(bucket, key, uri)
+        if single is not None:
+            yield single
             return
         key += "/"
 
-    def leave_out(folder: str) -> bool:
+    def skip(folder: str) -> bool:
         return not hidden and is_hidden(folder[len(key) :])
 
-    for item in list_objects(bucket, key, uri, leave_out):
+    for item in list_objects(bucket, key, uri, skip):
         relative = item["Key"][len(key) :]
-        # consoles make empty objects whose names end in a slash, to show folders
+        # consoles create empty objects with a trailing slash to represent folders
         if relative and not relative.endswith("/") and (hidden or not is_hidden(relative)):
             yield _info(bucket, item)
 
 
-def _itself(bucket: str, key: str, uri: str) -> FileInfo | None:
-    """The object of exactly this key: the first of all keys that begin with it."""
+def _exact_object(bucket: str, key: str, uri: str) -> FileInfo | None:
+    """The object with exactly this key, which LIST returns before all longer keys."""
     try:
         page = call(lambda: client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1), uri)
-    except ObjectAnswer as refused:  # keys that may read one object but list nothing
-        found = stat(uri)
-        if found is None:
-            raise may_not_list(uri, refused) from refused
-        return found
+    except ObjectAnswer as refused:  # credentials that may read an object but not list the bucket
+        info = stat(uri)
+        if info is None:
+            raise listing_denied(uri, refused) from refused
+        return info
     return next((_info(bucket, item) for item in page["Contents"] if item["Key"] == key), None)
 
 
@@ -81,19 +81,19 @@ def stat(uri: str) -> FileInfo | None:
     if not key or key.endswith("/"):
         return None
 
-    def ask() -> FileInfo:
+    def head() -> FileInfo:
         try:
-            facts: Any = client().head_object(Bucket=bucket, Key=key)
+            response: Any = client().head_object(Bucket=bucket, Key=key)
         except ClientError as error:
             if error_code(error) not in ("400", "403", "404"):
                 raise
-            # the answer to HEAD has no body, hence no reason: a GET tells a refused key from a refused object
-            facts = client().get_object(Bucket=bucket, Key=key)
-            facts["Body"].close()
-        return FileInfo(uri, facts["ContentLength"], facts["ETag"].strip('"'))
+            # a response to HEAD has no body and so no reason: a GET tells rejected keys from a denied object
+            response = client().get_object(Bucket=bucket, Key=key)
+            response["Body"].close()
+        return FileInfo(uri, response["ContentLength"], response["ETag"].strip('"'))
 
     try:
-        return call(ask, uri)
+        return call(head, uri)
     except ObjectAnswer as answer:
         if answer.status is Status.MISSING:
             return None
@@ -101,27 +101,29 @@ def stat(uri: str) -> FileInfo | None:
 
 
 def read_bytes(uri: str, offset: int, length: int | None, etag: str | None = None) -> bytes:
-    """See ``files.read_bytes``; with ``etag`` only if the object is still that one."""
+    """See ``files.read_bytes``; with ``etag``, fail if the object has changed."""
     bucket, key = split(uri)
     if not key:
         raise ObjectAnswer(Status.UNREADABLE, uri, "Is a bucket")
     if length == 0:
         return b""
-    wanted: dict[str, Any] = {"Bucket": bucket, "Key": key}
+    request: dict[str, Any] = {"Bucket": bucket, "Key": key}
     if offset or length is not None:
-        wanted["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
+        request["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
     if etag is not None:
-        wanted["IfMatch"] = f'"{etag}"'
+        request["IfMatch"] = f'"{etag}"'
 
     def get() -> bytes:
         try:
-            with client().get_object(**wanted)["Body"] as body:
+            with client().get_object(**request)["Body"] as body:
                 return bytes(body.read())
         except ClientError as error:
-            if error_code(error) == "InvalidRange":  # begins behind the end, or the object is empty
+            if error_code(error) == "InvalidRange":  # starts beyond the end, or the object is empty
                 return b""
             if error_code(error) in ("PreconditionFailed", "412"):
-                raise InputError(f"{uri}: changed while it was read. Let its writer finish, and run again.") from error
+                raise InputError(
+                    f"{uri}: changed while it was read. Wait until its writer has finished, and run again."
+                ) from error
             raise
 
     return call(get, uri)
@@ -159,7 +161,7 @@ class _RangeReader(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        """The rest in one request; the inherited one asks for 8 kB at a time."""
+        """Read the rest in one request; the inherited method reads 8 kB at a time."""
         data = read_bytes(
             self._info.uri, self._position, max(0, self._info.size_bytes - self._position), self._info.etag
         )
@@ -181,10 +183,10 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def write_from(source: BinaryIO, uri: str) -> None:
-    """See ``files.write_from``; S3 shows an object only when all of it has arrived."""
+    """See ``files.write_from``; S3 makes an object visible only when it is complete."""
     bucket, key = split(uri)
     if not key or key.endswith("/"):
-        raise ConfigError(f"{uri}: names no object to write. Write s3://BUCKET/KEY.")
+        raise ConfigError(f"{uri}: is not an object to write. Write s3://BUCKET/KEY.")
     start = source.tell()
     size_bytes = source.seek(0, io.SEEK_END) - start
     parts = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4)
@@ -194,14 +196,14 @@ def write_from(source: BinaryIO, uri: str) -> None:
         if size_bytes < MULTIPART_BYTES:
             client().put_object(Bucket=bucket, Key=key, Body=source.read())
         else:
-            # s3transfer closes what it is given, and a second attempt must read it again
+            # s3transfer closes the stream, which a retry has to read again
             client().upload_fileobj(cast("BinaryIO", _Unclosed(source)), bucket, key, Config=parts)
 
     call(put, uri, writing=True)
 
 
 class _Unclosed(io.RawIOBase):
-    """A stream whose closing closes nothing."""
+    """A stream that ignores ``close``."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -229,27 +231,27 @@ def delete(uri: str) -> None:
 
 
 class PortableS3FileSystem(pyarrow.fs.S3FileSystem):  # type: ignore[misc]  # pyarrow has no types
-    """pyarrow's S3 client, built anew from each process's own environment when it travels: no key travels with it."""
+    """pyarrow's S3 file system; unpickled from the environment of the receiving process, so that no key is pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrow_filesystem, (self.region,)
 
 
-_ARROW_MORE_ATTEMPTS = 3
-"""Its first delay is 50 ms and each is twice the one before, so that eleven attempts take as long as eight of ours."""
+_ARROW_EXTRA_ATTEMPTS = 3
+"""pyarrow's delays start at 50 ms and double, so that eleven attempts take as long as our eight."""
 
 
 def _arrow_filesystem(region: str | None) -> PortableS3FileSystem:
     options: dict[str, Any] = {"region": region} if region else {}
-    where = urlsplit(client().meta.endpoint_url)
-    if not _is_amazon(where):
-        options |= {"scheme": where.scheme, "endpoint_override": where.netloc}
-    patience = pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=max_attempts() + _ARROW_MORE_ATTEMPTS)
-    return PortableS3FileSystem(**options, retry_strategy=patience)
+    endpoint_url = urlsplit(client().meta.endpoint_url)
+    if not _is_amazon(endpoint_url):
+        options |= {"scheme": endpoint_url.scheme, "endpoint_override": endpoint_url.netloc}
+    retries = pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=max_attempts() + _ARROW_EXTRA_ATTEMPTS)
+    return PortableS3FileSystem(**options, retry_strategy=retries)
 
 
-def _is_amazon(where: SplitResult) -> bool:
-    return (where.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+def _is_amazon(endpoint_url: SplitResult) -> bool:
+    return (endpoint_url.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -259,5 +261,7 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         region = pyarrow.fs.resolve_s3_region(bucket) if amazon else client().meta.region_name
     except OSError as error:
-        raise ResourceError(f"{uri}: S3 at {endpoint()} does not name the bucket's region ({error}).") from error
+        raise ResourceError(
+            f"{uri}: S3 at {endpoint()} does not tell the bucket's region ({error}). Check the address and the endpoint."
+        ) from error
     return _arrow_filesystem(region), f"{bucket}/{key}".rstrip("/")

@@ -1,7 +1,7 @@
-"""Listing a prefix of S3 by several folders of it at a time.
+"""List an S3 prefix with concurrent requests for its folders.
 
-A LIST answers for a thousand keys, and only its answer says where the next one begins: one after the other, a billion images are a
-million round trips. Folders (keys up to a slash) are independent of each other, and their pages are asked for side by side.
+A LIST returns a page of a thousand keys and the token of the next page, so that pages of one folder come one after the other:
+a million round trips for a billion images. Folders (keys up to a slash) are independent and listed concurrently.
 """
 
 from collections import deque
@@ -15,77 +15,79 @@ from agegender.storage.answers import ObjectAnswer
 from agegender.storage.s3_client import call, client
 
 IN_FLIGHT = 16
-"""Requests under way at a time, each of which holds a page of a thousand keys."""
+"""Concurrent requests, each for a page of a thousand keys."""
 
-FOLDERS_WANTED = 64
-"""Folders are divided into theirs until there are so many: enough that one large one among them is not all that is left."""
+MIN_FOLDERS = 64
+"""Folders are split into their subfolders until there are this many: enough to keep requests concurrent if one is large."""
 
-FOLDERS_MAX = 1000
-"""More are not asked for one by one, for in small folders a request says less than in the one above them."""
+MAX_FOLDERS = 1000
+"""No further splitting above this: requests for small folders return few keys."""
 
 
-def list_objects(bucket: str, prefix: str, uri: str, leave_out: Callable[[str], bool]) -> Iterator[Any]:
-    """Every object below a prefix, as S3 describes it, in an order that depends on the keys alone.
+def list_objects(bucket: str, prefix: str, uri: str, skip: Callable[[str], bool]) -> Iterator[Any]:
+    """Every object below a prefix, as S3 describes it, in an order that depends only on the keys.
 
-    A prefix without folders comes in the server's order, others a page of each folder in turn. Memory is that of
-    ``FOLDERS_WANTED`` pages at most, at the beginning, then of ``IN_FLIGHT``.
+    A prefix without folders keeps the server's order; otherwise pages of the folders alternate. Holds at most ``MIN_FOLDERS``
+    pages in memory while it splits folders, then ``IN_FLIGHT``.
 
     Args:
-        bucket: its name.
-        prefix: empty, or with a slash at its end.
-        uri: named in errors.
-        leave_out: whether to pass over a folder, given as a prefix; its objects may come nevertheless.
+        bucket: name.
+        prefix: empty, or with a trailing slash.
+        uri: for error messages.
+        skip: whether to skip a folder, given as a prefix; some of its objects may be listed nevertheless.
 
     Raises:
-        InputError: no such bucket, may not be listed.
+        InputError: no such bucket, or no permission to list.
         ResourceError: storage does not answer.
     """
     pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="list")
     try:
-        whole: list[str] = []
+        unsplit: list[str] = []
         folders = [prefix]
-        while folders and len(whole) + len(folders) < FOLDERS_WANTED:
+        while folders and len(unsplit) + len(folders) < MIN_FOLDERS:
             level, folders = folders, []
             pages = pool.map(lambda folder: _page(bucket, folder, uri, Delimiter="/"), level)
             for folder, page in zip(level, pages, strict=True):
-                inner = [each["Prefix"] for each in page.get("CommonPrefixes", []) if not leave_out(each["Prefix"])]
-                if page["IsTruncated"] or len(whole) + len(folders) + len(inner) > FOLDERS_MAX:
-                    whole.append(folder)
+                inner = [each["Prefix"] for each in page.get("CommonPrefixes", []) if not skip(each["Prefix"])]
+                if page["IsTruncated"] or len(unsplit) + len(folders) + len(inner) > MAX_FOLDERS:
+                    unsplit.append(folder)
                 else:
                     folders += inner
                     yield from page["Contents"]
-        yield from _in_turn(pool, bucket, [*whole, *folders], uri)
+        yield from _round_robin(pool, bucket, [*unsplit, *folders], uri)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_turn(pool: ThreadPoolExecutor, bucket: str, folders: list[str], uri: str) -> Iterator[Any]:
+def _round_robin(pool: ThreadPoolExecutor, bucket: str, folders: list[str], uri: str) -> Iterator[Any]:
     rest = iter(folders)
-    waiting: deque[tuple[str, Future[Any]]] = deque()
+    pending: deque[tuple[str, Future[Any]]] = deque()
 
-    def ask(folder: str, **token: str) -> None:
-        waiting.append((folder, pool.submit(_page, bucket, folder, uri, **token)))
+    def request(folder: str, **token: str) -> None:
+        pending.append((folder, pool.submit(_page, bucket, folder, uri, **token)))
 
     for folder in islice(rest, IN_FLIGHT):
-        ask(folder)
-    while waiting:
-        folder, asked = waiting.popleft()
-        page = asked.result()
+        request(folder)
+    while pending:
+        folder, future = pending.popleft()
+        page = future.result()
         if page["IsTruncated"]:
-            ask(folder, ContinuationToken=page["NextContinuationToken"])
+            request(folder, ContinuationToken=page["NextContinuationToken"])
         else:
             for following in islice(rest, 1):
-                ask(following)
+                request(following)
         yield from page["Contents"]
 
 
-def _page(bucket: str, prefix: str, uri: str, **how: Any) -> Any:
+def _page(bucket: str, prefix: str, uri: str, **options: Any) -> Any:
     try:
-        return call(lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **how), uri)
+        return call(lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **options), uri)
     except ObjectAnswer as refused:
-        raise may_not_list(uri, refused) from refused
+        raise listing_denied(uri, refused) from refused
 
 
-def may_not_list(uri: str, refused: ObjectAnswer) -> InputError:
-    """What to say where the server refuses to list."""
-    return InputError(f"{uri}: may not be listed ({refused.reason}). Grant these keys s3:ListBucket on the bucket.")
+def listing_denied(uri: str, refused: ObjectAnswer) -> InputError:
+    """The error for a LIST that the server refuses."""
+    return InputError(
+        f"{uri}: no permission to list it ({refused.reason}). Grant these keys s3:ListBucket on the bucket."
+    )

@@ -38,7 +38,7 @@ def test_a_full_disk_ends_the_run_and_with_room_the_same_command_goes_on(
     command = predict_flags(faces, tiny_model, output, "--num-cpus", "2")
     with started(command) as run:
         assert run.end() == 4, run.log
-    assert "cannot be written (No space left on device). Make room" in run.log
+    assert "cannot be written (No space left on device). Free disk space" in run.log
     scored = {path.name: path.read_bytes() for path in units_scored(output)}
     assert scored
     assert not list(output.rglob(".tmp-*"))

@@ -170,11 +170,11 @@ def test_a_bucket_of_somebody_else_is_refused_in_words(s3_bucket: str, s3_env: C
     storage.write_bytes(f"{s3_bucket}/a/x", b"1")
     s3_env(AWS_ACCESS_KEY_ID="otherkey", AWS_SECRET_ACCESS_KEY="othersecret")
     for uri in (s3_bucket, f"{s3_bucket}/a", f"{s3_bucket}/a/"):
-        with pytest.raises((InputError, storage.ObjectAnswer), match=r"may not be listed|AccessDenied"):
+        with pytest.raises((InputError, storage.ObjectAnswer), match=r"no permission to list|AccessDenied"):
             storage.list_files(uri)
-    with pytest.raises(ResourceError, match="may not be written"):
+    with pytest.raises(ResourceError, match="no permission to write"):
         storage.write_bytes(f"{s3_bucket}/y", b"1")
-    with pytest.raises(ResourceError, match="may not be written"):
+    with pytest.raises(ResourceError, match="no permission to write"):
         storage.delete(f"{s3_bucket}/a/x")
 
 

@@ -4,7 +4,7 @@ import pytest
 from botocore.parsers import ResponseParserFactory
 from botocore.session import Session
 
-from agegender.storage.s3_keys import take_objects
+from agegender.storage.s3_keys import parse_objects
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 ANSWER = """<?xml version="1.0"?><ListBucketResult{namespace}><Name>b</Name><IsTruncated>true</IsTruncated>
@@ -29,7 +29,7 @@ def test_objects_and_the_rest_are_what_botocore_reads(namespace: str) -> None:
     body = ANSWER.format(namespace=namespace).encode()
     response: dict[str, Any] = {"status_code": 200, "body": body, "headers": {}}
     ours: dict[str, Any] = {}
-    take_objects(response, ours, operation_model=None)
+    parse_objects(response, ours, operation_model=None)
     wanted = parsed(200, body)
     assert len(wanted["Contents"]) == 2
     assert ours["Contents"] == [{key: each[key] for key in ("Key", "Size", "ETag")} for each in wanted.pop("Contents")]
@@ -48,5 +48,5 @@ def test_objects_and_the_rest_are_what_botocore_reads(namespace: str) -> None:
 )
 def test_another_answer_is_left_to_botocore(status: int, body: bytes) -> None:
     response, ours = {"status_code": status, "body": body}, dict[str, Any]()
-    take_objects(response, ours)
+    parse_objects(response, ours)
     assert (response["body"], ours) == (body, {})
