@@ -1,7 +1,7 @@
-"""``agegender eda | train | evaluate | predict | status | export | sample``: the jobs under one name.
+"""The command line: ``agegender eda | train | evaluate | predict | preview | status | export | sample``.
 
-A setting is looked for in this order: flag, environment (``AGEGENDER_NUM_WORKERS``), the YAML file of ``--config``, default.
-Heavy imports wait until a command is known to be right: ``--help`` and a wrong command answer at once.
+Precedence of settings: flag, environment (``AGEGENDER_NUM_WORKERS``), the YAML file of ``--config``, default.
+Heavy imports come after parsing, so that ``--help`` and a wrong command answer at once.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DEFECT_EXIT_CODE = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One sub-command: what configures it and what runs it."""
+    """One sub-command: its config class and the function that runs it."""
 
     config: type[BaseModel]
     module: str
@@ -82,7 +82,7 @@ def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = 
         datefmt="%H:%M:%S",
     )
     logging.getLogger("botocore").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes ask this way
+    signal.signal(signal.SIGTERM, _interrupt)  # sent by `ray job stop` and Kubernetes
     try:
         settings = parse_config(job.config, sys.argv[1:] if argv is None else argv, program)
         run: Callable[[BaseModel], dict[str, Any]] = getattr(importlib.import_module(job.module), job.function)
@@ -90,24 +90,24 @@ def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = 
     except AgegenderError as error:
         return _fail(program, str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail(program, "interrupted. Run the same command again to go on", INTERRUPTED_EXIT_CODE)
+        return _fail(program, "interrupted. Run the same command again to resume", INTERRUPTED_EXIT_CODE)
     _print_result(result)
     return int(result.get("exit_code", 0))
 
 
 def _overview() -> str:
-    heads = [f"  {name:<10}{(job.config.__doc__ or '').strip().splitlines()[0]}" for name, job in JOBS.items()]
+    commands = [f"  {name:<10}{(job.config.__doc__ or '').strip().splitlines()[0]}" for name, job in JOBS.items()]
     return "\n".join(
         [
             "commands:",
-            *heads,
+            *commands,
             "",
             "example:",
             "  agegender eda     --input UTKFace/ --output out/eda",
             "  agegender train   --input UTKFace/ --output out/train",
             "  agegender predict --input photos/ --output out/predictions",
             "",
-            "Every setting is a flag, a line of the YAML file given by --config, or a variable such as AGEGENDER_NUM_WORKERS.",
+            "Each setting is a flag, a line of the YAML file given by --config, or a variable such as AGEGENDER_NUM_WORKERS.",
             "",
             EXIT_CODES,
         ]
@@ -115,7 +115,7 @@ def _overview() -> str:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    """A line per figure; tables and what is nested deeper is for the files and the page."""
+    """Print one line per value; tables and deeper nesting are left to the files and the report."""
     for key, value in result.items():
         if key == "exit_code" or value is None or _depth(value) > 2 or (isinstance(value, list) and _depth(value) > 1):
             continue

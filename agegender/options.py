@@ -1,4 +1,4 @@
-"""What every config is made of."""
+"""Shared types and the base class of all configs."""
 
 from enum import Enum, auto
 from typing import Annotated, Any, Literal, Self
@@ -9,10 +9,10 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 Precision = Literal["float32", "bfloat16"]
-"""Of a network's arithmetic."""
+"""Floating-point type of the network's computation."""
 
 PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
-"""The same as it is asked for; auto: bfloat16 where the processor is faster in it, else float32."""
+"""``Precision`` as an option; auto: bfloat16 if the processor is faster in it, else float32."""
 
 
 class Affects(Enum):
@@ -42,7 +42,7 @@ OUTPUT, LABELS, REPORT, DERIVED, NOTHING = Affects
 
 
 class Options(BaseModel):
-    """Common behaviour of every group of options: unknown names are errors, field docstrings are help texts."""
+    """Base of all groups of options: unknown names are errors, field docstrings are help texts."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
 

@@ -1,4 +1,4 @@
-"""The training recipe: what the network is and how it learns, and the presets; the trainer needs it and nothing else.
+"""The training recipe: network, optimization, augmentation, and the presets. All that the trainer needs.
 
 Field docstrings are the help texts of ``agegender train``'s flags.
 """
@@ -12,7 +12,7 @@ from agegender.options import OUTPUT, Fraction, Options, Positive, PrecisionOrAu
 
 
 class Augmentation(Options):
-    """How training images are varied; every range is drawn uniformly per image."""
+    """Augmentation of training images; each range is sampled uniformly per image."""
 
     flip_probability: Fraction = 0.5
     """share of images mirrored left to right"""
@@ -36,32 +36,32 @@ class Augmentation(Options):
     """largest relative change of contrast"""
 
     darkness_probability: Fraction = 0.1
-    """share of images that keep only a part of their light, down to a fifth"""
+    """share of images that are darkened, down to a fifth of their brightness"""
 
     noise_probability: Fraction = 0.1
     """share of images with Gaussian noise of up to 30 of 255"""
 
     low_resolution_probability: Fraction = 0.1
-    """share of images that come from fewer pixels, down to a third of the side"""
+    """share of images that are downscaled and upscaled, down to a third of the side"""
 
     erase_probability: Fraction = 0.3
     """share of images that lose one random rectangle"""
 
 
 class Recipe(Options):
-    """The network and how it is trained; everything that the trainer needs and nothing about where it runs."""
+    """The network and how it is trained, but nothing about where it runs."""
 
     backbone: Annotated[str, OUTPUT] = "compact"
     """compact, large, notebook, or the name of a torchvision classification model, e.g. resnet50"""
 
     weights: Annotated[str | None, OUTPUT] = None
-    """first weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
+    """initial weights of the backbone: a file (.pth, .safetensors) or, for torchvision's, a name such as DEFAULT (downloads them)"""
 
     age_head: Annotated[Literal["distribution", "scalar"], OUTPUT] = "distribution"
     """distribution: 121 bins, one per year; scalar: one number"""
 
     age_readout: Annotated[Literal["expectation", "median"], OUTPUT] = "median"
-    """what of the age distribution is the estimate; training minimises the error of the expectation all the same"""
+    """which statistic of the age distribution is the estimate; training always minimises the error of the expectation"""
 
     views: Annotated[Literal[1, 2], OUTPUT] = 2
     """2: estimate from the image and its mirror image together, at twice the time"""
@@ -70,8 +70,8 @@ class Recipe(Options):
     """side of the square that training images are resized to"""
 
     crop_fraction: Annotated[float, Field(gt=0.5, le=1), OUTPUT] = 0.875
-    """side of its middle that the network learns from, as a share; turned and shifted images draw on the margin. The trained
-    network is shown half of the margin too, if --augment.zoom-min has made faces so small"""
+    """side of the central crop that the network learns from, as a share of the image; the margin fills in where images are
+    rotated or shifted. The trained network also sees half of the margin, if --augment.zoom-min has shown it faces that small"""
 
     epochs: Annotated[Positive, OUTPUT] = 80
     """passes over the training part"""
@@ -80,14 +80,14 @@ class Recipe(Options):
     """images per step over all workers together"""
 
     optimizer: Annotated[Literal["muon", "adamw"], OUTPUT] = "muon"
-    """muon: orthogonalized momentum for the layers within, AdamW for the rest; adamw: AdamW for all"""
+    """muon: orthogonalized momentum for hidden layers, AdamW for the rest; adamw: AdamW for all"""
 
     learning_rate: Annotated[float, Field(gt=0), OUTPUT] = 5e-3
-    """peak learning rate; where it is not given, the preset's times the square root of --batch-size over the preset's batch size;
-    for adamw alone 2e-3 is more like it"""
+    """peak learning rate; default: the preset's times the square root of --batch-size over the preset's batch size;
+    for --optimizer adamw, start near 2e-3"""
 
     weight_decay: Annotated[float, Field(ge=0), OUTPUT] = 0.15
-    """decoupled, on matrices and filters alone"""
+    """decoupled weight decay, on matrices and filters only"""
 
     schedule: Annotated[Literal["one-cycle", "constant"], OUTPUT] = "one-cycle"
     """one-cycle: linear warm-up, then cosine to zero"""
@@ -96,13 +96,13 @@ class Recipe(Options):
     """share of the steps spent warming up"""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1), OUTPUT] = 0.998
-    """decay per step of the averaged weights that are evaluated and kept; 0: no averaging"""
+    """decay per step of the averaged weights (EMA) that are evaluated and saved; 0: no averaging"""
 
     gradient_clip_norm: Annotated[float, Field(ge=0), OUTPUT] = 5.0
-    """largest norm of the gradient; 0: no bound"""
+    """clip the gradient to this norm; 0: no clipping"""
 
     precision: Annotated[PrecisionOrAuto, OUTPUT] = "auto"
-    """auto: bfloat16 where the processor is faster in it, else float32; resolved once and recorded"""
+    """auto: bfloat16 if the processor is faster in it, else float32; resolved once and recorded"""
 
     age_sigma_years: Annotated[float, Field(gt=0), OUTPUT] = 2.5
     """width of the Gaussian target of the age distribution"""
@@ -111,25 +111,25 @@ class Recipe(Options):
     """weight of the divergence from the age target, in nats"""
 
     age_error_weight: Annotated[float, Field(ge=0), OUTPUT] = 0.2
-    """weight of the mean absolute age error, per year; a scalar head learns from nothing else"""
+    """weight of the mean absolute age error, per year; the only age loss of a scalar head"""
 
     gender_weight: Annotated[float, Field(ge=0), OUTPUT] = 1.0
     """weight of the binary cross-entropy of gender, in nats"""
 
     teacher_weight: Annotated[Fraction, OUTPUT] = 0.5
-    """with --teacher: share of the target that is the teachers', the rest is the label's"""
+    """with --teacher: weight of the teachers in the target; the label has the rest"""
 
     augment: Annotated[Augmentation, OUTPUT] = Augmentation()
-    """how training images are varied"""
+    """augmentation of training images"""
 
     seed: Annotated[int, OUTPUT] = 0
-    """first weights, order and augmentation; and the split"""
+    """seed of initial weights, order, augmentation and split"""
 
     @model_validator(mode="after")
     def _check_age_learns(self) -> Self:
         if self.age_head == "scalar" and self.age_error_weight == 0:
             raise ValueError(
-                "age_error_weight 0 with age_head scalar: nothing would teach it ages; give --age-error-weight 0.2"
+                "age_error_weight 0 with age_head scalar: there is no age loss; give --age-error-weight 0.2"
             )
         return self
 
@@ -175,18 +175,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""What a preset says in place of the defaults of ``Recipe``; what the user says wins over it."""
+"""Preset -> values that replace the defaults of ``Recipe``; values that the user gives take precedence."""
 
 
 def learning_rate_for(batch_size: int, preset: str) -> float:
     """The peak learning rate of a preset, scaled to another global batch by the square root of their ratio.
 
-    The steps of AdamW and Muon are as long whatever the gradient's size, so a larger batch makes them truer, not longer, and
-    fewer of them are taken: the learning rate that keeps the noise of a whole run as it was grows with the root of the batch.
-    It has been tuned at the preset's batch size alone; far from it (more than eight times) it is a first guess.
+    The update size of AdamW and Muon does not depend on the gradient's size, so a larger batch gives more accurate steps, not
+    longer ones, and fewer of them. To keep the noise of the whole run, the learning rate grows with the square root of the
+    batch size. It was tuned only at the preset's batch size; beyond eight times that it is a first guess.
 
     Args:
-        batch_size: images of one step over all workers.
+        batch_size: images per step over all workers.
         preset: a name in ``PRESETS``.
 
     Source: Annotated[Malladi et al. (2022), On the SDEs and scaling rules for adaptive gradient algorithms., OUTPUT]

@@ -1,4 +1,4 @@
-"""Column names, Arrow schemas and closed vocabularies of the data contract, each said once."""
+"""Column names, Arrow schemas and closed vocabularies of the data contract."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 CONTRACT_VERSION = 1
-"""Raised when the same image and model would give other rows or columns."""
+"""Increased when the same image and model give other rows or columns."""
 
 MAX_AGE_YEARS = 120
 AGE_BINS = MAX_AGE_YEARS + 1
@@ -18,14 +18,14 @@ GENDERS = ("male", "female")
 """Index is the data set's code: 0 male, 1 female."""
 
 RACES = ("white", "black", "asian", "indian", "other")
-"""UTKFace's codes 0-4, for disaggregated evaluation alone; never predicted."""
+"""UTKFace's codes 0-4, only for disaggregated evaluation; never predicted."""
 
 AGE_GROUPS = ("1-10", *(f"{low}-{low + 9}" for low in range(11, 101, 10)), "101+")
 """Ten-year groups; age 0 counts to the first."""
 
 
 class Status(StrEnum):
-    """What became of one image. Closed and documented: a reader may rely on no other value."""
+    """Outcome for one image. Documented and closed: readers can rely on there being no other value."""
 
     OK = "ok"
     NO_FACE = "no_face"
@@ -72,12 +72,10 @@ LISTING = pa.schema(
         pa.field("age_years", pa.float32()),
         pa.field("gender", pa.int8()),
         pa.field("race", pa.int8()),
-        pa.field(
-            "label_problem", pa.string()
-        ),  # why age and gender are null; null: labelled, or no label was looked for
+        pa.field("label_problem", pa.string()),  # why age and gender are null; null: labelled, or labels were not read
     ]
 )
-"""One row per image that a source lists; the columns that the user keeps follow."""
+"""One row per listed image; ``--keep-columns`` follow."""
 
 FACTS = pa.schema(
     [
@@ -90,7 +88,7 @@ FACTS = pa.schema(
         pa.field("size_bytes", pa.int64()),
         pa.field("content_hash", pa.binary(16)),  # first half of the SHA-256 of the bytes; null if there were none
         pa.field("perceptual_hash", pa.uint64()),  # null if not ok, or blank
-        pa.field("thumbnail", pa.binary(256)),  # uint8[16, 16] grey, confirms what the hash suggests; null if not ok
+        pa.field("thumbnail", pa.binary(256)),  # uint8[16, 16] grey, confirms near-duplicates by hash; null if not ok
         pa.field("channel_mean", pa.list_(pa.float64(), 3)),  # RGB, 0-255
         pa.field("channel_mean_square", pa.list_(pa.float64(), 3)),
         pa.field("age_years", pa.float32()),
@@ -99,7 +97,7 @@ FACTS = pa.schema(
         pa.field("label_problem", pa.string()),
     ]
 )
-"""What eda and train know of one image."""
+"""One row per image, for eda and train."""
 
 BOX = pa.struct([(name, pa.float32()) for name in ("x", "y", "width", "height")])
 
@@ -108,8 +106,8 @@ def prediction_schema(keep: Sequence[pa.Field] = (), age_distribution: bool = Fa
     """The Arrow schema of predict's output.
 
     Args:
-        keep: fields of the manifest to carry through, after the contract's own.
-        age_distribution: whether ``age_probabilities`` is there.
+        keep: fields of ``--keep-columns``, after the contract's own.
+        age_distribution: include ``age_probabilities``.
     """
     label = pa.dictionary(pa.int8(), pa.string())
     fields = [
@@ -148,4 +146,4 @@ SPLIT = pa.schema(
         pa.field("race", pa.int8()),
     ]
 )
-"""One row per usable labelled image of a training run; a part is found again by content, wherever the files lie."""
+"""One row per usable labelled image of a training run; keyed by content, so that files may move."""

@@ -1,6 +1,6 @@
-"""Flags, environment and a YAML file -> one validated config; and the help that explains it.
+"""Parse flags, environment and a YAML file into one validated config, and format the help.
 
-Knows pydantic-settings, which reads all three, and nothing of the jobs.
+The only module that uses pydantic-settings; independent of the jobs.
 """
 
 import argparse
@@ -26,25 +26,25 @@ from agegender.errors import ConfigError
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 FIRST_FLAGS = {"--input": "SOURCE", "--model": "MODEL", "--output": "OUTPUT"}
-"""Flags that head the help, and what their values are called there."""
+"""Flags at the top of the help -> name of their value there."""
 
 VALUE_NAMES = {"int": "N", "float": "X", "str": "TEXT", "list[str]": "NAME"}
 
 CONFIG_HELP = """settings:
-  Each option may also stand in a YAML file given by --config FILE (names with _ for -), or in the environment, as
-  AGEGENDER_NUM_WORKERS. A flag wins over the environment, the environment over the file."""
+  Each option can also be set in a YAML file given by --config FILE (names with _ for -), or in the environment, as
+  AGEGENDER_NUM_WORKERS. Flags take precedence over the environment, the environment over the file."""
 
 EXIT_CODES = """exit codes:
-  0    done, also where a finished run is run again
-  1    a defect of ours
-  2    the command or config is wrong, or OUTPUT holds a different run
+  0    done, also if the run was already finished
+  1    internal error: please report it
+  2    the command or config is wrong, or OUTPUT belongs to another run
   3    the input or the model cannot be used
   4    storage or cluster failed: run the same command again
   130  interrupted: run the same command again"""
 
 
 def parse_config(config_class: type[ConfigT], argv: Sequence[str], program: str) -> ConfigT:
-    """Flags, environment and ``--config FILE`` -> the validated config of a job.
+    """Parse flags, environment and ``--config FILE`` into the validated config of a job.
 
     Raises:
         ConfigError: a setting is unknown, missing or out of range, or the file cannot be read.
@@ -52,11 +52,11 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], program: str)
     """
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file_parser.add_argument("--config")
-    known, flags = file_parser.parse_known_args(list(argv))
-    settings = _settings_class(config_class, _protect_commas(flags), program, known.config)
+    parsed, flags = file_parser.parse_known_args(list(argv))
+    settings = _settings_class(config_class, _protect_commas(flags), program, parsed.config)
     try:
-        given = settings()
-        return config_class.model_validate(given.model_dump(exclude_unset=True))
+        values = settings()
+        return config_class.model_validate(values.model_dump(exclude_unset=True))
     except ValidationError as error:
         raise ConfigError(_explain(error, program)) from error
     except SettingsError as error:
@@ -67,7 +67,7 @@ def _settings_class(
     config_class: type[BaseModel], flags: list[str], program: str, file: str | None
 ) -> type[BaseSettings]:
     if file is not None and not Path(file).is_file():
-        raise ConfigError(f"--config {file}: there is no such file")
+        raise ConfigError(f"--config {file}: file does not exist")
 
     class Settings(config_class, BaseSettings):  # type: ignore[misc, valid-type]  # the base is chosen at run time
         model_config = SettingsConfigDict(env_prefix="AGEGENDER_", env_nested_delimiter="__", extra="forbid")
@@ -100,7 +100,7 @@ def _settings_class(
 
 
 def _protect_commas(flags: Iterable[str]) -> list[str]:
-    """An address may hold a comma, at which the library would split a list: hand such a value over as JSON."""
+    """Encode list values as JSON, because the library would split an address at its commas."""
     protected: list[str] = []
     for flag in flags:
         after_list_flag = bool(protected) and protected[-1] in ("--input", "--keep-columns")
@@ -109,7 +109,7 @@ def _protect_commas(flags: Iterable[str]) -> list[str]:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """What must be given comes first; examples keep their lines; values are named by their kind."""
+    """Required flags first; examples keep their line breaks; values are named by type."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=min(110, int(os.environ.get("COLUMNS", "110"))))
@@ -148,6 +148,6 @@ def _explain(error: ValidationError, program: str) -> str:
     lines = []
     for problem in error.errors():
         flag = "--" + ".".join(str(part).replace("_", "-") for part in problem["loc"]) if problem["loc"] else "config"
-        given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})" if problem["loc"] else ""
-        lines.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}{given}")
+        value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})" if problem["loc"] else ""
+        lines.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}{value}")
     return "; ".join(lines) + f". `{program} --help` shows the options"

@@ -98,8 +98,8 @@ def from_feed(recipe: Recipe, samples: Samples, device: torch.device) -> Iterato
     feed = Feed(samples, recipe, 0, 1, 1, device, network_config(recipe).crop_size_px)
     epoch = 0
     while True:
-        for piece, _ in feed.pieces(epoch, 0):
-            yield piece.batch
+        for micro_batch, _ in feed.micro_batches(epoch, 0):
+            yield micro_batch.batch
         epoch += 1
 
 

@@ -88,10 +88,10 @@ def fit(
     feed = Feed(train, recipe, 0, 1, 1, device, network.config.crop_size_px)
     for epoch in range(recipe.epochs):
         started_s = time.monotonic()
-        for step, (piece, _) in enumerate(feed.pieces(epoch, 0)):
-            batches.seed_step(recipe.seed, piece.place)
+        for step, (micro_batch, _) in enumerate(feed.micro_batches(epoch, 0)):
+            batches.seed_step(recipe.seed, micro_batch.place)
             rate = trainer.learning_rate_at(epoch * feed.steps + step, feed.steps * recipe.epochs, recipe)
-            trainer.train_step(network, optimizer, piece.batch, recipe, rate, precision)
+            trainer.train_step(network, optimizer, micro_batch.batch, recipe, rate, precision)
             trainer.update_average(averaged, network, recipe.ema_decay, epoch * feed.steps + step)
         if device.type == "cuda":
             torch.cuda.synchronize()

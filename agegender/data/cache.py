@@ -29,8 +29,8 @@ GIGABYTE = 1_000_000_000
 ABANDONED_AFTER_S = 3600.0
 """An unfinished cache that nobody wrote to for so long belongs to a run that was killed."""
 
-TAUGHT_SUFFIX = ".taught.npy"
-"""``NAME.taught.npy`` may lie beside a cache: what teachers say of its training images. It goes with the cache."""
+SOFT_TARGETS_SUFFIX = ".soft_targets.npy"
+"""``NAME.soft_targets.npy`` beside a cache: the teachers' predictions for its training images. Deleted with the cache."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -112,13 +112,13 @@ def remove_cache(path: Path) -> None:
     """Delete a cache; processes that have it mapped keep what they see."""
     path.unlink(missing_ok=True)
     _usable_path(path).unlink(missing_ok=True)
-    path.with_suffix(TAUGHT_SUFFIX).unlink(missing_ok=True)
+    path.with_suffix(SOFT_TARGETS_SUFFIX).unlink(missing_ok=True)
 
 
 def make_room(folder: Path, limit_bytes: int) -> None:
     """Remove the caches in a folder, oldest first, until those left take at most ``limit_bytes``."""
     abandoned = [part for part in folder.glob("*.part") if time.time() - _modified_s(part) > ABANDONED_AFTER_S]
-    whole = [file for file in folder.glob("*.npy") if not file.name.endswith((".usable.npy", TAUGHT_SUFFIX))]
+    whole = [file for file in folder.glob("*.npy") if not file.name.endswith((".usable.npy", SOFT_TARGETS_SUFFIX))]
     caches = sorted(abandoned + whole, key=_modified_s)
     total_bytes = sum(_size_bytes(file) for file in caches)
     for file in caches:

@@ -1,1 +1,1 @@
-"""The network and its training, in torch alone: runs without Ray, on CPU or GPU."""
+"""The network and its training, in plain PyTorch: no Ray; CPU or GPU."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a short cut (He et al., 2016); dense, because depthwise ones gain nothing on CPUs."""
+    """Two 3x3 convolutions and a shortcut (He et al., 2016); dense, because depthwise ones are not faster on CPUs."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class ResidualBlock(nn.Module):
 
 
 class CompactBackbone(nn.Module):
-    """A narrow residual network that trains on two CPU cores: a stem of large patches, four stages, a weighted pool.
+    """A narrow residual network that trains on two CPU cores: a stride-4 stem, four stages, global depthwise pooling.
 
-    The stem goes to a quarter of the side in one step: maps at half of it cost as much time as a whole stage and buy nothing
-    (docs/accuracy.md). Faces stand upright at one place, so where a feature is matters: the pool is a depthwise convolution
-    over the whole of the last map, a weight for each place and channel (Chen et al., 2018, MobileFaceNets), in place of a mean.
+    The stem reduces the side to a quarter in one step: feature maps at half of it take as long as a whole stage without
+    better accuracy (docs/accuracy.md). Faces are aligned, so positions matter: instead of a mean, the pool is a depthwise
+    convolution over the whole last map, one weight per position and channel (Chen et al., 2018, MobileFaceNets).
 
     Args:
-        image_size_px: side of what it sees.
+        image_size_px: side of the input.
         widths: channels of each stage.
         blocks: residual blocks of each stage.
         strides: of each stage's first block.
@@ -82,9 +82,9 @@ class CompactBackbone(nn.Module):
         side = image_size_px
         for stride in (stem_stride, *strides):
             side = -(-side // stride)
-        place_weights = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
-        nn.init.constant_(place_weights.weight, 1 / side**2)  # begins as the mean
-        self.pool = nn.Sequential(place_weights, nn.BatchNorm2d(channels))
+        position_weights = nn.Conv2d(channels, channels, side, groups=channels, bias=False)
+        nn.init.constant_(position_weights.weight, 1 / side**2)  # starts as mean pooling
+        self.pool = nn.Sequential(position_weights, nn.BatchNorm2d(channels))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32[B, 3, S, S] -> float32[B, F]."""
@@ -93,7 +93,7 @@ class CompactBackbone(nn.Module):
 
 
 class LargeBackbone(CompactBackbone):
-    """The same, wider and deeper and with maps of four times the places: for GPUs."""
+    """``CompactBackbone``, wider, deeper and with feature maps of four times the area: for GPUs."""
 
     def __init__(self, image_size_px: int) -> None:
         super().__init__(
@@ -102,10 +102,10 @@ class LargeBackbone(CompactBackbone):
 
 
 class NotebookBackbone(nn.Module):
-    """The plain CNN that the project grew from.
+    """The plain CNN of the original notebook, as a baseline.
 
-    Its layers were not published; ours: four times (3x3 convolution of 32, 64, 128, 256 channels, ReLU, 2x2 max pool),
-    flatten, dense 256, ReLU, dropout 0.3. No normalisation layers. The heads are its two outputs.
+    Its layers were not published; this reconstruction: four times (3x3 convolution of 32, 64, 128, 256 channels, ReLU, 2x2 max pool),
+    flatten, dense 256, ReLU, dropout 0.3. No normalisation layers. The two heads are its outputs.
     """
 
     features = 256
@@ -129,42 +129,42 @@ def torchvision_backbone(name: str, image_size_px: int, weights: str | None) -> 
     """A torchvision classification model without its last layer.
 
     Args:
-        name: as torchvision lists it, e.g. ``resnet50``.
-        image_size_px: side that it will be fed; tried once.
-        weights: torchvision's name of published weights, e.g. ``DEFAULT``; they are downloaded or found in its cache.
+        name: torchvision's name, e.g. ``resnet50``.
+        image_size_px: side of the input, checked with one forward pass.
+        weights: torchvision's name of pretrained weights, e.g. ``DEFAULT``; downloaded unless cached.
 
     Returns:
         The model, float32[B, 3, S, S] -> float32[B, F], and F.
 
     Raises:
-        ConfigError: no such model or weights, a model of another build, or another image size.
+        ConfigError: no such model or weights, or the model does not fit the heads or the image size.
         ResourceError: the weights could not be downloaded.
     """
-    import torchvision.models as zoo  # only here: its import costs 8-10 s in each process
+    import torchvision.models as zoo  # imported here because it takes 8-10 s in each process
 
     if name not in zoo.list_models(module=zoo):
         raise ConfigError(
-            f"backbone {name!r}: not compact, not notebook and no classification model of torchvision; "
-            f"resnet18, resnet50, mobilenet_v3_small and efficientnet_b0 are, for example"
+            f"backbone {name!r}: not compact, large, notebook or a torchvision classification model; "
+            "try resnet18, resnet50, mobilenet_v3_small or efficientnet_b0"
         )
-    model = _make(zoo, name, weights)
+    model = _build(zoo, name, weights)
     last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1:]
     if not last or getattr(model, "aux_logits", False):
-        raise ConfigError(f"backbone {name!r}: has no last linear layer that our heads can replace; take another")
+        raise ConfigError(f"backbone {name!r}: has no last linear layer for the heads to replace; choose another")
     path, linear = last[0]
     parent, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Identity())
-    _try_once(model, name, image_size_px, linear.in_features)
+    _check_image_size(model, name, image_size_px, linear.in_features)
     return model, linear.in_features
 
 
-def _make(zoo: "ModuleType", name: str, weights: str | None) -> nn.Module:
+def _build(zoo: "ModuleType", name: str, weights: str | None) -> nn.Module:
     choice = None
     if weights is not None:
         names = [each.name for each in zoo.get_model_weights(name)]
         if weights != "DEFAULT" and weights not in names:
             raise ConfigError(
-                f"weights {weights!r}: no file (.pth, .safetensors) and not among torchvision's for {name}: "
+                f"weights {weights!r}: neither a file (.pth, .safetensors) nor one of torchvision's for {name}: "
                 f"DEFAULT, {', '.join(names)}"
             )
         choice = weights
@@ -173,14 +173,14 @@ def _make(zoo: "ModuleType", name: str, weights: str | None) -> nn.Module:
     except OSError as error:  # urllib's errors are OSErrors
         raise ResourceError(
             f"weights {weights!r} of {name}: torchvision could not download them ({error}); "
-            "try again, or fetch the file elsewhere and give its path"
+            "try again, or download the file elsewhere and give its path"
         ) from error
     return model
 
 
 @torch.no_grad()
-def _try_once(model: nn.Module, name: str, image_size_px: int, features: int) -> None:
-    """A model that is built for one image size (vision transformers) says so only when it is run."""
+def _check_image_size(model: nn.Module, name: str, image_size_px: int, features: int) -> None:
+    """Run the model once: one that needs a fixed image size (vision transformers) fails only in the forward pass."""
     training = model.training
     try:
         shape = tuple(model.eval()(torch.zeros(1, 3, image_size_px, image_size_px)).shape)

@@ -1,4 +1,4 @@
-"""A network with its calibration: what scoring runs, in torch on GPUs and as an ONNX graph on CPUs.
+"""A network with its calibration, as scoring runs it: in torch on GPUs and as an ONNX graph on CPUs.
 
 Shapes: B images, S side in pixels, A = 121 age bins.
 """
@@ -30,7 +30,7 @@ class CalibratedNetwork(nn.Module):
             images: uint8[B, S, S, 3] RGB.
 
         Returns:
-            age, low and high end of its interval (years), probability of female, float32[B] each; for a distribution
+            Age, low and high end of its interval (years), probability of female, float32[B] each; with a distribution
             head also the probabilities of the ages, float32[B, A].
         """
         outputs = self.network(images.permute(0, 3, 1, 2))

@@ -1,6 +1,6 @@
-"""What training leaves on disk: the model folder of ``artifact``, and the state that a killed run goes on from.
+"""Write and read what training saves: the model folder of ``artifact``, and the training state of a checkpoint.
 
-Tensors are safetensors, everything else JSON: a file that is opened cannot run code.
+Tensors are safetensors, everything else is JSON: loading a file cannot run code.
 """
 
 import hashlib
@@ -47,25 +47,25 @@ def save_model(
     config: dict[str, Any],
     metrics: dict[str, float],
 ) -> ModelInfo:
-    """Write a model folder; model.json, which makes it valid, goes last.
+    """Write a model folder, with model.json, which makes it valid, last.
 
     Args:
-        folder: made if absent; an older model in it stops being valid first.
-        network: with the weights to keep.
-        calibration: goes into model.json and into the graph.
-        training_images: uint64[N], first 8 bytes of the content hash of each image that the weights come from, any order.
-        calibration_images: uint64[M], the same of those that the calibration comes from.
+        folder: created if needed; an older model in it is invalidated first.
+        network: with the weights to save.
+        calibration: for model.json and the graph.
+        training_images: uint64[N], first 8 bytes of the content hash of each image that the weights were trained on.
+        calibration_images: uint64[M], the same for the calibration images.
         split_hash: of the split it was trained on.
         config: the resolved config of the run.
-        metrics: of the kept epoch on the validation part.
+        metrics: of the last epoch on the validation part.
 
     Returns:
-        What model.json says.
+        The content of model.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
-    kept = {name: value.half() if _is_matrix(value) else value for name, value in network.state_dict().items()}
-    save_file(_plain(kept), folder / WEIGHTS_FILE)
+    stored = {name: value.half() if _is_matrix(value) else value for name, value in network.state_dict().items()}
+    save_file(_plain(stored), folder / WEIGHTS_FILE)
     export_graph(network, calibration, folder / GRAPH_FILE)
     np.union1d(training_images, calibration_images).astype("<u8").tofile(folder / TRAINING_IMAGES_FILE)
     np.setdiff1d(calibration_images, training_images).astype("<u8").tofile(folder / CALIBRATION_IMAGES_FILE)
@@ -81,13 +81,13 @@ def save_model(
         files=files,
         created_by=f"agegender {agegender.__version__}",
     )
-    _write_whole(folder / INFO_FILE, info.model_dump_json(indent=2))
+    _write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2))
     return info
 
 
 @torch.no_grad()
 def round_weights(network: nn.Module) -> None:
-    """Round filters and matrices, in place, to what ``save_model`` stores of them: float16, a four-hundredth of a year."""
+    """Round filters and matrices in place to the float16 that ``save_model`` stores; changes ages by about 1/400 year."""
     for value in network.state_dict().values():
         if _is_matrix(value):
             value.copy_(value.half())
@@ -100,16 +100,16 @@ def _is_matrix(value: Tensor) -> bool:
 def load_network(folder: Path) -> tuple[FaceNetwork, ModelInfo]:
     """The network of a model folder, on the CPU and in eval mode.
 
-    The hashes are not checked: ``scoring.load.open_model`` does that, and says more exactly what is wrong.
+    Does not check hashes: ``scoring.load.open_model`` does.
 
     Raises:
-        InputError: no model.json, or weights that are missing, damaged, or not of the network that it describes.
+        InputError: model.json is missing, or the weights are missing, damaged or of another network.
     """
     try:
         info = ModelInfo.model_validate_json((folder / INFO_FILE).read_bytes())
     except (OSError, ValidationError) as error:
         raise InputError(
-            f"{folder / INFO_FILE}: no trained model ({error}); give the model/ folder that `agegender train` wrote"
+            f"{folder / INFO_FILE}: not a trained model ({error}); give the model/ folder that `agegender train` wrote"
         ) from error
     network = build_network(info.network)
     try:
@@ -118,14 +118,14 @@ def load_network(folder: Path) -> tuple[FaceNetwork, ModelInfo]:
         first = " ".join(str(error).split())[:200]
         raise InputError(
             f"{folder / WEIGHTS_FILE}: not the weights of this release's {info.network.backbone} network ({first} ...); "
-            f"{info.created_by} wrote them: copy the model folder again, or train it again"
+            f"written by {info.created_by}: copy the model folder again, or retrain"
         ) from error
     return network.eval(), info
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """An optimizer's memory by parameter name, so that it does not depend on the order of parameters."""
+    """An optimizer's state by parameter name, so that it does not depend on the parameter order."""
 
     tensors: dict[str, Tensor]
     """``PARAMETER/SLOT``, e.g. ``age_head.bias/exp_avg``."""
@@ -136,13 +136,13 @@ class OptimizerState:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that a killed run needs to end as if it had not been killed."""
+    """Everything that a killed run needs to end with the same result."""
 
     epoch: int
-    """Epoch that the run is in, from 0."""
+    """Current epoch, from 0."""
 
     step: int
-    """Optimizer steps done since the beginning."""
+    """Optimizer steps since the start of the run."""
 
     network: dict[str, Tensor]
     """``state_dict`` of the network."""
@@ -165,11 +165,11 @@ class TrainingState:
     """One entry of metrics per finished epoch, JSON-able."""
 
     sums: dict[str, float] = field(default_factory=dict)
-    """Metric sums of the epoch that is not finished."""
+    """Metric sums of the unfinished epoch."""
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> OptimizerState:
-    """The optimizer's memory under the network's parameter names."""
+    """The optimizer's state by the network's parameter names."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     tensors = {
         f"{names[id(parameter)]}/{slot}": torch.as_tensor(value)
@@ -188,33 +188,33 @@ def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> Opt
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, state: OptimizerState) -> None:
-    """Give a fresh optimizer over the same network its memory back, in place.
+    """Load a state into a new optimizer of the same network, in place.
 
     Raises:
-        InputError: the groups hold other parameters than those of the state.
+        InputError: the parameter groups differ from the state's.
     """
     current = optimizer_state(optimizer, network).groups
     if [group["params"] for group in current] != [group["params"] for group in state.groups]:
         raise InputError(
             "training state: its optimizer has other parameters than this network; "
-            "resume with the config it was written with, or train into another OUTPUT"
+            "resume with the original config, or train into another --output"
         )
     index = {name: i for i, name in enumerate(name for group in state.groups for name in group["params"])}
     parameters = dict(network.named_parameters())
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.tensors.items():
         name, _, slot = key.rpartition("/")
-        own = value.clone()
+        tensor = value.clone()
         if value.shape == parameters[name].shape:
-            # in the parameter's memory order (channels_last), or each step would walk the two across each other
-            own = torch.empty_like(parameters[name], dtype=value.dtype, requires_grad=False).copy_(value)
-        slots.setdefault(index[name], {})[slot] = own
+            # same memory format as the parameter (channels_last), or each step would be slower
+            tensor = torch.empty_like(parameters[name], dtype=value.dtype, requires_grad=False).copy_(value)
+        slots.setdefault(index[name], {})[slot] = tensor
     groups = [{**group, "params": [index[name] for name in group["params"]]} for group in state.groups]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def save_training_state(folder: Path, state: TrainingState) -> None:
-    """Write ``state.safetensors`` and, last, ``state.json`` with its hash; an older state is replaced."""
+    """Write ``state.safetensors`` and then ``state.json`` with its hash; replaces an older state."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         "network": state.network,
@@ -224,52 +224,52 @@ def save_training_state(folder: Path, state: TrainingState) -> None:
     }
     tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     _replace(folder / STATE_TENSORS_FILE, lambda path: save_file(_plain(tensors), path))
-    said = {
+    content = {
         "format_version": STATE_FORMAT_VERSION,
         "created_by": f"agegender {agegender.__version__}",
         "tensors_sha256": _sha256(folder / STATE_TENSORS_FILE),
         "optimizer_groups": state.optimizer.groups,
         **{name: getattr(state, name) for name in _PLAIN_FIELDS},
     }
-    _write_whole(folder / STATE_FILE, json.dumps(said, indent=1))
+    _write_atomically(folder / STATE_FILE, json.dumps(content, indent=1))
 
 
 _PLAIN_FIELDS = ("epoch", "step", "config", "split_hash", "schedule", "history", "sums")
 
 
 def load_training_state(folder: Path, split_hash: str | None = None) -> TrainingState:
-    """Read back what ``save_training_state`` wrote, tensors on the CPU.
+    """Read what ``save_training_state`` wrote, tensors on the CPU.
 
     Args:
-        folder: that holds the two files.
-        split_hash: of the split that the run would go on with; None: any.
+        folder: with the two files.
+        split_hash: expected split; None: any.
 
     Raises:
-        InputError: nothing there, damaged, a foreign format version, or another split.
+        InputError: missing, damaged, of an unsupported format version, or of another split.
     """
     path = folder / STATE_FILE
     try:
-        said = json.loads(path.read_bytes())
-        version = said["format_version"]
+        content = json.loads(path.read_bytes())
+        version = content["format_version"]
         if version != STATE_FORMAT_VERSION:
             raise InputError(
                 f"{path}: format version {version}, this release reads {STATE_FORMAT_VERSION}; "
-                "resume with the release that wrote it, or train into another OUTPUT"
+                "resume with the release that wrote it, or train into another --output"
             )
-        if split_hash is not None and said["split_hash"] != split_hash:
+        if split_hash is not None and content["split_hash"] != split_hash:
             raise InputError(
-                f"{path}: belongs to the split {said['split_hash'][:12]}, this run's is {split_hash[:12]}: images, labels, "
-                "seed or fractions changed; restore them to resume, or train into another OUTPUT"
+                f"{path}: is of split {content['split_hash'][:12]}, this run's is {split_hash[:12]}: images, labels, "
+                "seed or fractions changed; restore them to resume, or train into another --output"
             )
-        if _sha256(folder / STATE_TENSORS_FILE) != said["tensors_sha256"]:
+        if _sha256(folder / STATE_TENSORS_FILE) != content["tensors_sha256"]:
             raise InputError(
-                f"{folder / STATE_TENSORS_FILE}: damaged, its SHA-256 is not the one in {STATE_FILE}; {_NEXT}"
+                f"{folder / STATE_TENSORS_FILE}: damaged (SHA-256 differs from the one in {STATE_FILE}); {_HOW_TO_RECOVER}"
             )
         tensors = load_file(folder / STATE_TENSORS_FILE)
-        plain = {name: said[name] for name in _PLAIN_FIELDS}
-        groups = said["optimizer_groups"]
+        plain = {name: content[name] for name in _PLAIN_FIELDS}
+        groups = content["optimizer_groups"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{path}: no training state that can be read ({error!r}); {_NEXT}") from error
+        raise InputError(f"{path}: cannot be read as a training state ({error!r}); {_HOW_TO_RECOVER}") from error
     return TrainingState(
         network=_part(tensors, "network"),
         ema=_part(tensors, "ema"),
@@ -279,7 +279,7 @@ def load_training_state(folder: Path, split_hash: str | None = None) -> Training
     )
 
 
-_NEXT = "delete it to begin anew, or resume from an older checkpoint"
+_HOW_TO_RECOVER = "delete it to start again, or resume from an older checkpoint"
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -287,7 +287,7 @@ def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: on the CPU, dense in the common order (not channels_last), none shared."""
+    """Tensors as safetensors needs them: on the CPU, contiguous (not channels_last), not sharing memory."""
     return {
         name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
     }
@@ -298,7 +298,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     _replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

@@ -18,26 +18,26 @@ OPSET = 17
 
 
 def export_graph(network: FaceNetwork, calibration: Calibration, path: Path) -> None:
-    """Write the ONNX graph; its input and outputs are named in ``artifact``, the number of images is free.
+    """Write the ONNX graph with a dynamic batch size; ``artifact`` names its input and outputs.
 
-    Filters and matrices are stored as float16 and computed with as float32: half the file, and no difference where they
-    were rounded before, as ``checkpoint.save_model`` does. Batch normalisation stays a node, for folded into them it
-    would be rounded, too; runtimes fold it when they load the graph. The network that is handed over stays as it is.
+    Filters and matrices are stored as float16 and cast to float32: half the file size, and no loss if the weights were
+    rounded by ``checkpoint.round_weights``. Batch normalisation is not folded into them, because the folded weights would be
+    rounded; runtimes fold it when they load the graph. The given network is not modified.
 
     Args:
         network: on any device, in any mode.
-        calibration: becomes part of the graph.
-        path: file to write; a half-written one is never left under this name.
+        calibration: part of the graph.
+        path: file to write, atomically.
     """
-    own = copy.deepcopy(network).to("cpu").eval()
+    eval_copy = copy.deepcopy(network).to("cpu").eval()
     side = network.config.image_size_px
     names = GRAPH_OUTPUTS if network.config.age_head == "distribution" else GRAPH_OUTPUTS[:-1]
     partial = path.with_name(f"_{path.name}.partial")
     with warnings.catch_warnings():
-        # the newer exporter needs a further package (onnxscript) and many times longer for the same graph
+        # the newer exporter needs another package (onnxscript) and takes much longer for the same graph
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            CalibratedNetwork(own, calibration).eval(),
+            CalibratedNetwork(eval_copy, calibration).eval(),
             (torch.zeros(2, side, side, 3, dtype=torch.uint8),),
             partial,
             input_names=[GRAPH_INPUT],
@@ -45,16 +45,16 @@ def export_graph(network: FaceNetwork, calibration: Calibration, path: Path) -> 
             dynamic_axes={name: {0: "batch"} for name in (GRAPH_INPUT, *names)},
             opset_version=OPSET,
             dynamo=False,
-            # the mode of the module, which is eval, but with normalisation left as it is
+            # keeps the module's mode (eval) without folding batch normalisation
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
         )
-    _store_halves(partial)
+    _store_as_float16(partial)
     partial.replace(path)
 
 
-def _store_halves(path: Path) -> None:
-    """Store the filters and matrices of a graph as float16, each followed by a cast back."""
+def _store_as_float16(path: Path) -> None:
+    """Store the filters and matrices of a graph as float16, each with a Cast to float32."""
     model = onnx.load(path)
     graph = model.graph
     casts = []

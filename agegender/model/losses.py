@@ -1,4 +1,4 @@
-"""What training minimises. Shapes: B rows, A = 121 age bins.
+"""The training loss. Shapes: B rows, A = 121 age bins.
 
 A row without an age label has NaN, one without a gender label -1; each loss is a mean over its labelled rows, and 0 with
 a live graph where there is none, so that every rank runs the same backward pass.
@@ -13,7 +13,7 @@ from agegender.recipe import Recipe
 
 
 def age_targets(age_years_B: Tensor, sigma_years: float, bins: int) -> Tensor:
-    """Gaussian over the age bins, renormalised to sum to 1 also where an end cuts it.
+    """Gaussian over the age bins, normalised to sum to 1 also where it is truncated at an end.
 
     Args:
         age_years_B: float32[B], years, no NaN.
@@ -32,17 +32,17 @@ def age_distribution_loss(
     logits_BA: Tensor,
     age_years_B: Tensor,
     sigma_years: float,
-    taught_BA: Tensor | None = None,
+    teacher_age_BA: Tensor | None = None,
     teacher_weight: float = 0.0,
 ) -> Tensor:
-    """KL divergence from a Gaussian over age bins, or from its mixture with what teachers say, mean over labelled rows.
+    """KL divergence from a Gaussian over age bins, mixed with the teachers' probabilities if given; mean over labelled rows.
 
     Args:
         logits_BA: float32[B, A], one bin per year from 0.
         age_years_B: float32[B]; NaN where unlabelled.
         sigma_years: width of the target, > 0.
-        taught_BA: float32[B, A], the teachers' probabilities; None: the Gaussian alone.
-        teacher_weight: share of the target that is theirs, 0-1.
+        teacher_age_BA: float32[B, A], the teachers' probabilities; None: the Gaussian only.
+        teacher_weight: weight of the teachers in the target, 0-1.
 
     Returns:
         float32 scalar in nats; 0 with a live graph if no row is labelled.
@@ -51,8 +51,8 @@ def age_distribution_loss(
     """
     labelled_B = ~age_years_B.isnan()
     target_BA = age_targets(age_years_B.nan_to_num(0.0), sigma_years, logits_BA.shape[1])
-    if taught_BA is not None:
-        target_BA = torch.lerp(target_BA, taught_BA, teacher_weight)
+    if teacher_age_BA is not None:
+        target_BA = torch.lerp(target_BA, teacher_age_BA, teacher_weight)
     log_estimate_BA = functional.log_softmax(logits_BA, dim=1)
     divergence_B = (torch.xlogy(target_BA, target_BA) - target_BA * log_estimate_BA).sum(dim=1)
     return mean_of_labelled(divergence_B, labelled_B)
@@ -73,68 +73,68 @@ def age_error_loss(estimate_years_B: Tensor, age_years_B: Tensor) -> Tensor:
 
 
 def gender_loss(
-    logit_B: Tensor, gender_B: Tensor, taught_female_B: Tensor | None = None, teacher_weight: float = 0.0
+    logit_B: Tensor, gender_B: Tensor, teacher_female_B: Tensor | None = None, teacher_weight: float = 0.0
 ) -> Tensor:
     """Binary cross-entropy of being female, mean over labelled rows.
 
     Args:
         logit_B: float32[B], positive is female.
         gender_B: int[B], 0 male, 1 female, -1 unlabelled.
-        taught_female_B: float32[B], the teachers' probability; None: the label alone.
-        teacher_weight: share of the target that is theirs, 0-1.
+        teacher_female_B: float32[B], the teachers' probability; None: the label only.
+        teacher_weight: weight of the teachers in the target, 0-1.
 
     Returns:
         float32 scalar in nats; 0 with a live graph if no row is labelled.
     """
     target_B = (gender_B == 1).to(logit_B.dtype)
-    if taught_female_B is not None:
-        target_B = torch.lerp(target_B, taught_female_B, teacher_weight)
+    if teacher_female_B is not None:
+        target_B = torch.lerp(target_B, teacher_female_B, teacher_weight)
     entropy_B = functional.binary_cross_entropy_with_logits(logit_B, target_B, reduction="none")
     return mean_of_labelled(entropy_B, gender_B >= 0)
 
 
 def mean_of_labelled(values_B: Tensor, labelled_B: Tensor) -> Tensor:
-    """Mean of the values whose row is labelled; 0 with a live graph if none is.
+    """Mean over labelled rows; 0 with a live graph if no row is labelled.
 
     Args:
         values_B: float32[B], finite also where unlabelled (0 x NaN would poison the gradient).
         labelled_B: bool[B].
     """
-    kept_B = labelled_B.to(values_B.dtype)
-    return (values_B * kept_B).sum() / kept_B.sum().clamp(min=1.0)
+    mask_B = labelled_B.to(values_B.dtype)
+    return (values_B * mask_B).sum() / mask_B.sum().clamp(min=1.0)
 
 
 def total_loss(
-    outputs: Outputs, age_years_B: Tensor, gender_B: Tensor, recipe: Recipe, taught_BX: Tensor | None = None
+    outputs: Outputs, age_years_B: Tensor, gender_B: Tensor, recipe: Recipe, soft_targets_BX: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum that training minimises, and its terms.
+    """The training loss and its terms.
 
     Args:
         outputs: of the network.
         age_years_B: float32[B]; NaN where unlabelled.
         gender_B: int[B], 0 male, 1 female, -1 unlabelled.
-        recipe: the weights of the terms and the width of the age target.
-        taught_BX: float32[B, A + 1], the teachers' probabilities of the ages and of female; None: labels alone.
+        recipe: weights of the terms and width of the age target.
+        soft_targets_BX: float32[B, A + 1], the teachers' probabilities of the ages and of female; None: labels only.
 
     Returns:
-        The scalar, and the terms before weighting, detached: ``age_distribution`` (nats, not for a scalar head),
+        The scalar loss, and the unweighted terms, detached: ``age_distribution`` (nats, not for a scalar head),
         ``age_error`` (years), ``gender`` (nats).
     """
     weight = recipe.teacher_weight
-    taught_BA = taught_female_B = None
-    aim_years_B = age_years_B
-    if taught_BX is not None:
-        taught_BA, taught_female_B = taught_BX[:, :-1], taught_BX[:, -1]
-        years_A = torch.arange(taught_BA.shape[1], dtype=torch.float32, device=taught_BA.device)
-        aim_years_B = torch.lerp(age_years_B, taught_BA @ years_A, weight)
+    teacher_age_BA = teacher_female_B = None
+    target_years_B = age_years_B
+    if soft_targets_BX is not None:
+        teacher_age_BA, teacher_female_B = soft_targets_BX[:, :-1], soft_targets_BX[:, -1]
+        years_A = torch.arange(teacher_age_BA.shape[1], dtype=torch.float32, device=teacher_age_BA.device)
+        target_years_B = torch.lerp(age_years_B, teacher_age_BA @ years_A, weight)
     terms = {
-        "age_error": age_error_loss(outputs.age_years_B, aim_years_B),
-        "gender": gender_loss(outputs.gender_logit_B, gender_B, taught_female_B, weight),
+        "age_error": age_error_loss(outputs.age_years_B, target_years_B),
+        "gender": gender_loss(outputs.gender_logit_B, gender_B, teacher_female_B, weight),
     }
     total = recipe.age_error_weight * terms["age_error"] + recipe.gender_weight * terms["gender"]
     if outputs.age_logits_BA is not None:
         terms["age_distribution"] = age_distribution_loss(
-            outputs.age_logits_BA, age_years_B, recipe.age_sigma_years, taught_BA, weight
+            outputs.age_logits_BA, age_years_B, recipe.age_sigma_years, teacher_age_BA, weight
         )
         total = total + recipe.age_distribution_weight * terms["age_distribution"]
     return total, {name: term.detach() for name, term in terms.items()}

@@ -1,6 +1,6 @@
 """The network: pixels to float, one backbone, an age head and a gender head.
 
-Shapes: B images, S side in pixels, F features, A = 121 age bins. Device, precision and parallelism come from outside.
+Shapes: B images, S side in pixels, F features, A = 121 age bins. The caller chooses device, precision and parallelism.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.model.backbones import CompactBackbone, LargeBackbone, NotebookBackbone, torchvision_backbone
 from agegender.schema import AGE_BINS
 
-RGB_MEAN = (123.675, 116.28, 103.53)  # ImageNet's, 0-255: what torchvision's weights were trained with
+RGB_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, 0-255, as torchvision's weights expect
 RGB_STD = (58.395, 57.12, 57.375)
 
 OWN_BACKBONES: dict[str, Callable[[int], CompactBackbone | NotebookBackbone]] = {
@@ -26,18 +26,18 @@ OWN_BACKBONES: dict[str, Callable[[int], CompactBackbone | NotebookBackbone]] = 
     "large": LargeBackbone,
     "notebook": NotebookBackbone,
 }
-"""By name; each takes the side of what it sees."""
+"""Name -> constructor, which takes the side of the input."""
 
 PRIOR_AGE_YEARS = 33.0
 PRIOR_AGE_SPREAD_YEARS = 20.0
-"""Where an untrained head begins: middle and width of common face sets, so that no steps are spent on finding them."""
+"""Initial age estimate of an untrained head: mean and spread of common face data sets, so that training need not find them."""
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch, float32 whatever precision the backbone ran in."""
+    """The network's outputs for a batch, float32 in every precision of the backbone."""
 
     age_years_B: Tensor
-    """float32[B], >= 0: median or, in training mode, expectation of the distribution; or the scalar head's number."""
+    """float32[B], >= 0: median (in training mode expectation) of the distribution, or the scalar head's output."""
 
     age_logits_BA: Tensor | None
     """float32[B, A], one bin per year from 0; None for a scalar head."""
@@ -50,7 +50,7 @@ class Outputs(NamedTuple):
         if self.age_logits_BA is None:
             return torch.ones_like(self.age_years_B)
         years_A = torch.arange(self.age_logits_BA.shape[1], dtype=torch.float32, device=self.age_logits_BA.device)
-        # about a middle: squares up to 120 x 120 would leave float32 too few digits for the difference
+        # centred: squares up to 120 x 120 would lose float32 precision in the difference
         years_A = years_A - AGE_BINS // 2
         probabilities_BA = self.age_logits_BA.softmax(dim=1)
         variance_B = probabilities_BA @ years_A**2 - (probabilities_BA @ years_A) ** 2
@@ -58,7 +58,7 @@ class Outputs(NamedTuple):
 
 
 class FaceNetwork(nn.Module):
-    """Backbone and two heads; ``build_network`` makes one by name."""
+    """Backbone and two heads; ``build_network`` builds one by name."""
 
     def __init__(self, config: NetworkConfig, backbone: nn.Module, features: int, dropout: float = 0.3) -> None:
         super().__init__()
@@ -74,10 +74,10 @@ class FaceNetwork(nn.Module):
         self.rgb_mean: Tensor
         self.rgb_std: Tensor
         self.bin_years: Tensor
-        self._start_at_the_prior()
+        self._init_heads_to_prior()
 
     @torch.no_grad()
-    def _start_at_the_prior(self) -> None:
+    def _init_heads_to_prior(self) -> None:
         for head in (self.age_head, self.gender_head):
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
@@ -90,8 +90,8 @@ class FaceNetwork(nn.Module):
         """Estimate age and gender.
 
         Args:
-            images: uint8[B, 3, S, S] RGB in any memory order, or float32 of the same range 0-255; or their middle that
-                the backbone sees, of ``crop_size_px``, as augmentation cuts it.
+            images: uint8[B, 3, S, S] RGB in any memory format, or float32 in 0-255; or already cropped to
+                ``crop_size_px``, as augmentation does.
         """
         margin_px = (images.shape[-1] - self.config.crop_size_px) // 2
         end_px = margin_px + self.config.crop_size_px
@@ -104,7 +104,7 @@ class FaceNetwork(nn.Module):
             features_BF = self.backbone(pixels)
         if not torch.is_autocast_enabled(images.device.type):
             return self._heads(features_BF)
-        # half a year is lost where the expectation over 121 bins is taken in bfloat16
+        # the expectation over 121 bins in bfloat16 would lose half a year of accuracy
         with torch.autocast(images.device.type, enabled=False):
             return self._heads(features_BF.float())
 
@@ -113,9 +113,9 @@ class FaceNetwork(nn.Module):
         age_BX = self.age_head(features_BF)
         gender_logit_B = self.gender_head(features_BF).squeeze(1)
         if self.config.age_head == "scalar":
-            # softplus: never below 0, the identity from a few years on, and a gradient everywhere
+            # softplus: positive, close to the identity above a few years, and a gradient everywhere
             return Outputs(nn.functional.softplus(age_BX.squeeze(1)), None, gender_logit_B)
-        # products, not sums: runtimes round a sum over rows of odd length by where the row lies in memory
+        # matrix products instead of sums: a runtime's sum over rows of odd length depends on memory alignment
         probabilities_BA = age_BX.softmax(dim=1)
         if self.training or self.config.age_readout == "expectation":
             return Outputs(probabilities_BA @ self.bin_years, age_BX, gender_logit_B)
@@ -123,78 +123,77 @@ class FaceNetwork(nn.Module):
 
 
 def _median_years(probabilities_BA: Tensor) -> Tensor:
-    """Where half of the probability lies below, float32[B], >= 0; a bin's is spread evenly over its year."""
+    """The median age, float32[B], >= 0; a bin's probability is spread evenly over its year."""
     below_BA = probabilities_BA.cumsum(dim=1) - probabilities_BA
-    # of each bin the share that lies below the median: all of it, a part of one bin, nothing
+    # share of each bin below the median: 1, a fraction in one bin, 0
     share_BA = ((0.5 - below_BA) / probabilities_BA.clamp(min=1e-12)).clamp(0.0, 1.0)
     ones_A = torch.ones(probabilities_BA.shape[1], device=probabilities_BA.device)
     return (share_BA @ ones_A - 0.5).clamp(min=0.0)
 
 
 def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetwork:
-    """A network with fresh heads, its backbone fresh or with the weights named.
+    """Build a network with new heads, and a new or pretrained backbone.
 
     Args:
         config: ``backbone`` is ``compact``, ``large``, ``notebook`` or a torchvision classification model's name.
-        weights: a file (.pth, .pt, .safetensors) with the backbone's weights, bare or as part of a saved
-            ``FaceNetwork``; for a torchvision backbone also a name of its weights (``DEFAULT``), which torchvision
-            then downloads.
+        weights: a file (.pth, .pt, .safetensors) with the backbone's weights or those of a whole ``FaceNetwork``; for a
+            torchvision backbone also the name of pretrained weights (``DEFAULT``), which torchvision downloads.
 
     Raises:
-        ConfigError: an unknown backbone or weight name, or a backbone that does not take this image size.
-        InputError: a weights file that is missing, unreadable, or belongs to another backbone.
+        ConfigError: unknown backbone or weight name, or a backbone that does not accept this image size.
+        InputError: the weights file is missing, unreadable or of another backbone.
     """
     is_file = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
     hub_name = None if is_file else weights
     if config.backbone in OWN_BACKBONES:
         if hub_name is not None:
             raise ConfigError(
-                f"weights {hub_name!r}: backbone {config.backbone!r} has no weights by name; "
+                f"weights {hub_name!r}: backbone {config.backbone!r} has no named weights; "
                 "give a .pth or .safetensors file, or leave --weights out to train from scratch"
             )
-        own = OWN_BACKBONES[config.backbone](config.crop_size_px)
-        backbone: nn.Module = own
-        features = own.features
+        built_in = OWN_BACKBONES[config.backbone](config.crop_size_px)
+        backbone: nn.Module = built_in
+        features = built_in.features
     else:
         backbone, features = torchvision_backbone(config.backbone, config.crop_size_px, hub_name)
     network = FaceNetwork(config, backbone, features)
     if is_file and weights is not None:
         _load_backbone(network.backbone, Path(weights), config.backbone)
-    # trains a tenth to a third faster on CPUs than the default order, and is what tensor cores want
+    # 10-30 % faster to train on CPUs than the default memory format, and preferred by tensor cores
     return network.to(memory_format=torch.channels_last)
 
 
 def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
     given = _read_weights(path)
-    whole = {key.removeprefix("backbone."): value for key, value in given.items() if key.startswith("backbone.")}
-    given = whole or given
-    wanted = backbone.state_dict()
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    other = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
-    if missing or other:
+    prefixed = {key.removeprefix("backbone."): value for key, value in given.items() if key.startswith("backbone.")}
+    given = prefixed or given
+    expected = backbone.state_dict()
+    missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
+    mismatched = [key for key in expected if key in given and given[key].shape != expected[key].shape]
+    if missing or mismatched:
         raise InputError(
-            f"{path}: not the weights of backbone {name!r}: {len(missing)} of {len(wanted)} tensors are missing "
-            f"({', '.join(missing[:3])}), {len(other)} have another shape ({', '.join(other[:3])}); "
-            "name the backbone that they were trained for, or give other weights"
+            f"{path}: not the weights of backbone {name!r}: {len(missing)} of {len(expected)} tensors are missing "
+            f"({', '.join(missing[:3])}), {len(mismatched)} have another shape ({', '.join(mismatched[:3])}); "
+            "set --backbone to the one they were trained for, or give other weights"
         )
-    # what is over, such as the classifier that our heads replace, is left out
-    backbone.load_state_dict({key: given[key] for key in wanted if key in given}, strict=False)
+    # ignores other tensors, such as the classifier that our heads replace
+    backbone.load_state_dict({key: given[key] for key in expected if key in given}, strict=False)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"{path}: no such weights file; check --weights")
+        raise InputError(f"{path}: weights file does not exist; check --weights")
     try:
         # weights_only: the file cannot run code
         given: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except UnpicklingError as error:
         raise InputError(
-            f"{path}: no weights file, or one that holds more than tensors; give the file of a state_dict"
+            f"{path}: not a weights file, or it contains more than tensors; give the file of a state_dict"
         ) from error
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read as weights ({error}); fetch or convert it again") from error
+        raise InputError(f"{path}: cannot be read as weights ({error}); download or convert it again") from error
     if isinstance(given, dict) and isinstance(given.get("state_dict"), dict):
         given = given["state_dict"]
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise InputError(f"{path}: holds something else than a state_dict of tensors; give the file of a state_dict")
+        raise InputError(f"{path}: is not a state_dict of tensors; give the file of a state_dict")
     return given

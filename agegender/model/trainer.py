@@ -1,4 +1,4 @@
-"""One training step and one evaluation: plain functions over batches. Device and parallelism come from outside.
+"""One training step and one evaluation: functions over batches. The caller chooses device and parallelism.
 
 Shapes: B images of one batch (a rank's share of it).
 """
@@ -26,27 +26,27 @@ EVALUATION_BATCH = 256
 
 @dataclass
 class Tally:
-    """Sums over images and how many images each is over. Ranks add theirs up before anything is divided."""
+    """Sums over images and the number of images in each. Means are computed after the sums of all ranks are added."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, total: float, count: float) -> None:
-        """Count a sum over ``count`` images."""
+        """Add a sum over ``count`` images."""
         self.sums[name] = self.sums.get(name, 0.0) + total
         self.counts[name] = self.counts.get(name, 0.0) + count
 
     def means(self) -> dict[str, float]:
-        """Each mean by name; what was counted over no image is left out."""
+        """Mean by name; names without images are left out."""
         return {name: self.sums[name] / count for name, count in self.counts.items() if count}
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """``auto`` is bfloat16 where the processor is faster in it: on GPUs that have it, and on the CPUs of ``processor``.
+    """Resolve ``auto``: bfloat16 on GPUs that support it and on CPUs that ``processor`` says are faster in it, else float32.
 
     Args:
         wanted: ``auto``, ``float32`` or ``bfloat16``.
-        device: what trains.
+        device: that trains.
     """
     if wanted != "auto":
         return "bfloat16" if wanted == "bfloat16" else "float32"
@@ -60,8 +60,8 @@ def learning_rate_at(step: int, total_steps: int, recipe: Recipe) -> float:
 
     Args:
         step: from 0.
-        total_steps: of all epochs.
-        recipe: peak, warm-up and kind of schedule.
+        total_steps: over all epochs.
+        recipe: peak, warm-up and schedule.
     """
     warmup_steps = recipe.warmup_fraction * total_steps if recipe.schedule == "one-cycle" else 0.0
     if step < warmup_steps:
@@ -79,24 +79,24 @@ def train_step(
     recipe: Recipe,
     learning_rate: float,
     precision: Precision,
-    part: int = 0,
-    parts: int = 1,
+    micro_batch: int = 0,
+    micro_batches: int = 1,
 ) -> dict[str, Tensor]:
-    """Forward, backward and, after the last part of the rank's batch, the update.
+    """Forward, backward and, after the rank's last micro-batch, the optimizer step.
 
-    On several ranks ``model`` averages gradients over them. Each share scales its terms by its part of the labels, so
-    that the average over ranks and parts is the gradient of the mean over the global batch, however unevenly images and
-    labels fall. Norms see one part at a time, and their running statistics move once in each.
+    On several ranks ``model`` averages the gradients over them. Each micro-batch scales its loss terms by its share of the
+    labels, so that the average over ranks and micro-batches is the gradient of the mean over the global batch, even if
+    images and labels are spread unevenly. Batch norms see one micro-batch at a time and update their statistics on each.
 
     Args:
-        model: the network, or its distributed wrapper, which needs to average after the last part alone.
+        model: the network or its DistributedDataParallel wrapper, which has to sync only at the last micro-batch.
         optimizer: of its parameters.
-        batch: this rank's share, or this part of it.
-        recipe: weights of the losses, bound of the gradient.
+        batch: this rank's micro-batch.
+        recipe: loss weights and gradient clipping.
         learning_rate: of this step.
         precision: of the forward pass.
-        part: 0..parts-1; the gradients of all parts add up.
-        parts: micro-batches of the rank's share; 1: it is not divided.
+        micro_batch: index, 0 to ``micro_batches`` - 1; gradients accumulate over them.
+        micro_batches: of the rank's share of the step; 1: no gradient accumulation.
 
     Returns:
         Each loss term, a mean over the labelled images of ``batch``, on the device.
@@ -106,12 +106,12 @@ def train_step(
     model.train()
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         outputs: Outputs = model(batch.images)
-    shared = _shared(recipe, batch)
-    loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, shared, batch.taught_BX)
-    if part == 0:
+    scaled = _scaled_recipe(recipe, batch)
+    loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, scaled, batch.soft_targets_BX)
+    if micro_batch == 0:
         optimizer.zero_grad(set_to_none=True)
-    (loss / parts).backward()  # type: ignore[no-untyped-call]
-    if part + 1 < parts:
+    (loss / micro_batches).backward()  # type: ignore[no-untyped-call]
+    if micro_batch + 1 < micro_batches:
         return terms
     if recipe.gradient_clip_norm > 0:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip_norm)
@@ -119,7 +119,7 @@ def train_step(
     return terms
 
 
-def _shared(recipe: Recipe, batch: Batch) -> Recipe:
+def _scaled_recipe(recipe: Recipe, batch: Batch) -> Recipe:
     if batch.age_share == batch.gender_share == 1.0:
         return recipe
     return recipe.model_copy(
@@ -132,7 +132,7 @@ def _shared(recipe: Recipe, batch: Batch) -> Recipe:
 
 
 def averaged_copy(network: FaceNetwork, recipe: Recipe) -> FaceNetwork:
-    """The network that is evaluated and kept: a copy that follows by ``update_average``, or the network itself without averaging."""
+    """The network to evaluate and save: a copy for ``update_average`` (EMA), or without averaging the network itself."""
     if recipe.ema_decay == 0:
         return network
     return copy.deepcopy(network).requires_grad_(False)
@@ -140,12 +140,12 @@ def averaged_copy(network: FaceNetwork, recipe: Recipe) -> FaceNetwork:
 
 @torch.no_grad()
 def update_average(averaged: FaceNetwork, network: FaceNetwork, decay: float, step: int) -> None:
-    """Move the averaged weights and statistics towards the network's.
+    """Update the exponential moving average of weights and statistics.
 
     Args:
         averaged: from ``averaged_copy``.
         network: after its step.
-        decay: per step, in the long run; early on it is (1 + step) / (10 + step), so that the first weights are forgotten.
+        decay: per step; at most (1 + step) / (10 + step), so that the initial weights are soon forgotten.
         step: of the whole run, from 0.
     """
     if averaged is network:
@@ -159,7 +159,7 @@ def update_average(averaged: FaceNetwork, network: FaceNetwork, decay: float, st
 
 
 def tally_terms(tally: Tally, terms: Mapping[str, float], age_years: npt.NDArray[np.float32], gender: Integers) -> None:
-    """Count the mean loss terms of some images, each by the images that are labelled for it."""
+    """Add the mean loss terms of some images, each weighted by the images that are labelled for it."""
     labelled = {"age": int(np.isfinite(age_years).sum()), "gender": int((gender >= 0).sum())}
     for name, value in terms.items():
         count = labelled["gender" if name.startswith("gender") else "age"]
@@ -167,7 +167,7 @@ def tally_terms(tally: Tally, terms: Mapping[str, float], age_years: npt.NDArray
 
 
 def weighted_loss(terms: Mapping[str, float], recipe: Recipe) -> float:
-    """The loss that is minimised, from its mean terms; a term that is not there, over no labels, counts nothing."""
+    """The training loss from its mean terms; a term without labels counts as 0."""
     weights = {
         "age_distribution": recipe.age_distribution_weight,
         "age_error": recipe.age_error_weight,
@@ -179,7 +179,7 @@ def weighted_loss(terms: Mapping[str, float], recipe: Recipe) -> float:
 
 
 class Estimates(NamedTuple):
-    """What the network says of some rows, in their order."""
+    """The network's estimates for some rows, in their order."""
 
     age_years: npt.NDArray[np.float32]
     age_spread_years: npt.NDArray[np.float32]
@@ -190,25 +190,25 @@ class Estimates(NamedTuple):
 def evaluate(
     network: FaceNetwork, samples: Samples, rows: Iterable[int], recipe: Recipe, device: torch.device
 ) -> tuple[Estimates, Tally]:
-    """Run rows once through the network as it will be kept: float32, no augmentation.
+    """Evaluate the network on some rows as it will be used: float32, no augmentation.
 
     Args:
-        network: averaged weights; images are resized to what it takes.
+        network: averaged weights; images are resized to its input size.
         samples: the validation part.
         rows: a rank's share of it.
-        recipe: what the loss terms need.
-        device: where the network is.
+        recipe: of the loss terms.
+        device: of the network.
 
     Returns:
         Estimates per row; sums of the loss terms, ``age_error_years`` and ``gender_correct``.
     """
     training = network.training
     network.eval()
-    wanted = np.fromiter(rows, np.int64)
+    index = np.fromiter(rows, np.int64)
     tally = Tally()
-    said: list[list[npt.NDArray[np.float32]]] = []
-    for start in range(0, len(wanted), EVALUATION_BATCH):
-        share = wanted[start : start + EVALUATION_BATCH]
+    collected: list[list[npt.NDArray[np.float32]]] = []
+    for start in range(0, len(index), EVALUATION_BATCH):
+        share = index[start : start + EVALUATION_BATCH]
         batch = load_batch(samples, share, 0, 1, device)
         outputs: Outputs = network(resized(batch.images, network.config.image_size_px))
         _, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, recipe)
@@ -219,11 +219,11 @@ def evaluate(
             samples.gender[share],
         )
         columns = (outputs.age_years_B, outputs.age_spread_years(), outputs.gender_logit_B)
-        said.append([column.float().cpu().numpy() for column in columns])
+        collected.append([column.float().cpu().numpy() for column in columns])
     network.train(training)
     none = [np.zeros(0, np.float32)] * 3
-    estimates = Estimates(*(np.concatenate(parts) for parts in zip(none, *said, strict=True)))
-    _tally_errors(tally, estimates, samples.age_years[wanted], samples.gender[wanted])
+    estimates = Estimates(*(np.concatenate(parts) for parts in zip(none, *collected, strict=True)))
+    _tally_errors(tally, estimates, samples.age_years[index], samples.gender[index])
     return estimates, tally
 
 

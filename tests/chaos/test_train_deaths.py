@@ -35,7 +35,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 """As the command, but it looks more often whether there is room to grow: 30 s would be half of the test."""
 
-WENT_ON = re.compile(r"going on from step (\d+) with (\d+)")
+RESUMED = re.compile(r"resuming from step (\d+) with (\d+) workers")
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Run:
 
     def restarts(self) -> list[tuple[int, int]]:
         """From which step it went on, and with how many workers."""
-        return [(int(step), int(workers)) for step, workers in WENT_ON.findall(self.log.read_text())]
+        return [(int(step), int(workers)) for step, workers in RESUMED.findall(self.log.read_text())]
 
     def finish(self) -> None:
         assert self.process.wait(TIMEOUT_S) == 0, self.log.read_text()
@@ -192,6 +192,6 @@ def test_the_driver_is_lost_and_the_same_command_goes_on(
         print(f"driver lost: the same command went on after {time.monotonic() - killed_s:.0f} s, its start included")
         again.finish()
     log = again.log.read_text()
-    went_on = re.search(r"going on from step (\d+), in epoch", log)
-    assert went_on and int(went_on[1]) >= 8, log
+    resumed = re.search(r"resuming from step (\d+), epoch", log)
+    assert resumed and int(resumed[1]) >= 8, log
     assert_same(again.output, undisturbed)

@@ -91,7 +91,7 @@ def test_a_stopped_job_ends_cleanly_and_a_new_submit_goes_on(ray_job: RayJob, ma
     command = submit_and_wait_for_three_units(ray_job, "stopped", many, tmp_path / "out")
     assert "'stopped' was stopped" in ray_job("stop", "stopped").stdout
     log = ray_job("logs", "stopped").stdout
-    assert "agegender predict: interrupted. Run the same command again to go on" in log
+    assert "agegender predict: interrupted. Run the same command again to resume" in log
     assert "SIGTERM" not in log
     assert_a_new_submit_goes_on(ray_job, command, tmp_path / "out")
 

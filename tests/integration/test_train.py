@@ -251,7 +251,7 @@ def test_first_weights_come_from_one_place(faces: Path, tmp_path: Path) -> None:
 def test_gpus_are_waited_for_where_a_cluster_may_start_them(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(input=["faces"], output="out", use_gpu=True)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match="needs as many GPUs, Ray sees 0"):
+    with pytest.raises(ConfigError, match="needs a GPU for each of 1 workers, Ray sees 0"):
         check_gpus(config)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # as inside a submitted job
     check_gpus(config)
@@ -286,7 +286,7 @@ def _kill_inside_an_epoch(command: list[str], output: Path, log: Path) -> None:
     finally:
         kill_with_all_children(process)
     for folder, step in _steps_of_whole_checkpoints(output).items():
-        if step % steps_per_epoch == 0:  # the run went on until the kill
+        if step % steps_per_epoch == 0:  # the run continued until the kill
             shutil.rmtree(folder)
 
 
@@ -305,9 +305,9 @@ def test_killed_and_started_again_ends_as_if_undisturbed(
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    went_on = re.search(r"going on from step (\d+)", again.stderr)
-    assert went_on
-    assert int(went_on[1]) % 7
+    resumed = re.search(r"resuming from step (\d+)", again.stderr)
+    assert resumed
+    assert int(resumed[1]) % 7
     for killed, undisturbed in zip(metrics(str(output)), metrics(trained[0].output), strict=True):
         for name in undisturbed.keys() - {"images_per_s", "data_wait_share", "seconds"}:
             assert killed[name] == pytest.approx(undisturbed[name], rel=2e-3), name

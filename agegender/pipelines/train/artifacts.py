@@ -1,4 +1,4 @@
-"""What rank 0 of a training run writes for people and for the other jobs: metrics while it goes, the model at its end."""
+"""What rank 0 of a training run writes: metrics after each epoch, the model and examples at the end."""
 
 import json
 import logging
@@ -38,15 +38,15 @@ from agegender.storage import files, tables
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 24
-"""Validation images that the report shows."""
+"""How many validation images the report shows."""
 
 
 class MetricsLog:
     """``metrics.jsonl`` and TensorBoard's files, one entry per epoch.
 
     Args:
-        job: where to.
-        history: epochs that are done; what an earlier process may have written beyond them is undone.
+        job: says where to write.
+        history: finished epochs; entries that an earlier process wrote beyond them are removed.
     """
 
     def __init__(self, job: TrainJob, history: list[dict[str, Any]]) -> None:
@@ -59,7 +59,7 @@ class MetricsLog:
             self._write(history)
 
     def append(self, history: list[dict[str, Any]]) -> None:
-        """Write a history that has one epoch more than before."""
+        """Write a history that is one epoch longer than the last one."""
         self._write(history)
         for name, value in history[-1].items():
             if isinstance(value, float):
@@ -73,7 +73,7 @@ class MetricsLog:
         files.write_bytes(files.join(self._output, METRICS_FILE), lines.encode())
 
 
-def keep_model(
+def save_calibrated_model(
     job: TrainJob,
     network: FaceNetwork,
     val: Samples,
@@ -81,17 +81,17 @@ def keep_model(
     precision: str,
     history: list[dict[str, Any]],
 ) -> ModelInfo:
-    """Calibrate on the validation part and write OUTPUT/model, whose model.json goes last.
+    """Calibrate on the validation part and write OUTPUT/model, with model.json last.
 
-    The weights kept are those of the last epoch, averaged: choosing an epoch by the validation part would make the
-    intervals, which are calibrated on that part, too narrow.
+    Saves the averaged weights of the last epoch: selecting an epoch by the validation part would make the intervals, which
+    are calibrated on it, too narrow.
 
     Args:
-        job: config, split and where to.
+        job: config, split and output.
         network: the averaged weights.
         val: the validation part.
-        device: where the network is.
-        precision: that training ran in; recorded.
+        device: of the network.
+        precision: of the training, for the record.
         history: metrics of each epoch.
     """
     round_weights(network)
@@ -106,7 +106,7 @@ def keep_model(
             Path(folder),
             network.cpu(),
             calibration,
-            *_seen_images(job),
+            *_image_keys_by_use(job),
             job.split_hash,
             job.config.identity(OUTPUT, LABELS) | search_identity(job.search) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
@@ -115,28 +115,28 @@ def keep_model(
     return info
 
 
-def _seen_images(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """What the weights come from, with all images of the model that they began as, and what the calibration comes from."""
+def _image_keys_by_use(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Keys of the images that the weights were trained on, those of ``--init`` included, and of the calibration images."""
     split = tables.read_table(job.split_uri)
-    learnt, calibrated = (
+    training, calibration = (
         image_keys(split.filter(pc.equal(split["part"], part))["content_hash"].to_pylist()) for part in ("train", "val")
     )
-    return learnt if job.init is None else np.union1d(
-        learnt, training_images(localize_model(job.init).folder)
-    ), calibrated
+    if job.init is not None:
+        training = np.union1d(training, training_images(localize_model(job.init).folder))
+    return training, calibration
 
 
 def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:
-    """Some validation images, drawn with the seed, with what is true and what is estimated."""
-    drawn = np.random.default_rng(recipe.seed).permutation(len(val))[:EXAMPLES]
+    """A random sample of validation images, with labels and estimates."""
+    sampled = np.random.default_rng(recipe.seed).permutation(len(val))[:EXAMPLES]
     return pa.table(
         {
             "jpeg": pa.array(
-                [encode_jpeg(np.ascontiguousarray(val.pixels[row])) for row in val.rows[drawn]], pa.binary()
+                [encode_jpeg(np.ascontiguousarray(val.pixels[row])) for row in val.rows[sampled]], pa.binary()
             ),
-            "age_years": pa.array(val.age_years[drawn], pa.float32(), mask=np.isnan(val.age_years[drawn])),
-            "gender": pa.array(val.gender[drawn], pa.int8(), mask=val.gender[drawn] < 0),
-            "estimated_age_years": pa.array(estimates.age_years[drawn], pa.float32()),
-            "estimated_gender": pa.array((estimates.gender_logit[drawn] > 0).astype(np.int8)),
+            "age_years": pa.array(val.age_years[sampled], pa.float32(), mask=np.isnan(val.age_years[sampled])),
+            "gender": pa.array(val.gender[sampled], pa.int8(), mask=val.gender[sampled] < 0),
+            "estimated_age_years": pa.array(estimates.age_years[sampled], pa.float32()),
+            "estimated_gender": pa.array((estimates.gender_logit[sampled] > 0).astype(np.int8)),
         }
     )

@@ -1,4 +1,4 @@
-"""What the ranks of a training run agree on: sums, means and whether to go on."""
+"""Collective operations over the ranks of a training run: sums, means, and whether a rank failed."""
 
 import ray
 import ray.train.torch
@@ -28,19 +28,19 @@ def tally_over_ranks(tally: Tally) -> Tally:
 
 
 @torch.no_grad()
-def average_statistics(network: nn.Module, ranks: int) -> None:
-    """Make the running means of norms, which each rank has over its own images, those over all; every rank must call it."""
-    if ranks == 1:
+def average_statistics(network: nn.Module, world_size: int) -> None:
+    """Average the batch-norm statistics, which each rank has over its own images, over the ranks; every rank must call it."""
+    if world_size == 1:
         return
-    kept = network.state_dict().keys()
+    saved = network.state_dict().keys()
     for name, buffer in network.named_buffers():
-        if name in kept and buffer.is_floating_point():
+        if name in saved and buffer.is_floating_point():
             torch.distributed.all_reduce(buffer)
-            buffer /= ranks
+            buffer /= world_size
 
 
 def anyone_failed(job: TrainJob, error: AgegenderError | None) -> bool:
-    """Whether any rank has an error that trying again would not help against; the driver is told which."""
+    """Whether any rank has an error that a retry cannot fix; every rank must call it. Sends the error to the driver."""
     if error is not None:
         ray.get(job.monitor.fail.remote(error))
     return sum_over_ranks([float(error is not None)])[0] > 0

@@ -1,4 +1,4 @@
-"""A training worker's images: the parts of the split, decoded once per node. Runs inside Ray Train workers."""
+"""A training worker's images: the train and val part, decoded once per node. Runs in Ray Train workers."""
 
 import logging
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ from agegender.storage import tables
 logger = logging.getLogger(__name__)
 
 MAX_LOST_FRACTION = 0.05
-"""Share of the split's images that may have vanished or changed before a run is refused as another one."""
+"""Share of the split's images that may be missing or changed; above it a run is not resumed."""
 
 
 def train_and_val(split: pa.Table) -> pa.Table:
-    """The rows of the split whose images are decoded, in the order of the cache."""
+    """The rows of the split that are decoded, in the order of the cache."""
     return split.filter(pc.field("part") != "test")
 
 
 def decode_images(job: TrainJob) -> None:
-    """Make the decoded images of this node, if this is its first worker and they are not there yet.
+    """Decode the images of this node, on its first worker and only once.
 
     Raises:
-        ResourceError: the disk has no room, or storage does not answer.
+        ResourceError: the disk is full, or storage does not answer.
     """
     context = ray.train.get_context()
     if context.get_local_rank() != 0 or job.cache_path.exists():
@@ -53,7 +53,7 @@ def decode_images(job: TrainJob) -> None:
 
 
 def _encoded(job: TrainJob, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
-    """Bytes of the images that still are what they were when they were split."""
+    """Row and bytes of each image whose content has not changed since the split."""
     position = {uri: row for row, uri in enumerate(rows["uri"].to_pylist())}
     hashes = rows["content_hash"].to_pylist()
     for unit in job.units:
@@ -68,41 +68,43 @@ def _encoded(job: TrainJob, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
 
 
 def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
-    """Training and validation part, without the images that some node could not decode; all ranks must call it.
+    """Training and validation part, without the images that a node could not decode; all ranks must call it.
 
     Raises:
-        InputError: too many images are no longer what they were.
+        InputError: too many images are missing or changed.
         ResourceError: the decoded images are not on this node.
     """
     images = open_cache(job.cache_path)
     if images is None:
-        raise ResourceError(f"{job.cache_path} has vanished while it was in use: run the same command again")
+        raise ResourceError(
+            f"{job.cache_path}: the decoded images were deleted while in use: run the same command again"
+        )
     rows = train_and_val(tables.read_table(job.split_uri))
     usable = _usable_everywhere(images.usable)
     lost = int((~usable).sum())
     if lost:
         logger.warning(
-            "%d of %d images have vanished or changed since they were split; training goes on without",
+            "%d of %d images are missing or changed since the split; training continues without them",
             lost,
             len(usable),
         )
     if lost > MAX_LOST_FRACTION * len(usable):
         raise InputError(
-            f"{lost} of {len(usable)} images of {', '.join(job.config.input)} have vanished or changed since this run split them: "
-            "bring them back, or train into another --output"
+            f"{lost} of {len(usable)} images of {', '.join(job.config.input)} are missing or changed since the split: "
+            "restore them, or train into another --output"
         )
     parts = np.array(rows["part"].to_pylist())
     age = rows["age_years"].to_numpy(zero_copy_only=False).astype(np.float32)
     gender = rows["gender"].fill_null(-1).to_numpy().astype(np.int64)
-    chosen = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
-    train, val = (Samples(images.pixels, of_part, age[of_part], gender[of_part]) for of_part in chosen)
+    rows_by_part = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
+    train, val = (Samples(images.pixels, index, age[index], gender[index]) for index in rows_by_part)
     return train, val
 
 
 def _usable_everywhere(
     usable: np.ndarray[tuple[int], np.dtype[np.bool_]],
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """All ranks must agree on the images, or their batches would not."""
+    """Images that every node could decode: all ranks must use the same ones, or their batches would differ."""
     if torch.distributed.get_world_size() == 1:
         return usable
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"

@@ -1,4 +1,4 @@
-"""Teachers of a training run: checked and copied by the driver, asked once on each node."""
+"""Distillation: the teachers' soft targets of the training images, computed once on each node."""
 
 import logging
 from dataclasses import replace
@@ -9,36 +9,38 @@ import ray.train
 import ray.train.collective
 import torch
 
-from agegender.data.cache import TAUGHT_SUFFIX
+from agegender.data.cache import SOFT_TARGETS_SUFFIX
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import load_network
-from agegender.model.teaching import TAUGHT_COLUMNS, teach
+from agegender.model.distillation import SOFT_TARGET_COLUMNS, teacher_predict
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.job import TrainJob
 
 logger = logging.getLogger(__name__)
 
 
-def with_teaching(job: TrainJob, train: Samples, device: torch.device) -> Samples:
-    """The training part with what the teachers say of it, if there are any; all ranks must call it."""
+def with_soft_targets(job: TrainJob, train: Samples, device: torch.device) -> Samples:
+    """Add the teachers' soft targets, if there are teachers, to the training part; all ranks must call it."""
     if not job.teachers:
         return train
-    path = job.cache_path.with_suffix(TAUGHT_SUFFIX)
+    path = job.cache_path.with_suffix(SOFT_TARGETS_SUFFIX)
     if ray.train.get_context().get_local_rank() == 0 and not path.exists():
-        _ask(job, train, device, path)
-    ray.train.collective.barrier()  # without a time limit, other than torch's: it may take minutes
-    return replace(train, taught=np.load(path, mmap_mode="r"))
+        _write_soft_targets(job, train, device, path)
+    ray.train.collective.barrier()  # has no timeout, unlike torch's barrier: inference may take minutes
+    return replace(train, soft_targets=np.load(path, mmap_mode="r"))
 
 
-def _ask(job: TrainJob, train: Samples, device: torch.device, path: Path) -> None:
+def _write_soft_targets(job: TrainJob, train: Samples, device: torch.device, path: Path) -> None:
     networks = [load_network(localize_model(teacher).folder)[0].to(device) for teacher in job.teachers]
-    partial = path.with_suffix(".part")  # which make_room takes for abandoned after a while
-    # mapped, as the images are: 244 bytes each would be too much to hold
-    said = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(train), TAUGHT_COLUMNS))
+    partial = path.with_suffix(".part")  # make_room treats an old .part file as abandoned
+    # memory-mapped like the images: 244 bytes per image may not fit in memory
+    soft_targets = np.lib.format.open_memmap(
+        partial, mode="w+", dtype=np.float16, shape=(len(train), SOFT_TARGET_COLUMNS)
+    )
     done = 0
-    for rows in teach(networks, train, device):
-        said[done : done + len(rows)] = rows
+    for rows in teacher_predict(networks, train, device):
+        soft_targets[done : done + len(rows)] = rows
         done += len(rows)
-    del said  # writes what is still in memory
+    del soft_targets  # flushes to disk
     partial.replace(path)
-    logger.info("%d teachers were asked about %d training images", len(networks), done)
+    logger.info("computed soft targets of %d training images with %d teachers", done, len(networks))

@@ -1,4 +1,4 @@
-"""What an epoch of a training run sums up before anything is divided."""
+"""The running sums of a training epoch, from which its means are computed."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 from agegender.model.trainer import Tally
 
 TALLIED = ("images", "age_distribution", "age_error", "gender", "age_error_years", "gender_correct")
-"""What is counted of the images, in this order on all ranks."""
+"""Names of the sums, in the same order on all ranks."""
 
 
 @dataclass
 class EpochSums:
-    """What an epoch has summed so far; it travels in the checkpoint."""
+    """The sums of an epoch so far; part of the checkpoint."""
 
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     waited_s: float = 0.0
-    """Of the seconds, those without a batch to train on."""
+    """Part of ``seconds`` spent waiting for data."""
 
     timed_images: int = 0
-    """Of all ranks."""
+    """Images of all ranks that ``seconds`` covers."""
 
     def speed(self) -> dict[str, float]:
-        """Images per second of all ranks, and the share of the time that went by waiting for data."""
+        """Images per second of all ranks, and the share of time spent waiting for data."""
         seconds = self.seconds or math.nan
         return {
             "images_per_s": self.timed_images / seconds,
@@ -31,14 +31,14 @@ class EpochSums:
         }
 
     def to_plain(self) -> dict[str, float]:
-        """As the numbers that a checkpoint holds."""
+        """Flatten to the numbers that a checkpoint holds."""
         sums = {f"sum/{name}": value for name, value in self.tally.sums.items()}
         counts = {f"count/{name}": value for name, value in self.tally.counts.items()}
         timing = {"seconds": self.seconds, "waited_s": self.waited_s, "timed_images": float(self.timed_images)}
         return sums | counts | timing
 
     @classmethod
-    def from_plain(cls, said: dict[str, float]) -> "EpochSums":
-        """Back from ``to_plain``."""
-        sums, counts = ({n: said.get(f"{kind}/{n}", 0.0) for n in TALLIED} for kind in ("sum", "count"))
-        return cls(Tally(sums, counts), said["seconds"], said["waited_s"], int(said["timed_images"]))
+    def from_plain(cls, plain: dict[str, float]) -> "EpochSums":
+        """Inverse of ``to_plain``."""
+        sums, counts = ({n: plain.get(f"{kind}/{n}", 0.0) for n in TALLIED} for kind in ("sum", "count"))
+        return cls(Tally(sums, counts), plain["seconds"], plain["waited_s"], int(plain["timed_images"]))

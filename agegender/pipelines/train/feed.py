@@ -1,4 +1,4 @@
-"""The batches of one rank of a training run, each loaded and varied while the one before it trains."""
+"""The micro-batches of one rank, each loaded and augmented while the one before it trains."""
 
 import time
 from collections.abc import Iterator
@@ -12,64 +12,64 @@ from agegender.model.batches import Batch, Integers, Samples
 from agegender.recipe import Recipe
 
 Place = tuple[int, int, int]
-"""Epoch, step in it, and which of all the shares of that step; all that is drawn by chance follows from it."""
+"""Epoch, step in the epoch, index of the share among all shares of the step. Seeds every random draw."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One micro-batch of one rank: its whole share of a step, or a part of it."""
+class MicroBatch:
+    """One rank's share of a step, or a part of that share with gradient accumulation."""
 
     place: Place
-    part: int
-    """0 .. the feed's ``parts`` - 1."""
+    index: int
+    """0 to ``Feed.accumulate`` - 1."""
 
     rows: Integers
-    """Of the training samples."""
+    """int64[B]: rows of the training samples."""
 
     batch: Batch
     step_images: int
-    """Of the global batch."""
+    """Images of the global batch."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """A rank's share of every step, divided into ``parts`` micro-batches.
+    """A rank's share of every step, in ``accumulate`` micro-batches.
 
-    One rank with four parts sees the shares of four ranks with one.
+    One rank that accumulates four micro-batches gets the shares of four ranks that accumulate none.
     """
 
     train: Samples
     recipe: Recipe
     rank: int
-    ranks: int
-    parts: int
+    world_size: int
+    accumulate: int
     device: torch.device
     crop_px: int
 
     @property
     def steps(self) -> int:
-        """Of one epoch."""
+        """Steps of one epoch."""
         return batches.steps_per_epoch(len(self.train), self.recipe.batch_size)
 
-    def pieces(self, epoch: int, first_step: int) -> Iterator[tuple[Piece, float]]:
-        """What this rank trains on in an epoch, from a step on, each with the seconds that it was waited for."""
+    def micro_batches(self, epoch: int, first_step: int) -> Iterator[tuple[MicroBatch, float]]:
+        """Yield the micro-batches of an epoch from ``first_step`` on, each with the seconds spent waiting for it."""
         order = batches.epoch_order(len(self.train), self.recipe.seed, epoch)
-        places = [(step, part) for step in range(first_step, self.steps) for part in range(self.parts)]
+        places = [(step, index) for step in range(first_step, self.steps) for index in range(self.accumulate)]
         with ThreadPoolExecutor(1, "load") as loader:
-            coming = loader.submit(self._piece, order, epoch, *places[0])
+            upcoming = loader.submit(self._micro_batch, order, epoch, *places[0])
             for following in [*places[1:], None]:
-                asked_s = time.perf_counter()
-                piece = coming.result()
-                waited_s = time.perf_counter() - asked_s
-                # Loading may read the disk, and half of it runs on one core: it goes on while this piece trains.
+                started_s = time.perf_counter()
+                micro_batch = upcoming.result()
+                waited_s = time.perf_counter() - started_s
+                # Loading may read the disk and runs partly on one core: overlap it with the training of this micro-batch.
                 if following is not None:
-                    coming = loader.submit(self._piece, order, epoch, *following)
-                yield piece, waited_s
+                    upcoming = loader.submit(self._micro_batch, order, epoch, *following)
+                yield micro_batch, waited_s
 
-    def _piece(self, order: Integers, epoch: int, step: int, part: int) -> Piece:
+    def _micro_batch(self, order: Integers, epoch: int, step: int, index: int) -> MicroBatch:
         rows = batches.batch_rows(order, step, self.recipe.batch_size)
-        share, shares = self.rank * self.parts + part, self.ranks * self.parts
+        share, shares = self.rank * self.accumulate + index, self.world_size * self.accumulate
         place = (epoch, step, share)
         batch = batches.load_batch(self.train, rows, share, shares, self.device)
         batch = batches.augmented(batch, self.recipe, place, self.crop_px)
-        return Piece(place, part, rows[batches.part_of(len(rows), share, shares)], batch, len(rows))
+        return MicroBatch(place, index, rows[batches.part_of(len(rows), share, shares)], batch, len(rows))

@@ -1,4 +1,4 @@
-"""Ray Train at work for the driver: workers and their resources, live progress, and errors as ours."""
+"""Run Ray Train from the driver: worker resources, progress, and errors as ``AgegenderError``."""
 
 import logging
 import math
@@ -36,22 +36,23 @@ from agegender.storage import files
 logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT_S = 300
-"""A rank that is silent for so long is lost; torch's own half an hour is a long time to wait for it."""
+"""A rank that does not answer for this long is lost; torch's default is half an hour."""
 
 POLL_INTERVAL_S = 0.5
 
 RESIZE_INTERVAL_S = 30.0
-"""So often an elastic run looks whether it could be larger. Growing costs a restart from the newest checkpoint."""
+"""How often an elastic run checks whether it can grow. Growing costs a restart from the newest checkpoint."""
 
 START_TIMEOUT_S = "5"
-"""Until Ray knows that a node is lost it waits for a place there: so long in place of 60 s, then it counts what there is again."""
+"""How long Ray waits for workers to be placed before it counts the resources again; its default of 60 s is lost after a
+node died. An environment value, so text."""
 
 WORKER_ENV = {"OMP_WAIT_POLICY": "passive"}
-"""Threads that spin while they wait make training on a shared machine five times slower (measured: 22 -> 119 images/s)."""
+"""OpenMP threads that busy-wait make training on a shared machine five times slower (measured: 22 -> 119 images/s)."""
 
 
 def reserved_cpus(config: TrainConfig) -> float:
-    """CPUs that each worker of a run reserves on the nodes that there are, with ``--use-gpu`` on those that have GPUs."""
+    """CPUs that each worker reserves on the current nodes; with ``--use-gpu`` on those that have GPUs."""
     if config.use_gpu:
         shares = sorted(gpu_cpus(), reverse=True)
         share = shares[min(config.num_workers, len(shares)) - 1]
@@ -62,7 +63,7 @@ def reserved_cpus(config: TrainConfig) -> float:
 
 
 def check_gpus(config: TrainConfig) -> None:
-    """Refuse what a Ray of our own can never give; a cluster may still grow.
+    """Fail if a local Ray has too few GPUs; on a cluster only warn, because it may still grow.
 
     Raises:
         ConfigError: fewer GPUs than workers.
@@ -70,18 +71,18 @@ def check_gpus(config: TrainConfig) -> None:
     gpus = ray.cluster_resources().get("GPU", 0)
     needed = config.min_workers or config.num_workers
     if config.use_gpu and gpus < needed:
-        message = f"--use-gpu with {needed} workers needs as many GPUs, Ray sees {gpus:g}"
+        message = f"--use-gpu needs a GPU for each of {needed} workers, Ray sees {gpus:g}"
         if cluster_address(config.address) is None:
-            raise ConfigError(f"{message}: take fewer --num-workers, or leave --use-gpu out")
+            raise ConfigError(f"{message}: lower --num-workers, or leave --use-gpu out")
         logger.warning("%s: waiting for the cluster to grow", message)
 
 
 def fit(job: TrainJob, attempt: int, images: int) -> None:
-    """Train until the model is kept; after a loss, those that there is room for go on from the newest checkpoint.
+    """Train until the model is written; after a worker is lost, resume from the newest checkpoint.
 
     Args:
-        job: for the workers.
-        attempt: number of this one.
+        job: sent to the workers.
+        attempt: number of this attempt.
         images: training images of all epochs, for the progress bar.
 
     Raises:
@@ -130,70 +131,70 @@ def _is_elastic(config: TrainConfig) -> bool:
 
 
 def _run(trainer: TorchTrainer, monitor: Any, images: int, watch: "_NodeWatch | None") -> None:
-    """Fit in a thread: Ray's own handler of Ctrl-C is for the main thread alone, where ours stays, and progress is drawn."""
+    """Fit in a thread, so that the main thread keeps our Ctrl-C handler (Ray would replace it) and shows progress."""
     raised: list[BaseException] = []
 
     def target() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # noqa: BLE001  (handed over to the main thread, where it is raised)
+        except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
             raised.append(error)
 
     thread = threading.Thread(target=target, name="ray-train", daemon=True)
     thread.start()
-    _draw(thread, monitor, images, watch)
+    _show_progress(thread, monitor, images, watch)
     if raised:
-        _raise_as_ours(raised[0])
+        _reraise(raised[0])
 
 
 class _NodeWatch:
-    """Has Ray Train's count of the cluster renewed when a node goes or comes: by itself Ray does so every 20 s.
+    """Make Ray Train recompute the cluster's resources as soon as a node joins or leaves; on its own it does so every 20 s.
 
-    There is no public way to it. Without this it takes longer, and nothing else.
+    Ray has no public API for it. Without this, elastic runs only react later.
     """
 
     def __init__(self) -> None:
-        self._known = self._living()
+        self._known_nodes = self._living_nodes()
 
-    def look(self) -> None:
-        living = self._living()
-        if living != self._known:
-            self._known = living
+    def poll(self) -> None:
+        nodes = self._living_nodes()
+        if nodes != self._known_nodes:
+            self._known_nodes = nodes
             get_or_create_autoscaling_coordinator().get_reserved_resources.remote("agegender", recompute=True)
 
-    def _living(self) -> set[str]:
+    def _living_nodes(self) -> set[str]:
         return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _draw(thread: threading.Thread, monitor: Any, images: int, watch: _NodeWatch | None) -> None:
+def _show_progress(thread: threading.Thread, monitor: Any, images: int, watch: _NodeWatch | None) -> None:
     state: MonitorState = ray.get(monitor.read.remote())
     while thread.is_alive() and not state.starts:
         thread.join(POLL_INTERVAL_S)
         state = ray.get(monitor.read.remote())
-    # What an earlier attempt has done is not in the bar, or its speed and time left would be wrong. Where this one began
-    # is what its workers said then: by now they may have trained on.
+    # The bar leaves out the work of earlier attempts, or its speed and time left would be wrong. Take the image count that
+    # the workers reported at their start: by now they may have trained further.
     before = done = state.starts[0].images if state.starts else 0
     starts = 1
     with Progress(images - before, "images", "train") as progress:
         is_running = True
         while is_running:
             thread.join(POLL_INTERVAL_S)
-            is_running = thread.is_alive()  # asked first: what it posts at its end is read once more
+            is_running = thread.is_alive()  # before the read, so that the final progress is read as well
             if watch is not None:
-                watch.look()
+                watch.poll()
             state = ray.get(monitor.read.remote())
             for start in state.starts[starts:]:
                 logger.warning(
-                    "workers were lost or have come: going on from step %d with %d", start.step, start.workers
+                    "worker group restarted: resuming from step %d with %d workers", start.step, start.workers
                 )
             starts = max(starts, len(state.starts))
-            # After the loss of a worker the count falls back to the checkpoint: the bar waits until it is caught up with.
-            progress.update(max(0, state.images - done), **state.figures)
+            # After the loss of a worker the count falls back to the checkpoint: the bar stays until training has caught up.
+            progress.update(max(0, state.images - done), **state.metrics)
             metrics.count("agegender_train_images_total", state.images - done, "train")
             done = max(done, state.images)
 
 
-def _raise_as_ours(error: BaseException) -> None:
+def _reraise(error: BaseException) -> None:
     failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
     causes = [cause for failure in failures for cause in _causes(failure)]
     ours = next((cause for cause in causes if isinstance(cause, AgegenderError)), None)
@@ -201,20 +202,20 @@ def _raise_as_ours(error: BaseException) -> None:
         raise ours from error
     if any(isinstance(cause, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError) for cause in causes):
         raise ResourceError(
-            f"training lost more workers than --max-failures allows: {causes[0]}. Run the same command again to go on"
+            f"training lost more workers than --max-failures allows: {causes[0]}. Run the same command again to resume"
         ) from error
     if isinstance(error, ControllerError) and isinstance(error.controller_failure, OSError):
-        # Ray Train keeps its own state beside the checkpoints.
+        # Ray Train writes its own state beside the checkpoints.
         raise ResourceError(
-            f"storage does not answer: {error.controller_failure}. Run the same command again to go on"
+            f"storage does not answer: {error.controller_failure}. Run the same command again to resume"
         ) from error
     raise error
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """An error and what it was raised from; Ray wraps a worker's own in ``_base_exc``."""
-    found = []
-    while error is not None and error not in found:
-        found.append(error)
+    """The error and its causes; Ray wraps a worker's exception in ``_base_exc``."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
-    return found
+    return chain

@@ -1,4 +1,4 @@
-"""What the driver of a training run and its workers say to each other."""
+"""What the driver of a training run and its workers exchange: the job description and progress."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from agegender.storage import files
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Everything that a worker needs; the same for all of them."""
+    """Everything that a worker needs; identical on all ranks."""
 
     config: TrainConfig
     """Resolved; ``output`` is absolute."""
@@ -34,19 +34,19 @@ class TrainJob:
 
     split_hash: str
     threads: int
-    """Of one worker."""
+    """CPU threads of one worker."""
 
     resume_from: str | None
-    """Folder of the newest checkpoint of an earlier process, where Ray does not know it."""
+    """Folder of the newest checkpoint of an earlier driver process, which Ray does not know; None: start from step 0."""
 
     init: str | None
-    """Model folder whose weights are the first ones."""
+    """Model folder to initialize the weights from."""
 
     monitor: Any
-    """Handle of a ``Monitor``."""
+    """Actor handle of a ``Monitor``."""
 
     teachers: tuple[str, ...] = ()
-    """Model folders to learn from beside the labels."""
+    """Model folders to distill from."""
 
     def work(self, *names: str) -> str:
         """An address in the run's working folder."""
@@ -54,15 +54,15 @@ class TrainJob:
 
     @property
     def split_uri(self) -> str:
-        """Where the split is."""
+        """Address of the split."""
         return files.join(self.config.output, SPLIT_FILE)
 
     @property
     def cache_path(self) -> Path:
-        """Where the decoded images of this run are on each node."""
+        """Path of this run's decoded images on each node."""
         folder = self.config.cache_dir or f"{tempfile.gettempdir()}/agegender-images-{os.getuid()}"
-        said = (self.config.output, self.split_hash, self.network.image_size_px, CONTRACT_VERSION)
-        return Path(folder) / f"{hashlib.sha256(repr(said).encode()).hexdigest()[:20]}.npy"
+        key = (self.config.output, self.split_hash, self.network.image_size_px, CONTRACT_VERSION)
+        return Path(folder) / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
 
 
 WORK_FOLDER = "_work"
@@ -75,8 +75,8 @@ SUMMARY_FILE = "training.json"
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a group of workers began to train."""
+class WorkerGroupStart:
+    """Where a worker group started to train."""
 
     step: int
     images: int
@@ -87,45 +87,45 @@ class Start:
 
 @dataclass
 class MonitorState:
-    """Where training is."""
+    """Progress of the training run."""
 
     images: int = 0
     """Training images used since the beginning of the run, over all epochs."""
 
-    figures: dict[str, str] = field(default_factory=dict)
-    """Shown beside it."""
+    metrics: dict[str, str] = field(default_factory=dict)
+    """Shown beside the progress bar, already formatted."""
 
-    starts: list[Start] = field(default_factory=list)
-    """Of each group of workers that began to train, the first of this attempt first."""
+    starts: list[WorkerGroupStart] = field(default_factory=list)
+    """One per worker group of this attempt, in order; more than one after a loss or a resize."""
 
     error: AgegenderError | None = None
-    """Why the workers gave up; trying again would not help."""
+    """Why training failed, if a retry cannot help."""
 
 
 class Monitor:
-    """An actor that keeps the last word of rank 0 for whoever draws it."""
+    """An actor that holds the latest progress of rank 0 for the driver."""
 
     def __init__(self) -> None:
         self._state = MonitorState()
 
-    def post(self, images: int, figures: dict[str, str]) -> None:
-        """Say how far it is."""
-        self._state.images, self._state.figures = images, figures
+    def report(self, images: int, metrics: dict[str, str]) -> None:
+        """Record the progress."""
+        self._state.images, self._state.metrics = images, metrics
 
-    def begin(self, start: Start) -> None:
-        """Say that a group of workers trains from here on."""
+    def begin(self, start: WorkerGroupStart) -> None:
+        """Record that a worker group started."""
         self._state.starts.append(start)
 
     def fail(self, error: AgegenderError) -> None:
-        """Say why it ends; the first reason is kept."""
+        """Record why training fails; the first error is kept."""
         self._state.error = self._state.error or error
 
     def read(self) -> MonitorState:
-        """The last word."""
+        """The latest progress."""
         return self._state
 
 
 def start_monitor() -> Any:  # Ray's actor handles have no static type
-    """A monitor on the driver's node, which outlives the workers that training loses."""
+    """Start a monitor on the driver's node, so that it survives the loss of a worker's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=here).remote()

@@ -1,7 +1,7 @@
-"""Where a training run left its checkpoints. Each process of the driver is one attempt with a folder of its own.
+"""Find the checkpoint to resume from. Each driver process is one attempt and has its own folder.
 
-Ray Train keeps an index of an attempt's checkpoints and could go on from it, but does not write it whole-or-absent, and
-reads only the index of its own release. So a new attempt looks at the checkpoints themselves.
+Ray Train keeps an index of an attempt's checkpoints, but does not write it atomically and reads only the index of its own
+release. So a new attempt reads the checkpoints themselves.
 """
 
 import logging
@@ -24,27 +24,27 @@ def attempts_uri(output: str) -> str:
 
 
 def newest_checkpoint(output: str, split_hash: str) -> tuple[str | None, int]:
-    """The newest checkpoint that is whole, and the number of the next attempt.
+    """The newest valid checkpoint, and the number of the next attempt.
 
     Args:
         output: of the run.
-        split_hash: of its split; a checkpoint of another one does not count.
+        split_hash: of its split; checkpoints of another split are skipped.
 
     Returns:
-        The address of its folder or None, and a number above those of all earlier attempts.
+        The address of its folder or None, and a number higher than that of any earlier attempt.
     """
-    found = [info.uri for info in files.list_files(attempts_uri(output), allow_empty=True, hidden=True)]
-    numbers = [int(_attempt(uri, output)) for uri in found]
-    # Both names sort by time: attempts by number, Ray's checkpoints by the date in their name.
-    for state in sorted((uri for uri in found if files.name(uri) == STATE_FILE), reverse=True):
+    uris = [info.uri for info in files.list_files(attempts_uri(output), allow_empty=True, hidden=True)]
+    numbers = [int(_attempt(uri, output)) for uri in uris]
+    # Names sort by time: attempts by number, Ray's checkpoints by the date in their name.
+    for state in sorted((uri for uri in uris if files.name(uri) == STATE_FILE), reverse=True):
         folder = files.parent(state)
-        if _is_whole(folder, split_hash):
+        if _is_valid(folder, split_hash):
             return folder, max(numbers) + 1
     return None, max(numbers, default=-1) + 1
 
 
 def delete_attempts_before(output: str, number: int, keep: str | None) -> None:
-    """Drop the checkpoints of earlier attempts, but for the one that this attempt goes on from."""
+    """Delete the checkpoints of earlier attempts, except the one to resume from."""
     for info in list(files.list_files(attempts_uri(output), allow_empty=True, hidden=True)):
         if int(_attempt(info.uri, output)) < number and (keep is None or not info.uri.startswith(f"{keep}/")):
             files.delete(info.uri)
@@ -59,13 +59,13 @@ def _attempt(uri: str, output: str) -> str:
     return uri.removeprefix(f"{attempts_uri(output)}/").partition("/")[0]
 
 
-def _is_whole(folder: str, split_hash: str) -> bool:
+def _is_valid(folder: str, split_hash: str) -> bool:
     with tempfile.TemporaryDirectory() as temporary:
         files.download_folder(folder, Path(temporary))
         try:
             state = load_training_state(Path(temporary), split_hash)
         except InputError as error:
-            logger.info("%s is passed over: %s", folder, error)
+            logger.info("skipping checkpoint %s: %s", folder, error)
             return False
-    logger.info("going on from step %d, in epoch %d", state.step, state.epoch + 1)
+    logger.info("resuming from step %d, epoch %d", state.step, state.epoch + 1)
     return True

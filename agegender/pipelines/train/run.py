@@ -2,9 +2,8 @@
 
 source -> listing -> facts -> split.parquet -> [decoded images -> steps -> checkpoint] on each worker -> model/, report.html
 
-A run that is started again begins with whatever is not there yet. Ray Train restarts lost workers from the newest
-checkpoint; a new driver looks for it itself, in the checkpoints of all earlier attempts, because Ray's own index of them
-is not written whole-or-absent.
+A run that is started again skips the steps that are done. Ray Train restarts lost workers from the newest checkpoint. A new
+driver searches the checkpoints of all earlier attempts itself, because Ray does not write its index of them atomically.
 """
 
 import json
@@ -48,31 +47,31 @@ TEACHERS_FOLDER = "teachers"
 
 
 def run_train(config: TrainConfig) -> dict[str, Any]:
-    """Train into OUTPUT, or go on where an earlier run of the same command was stopped.
+    """Train into OUTPUT, or resume an earlier run of the same command.
 
     Returns:
-        The closing summary: where the model and the report are, images per part, metrics of the last epoch.
+        The summary: addresses of the model and the report, images per part, metrics of the last epoch.
 
     Raises:
-        ConfigError: OUTPUT holds another run, or the settings cannot work together.
-        InputError: no labelled image or too few, or ``init`` is no usable model.
-        ResourceError: storage, disk or cluster failed; the same command goes on.
+        ConfigError: OUTPUT holds another run, or settings contradict each other.
+        InputError: no labelled image or too few, or ``init`` is not a usable model.
+        ResourceError: storage, disk or cluster failed; the same command resumes.
     """
     config = config.model_copy(update={"output": files.absolute(config.output)})
     if config.init is not None and config.weights is not None:
         raise ConfigError(
-            f"--init {config.init} and --weights {config.weights} both give the first weights: leave one of them out"
+            f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
     search = face_search(config)
     identity = config.identity(OUTPUT, LABELS) | search_identity(search)
     Placement(config.cluster(), config.opened_by_workers()).check()
     earlier = claim_output(config.output, "train", config, identity)
     if earlier is not None and earlier["state"] == DONE:
-        logger.info("%s: this run is finished; nothing was done", config.output)
+        logger.info("%s: this run is already finished; nothing to do", config.output)
         return dict(earlier["result"])
     started_s = time.monotonic()
     with ray_session(config.address, config.num_cpus), own_errors():
-        config, split, teachers = _begin(config, search)
+        config, split, teachers = _prepare(config, search)
         seen_before = _seen_by_init(config, split)
         if not files.exists(_model_info_uri(config)):
             _train(config, search, split, teachers)
@@ -87,91 +86,93 @@ def _model_info_uri(config: TrainConfig) -> str:
     return files.join(config.output, MODEL_FOLDER, INFO_FILE)
 
 
-def _begin(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
-    """Take over the network to start from, split the images and check the teachers.
+def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
+    """Copy the initial model, split the images, and copy and check the teachers.
 
-    What fails here leaves OUTPUT free for another try.
+    An error here leaves OUTPUT free for a corrected command.
     """
-    begun = files.exists(files.join(config.output, SPLIT_FILE))
+    resumes = files.exists(files.join(config.output, SPLIT_FILE))
     try:
-        config = _with_init(config)
+        config = _with_init_network(config)
         split = split_images(config, search)
-        return config, split, _kept_teachers(config, split)
+        return config, split, _copy_teachers(config, split)
     except (ConfigError, InputError):
-        if not begun:
+        if not resumes:
             _delete_folder(files.join(config.output, WORK_FOLDER))
             files.delete(files.join(config.output, SPLIT_FILE))
             files.delete(OutputLayout(config.output).record("train"))
         raise
 
 
-def _with_init(config: TrainConfig) -> TrainConfig:
-    """The config with the network of the model to start from, which is copied to where all workers find it."""
+def _with_init_network(config: TrainConfig) -> TrainConfig:
+    """The config with the architecture of ``--init``, which is copied to where all workers can read it."""
     if config.init is None:
         return config
-    kept = files.join(config.output, WORK_FOLDER, INIT_FOLDER)
-    if not files.exists(files.join(kept, INFO_FILE)):
-        files.upload_folder(localize_model(model_address(config.init)).folder, kept, last=INFO_FILE)
-    info = localize_model(kept).info
+    copied = files.join(config.output, WORK_FOLDER, INIT_FOLDER)
+    if not files.exists(files.join(copied, INFO_FILE)):
+        files.upload_folder(localize_model(model_address(config.init)).folder, copied, last=INFO_FILE)
+    info = localize_model(copied).info
     check_framing(info, config.init)
     network = info.network.model_dump()
-    # what it was trained on has a margin about what it takes now
+    # training images include a margin around what the trained network takes
     network |= {name: info.config[name] for name in ("image_size_px", "crop_fraction") if name in info.config}
-    taken = {name: value for name, value in network.items() if getattr(config, name) != value}
-    if taken:
-        logger.info("taken over from %s: %s", config.init, ", ".join(f"{k} {v}" for k, v in taken.items()))
-    return config.model_copy(update={**network, "init": kept})
+    changed = {name: value for name, value in network.items() if getattr(config, name) != value}
+    if changed:
+        logger.info("settings from --init %s: %s", config.init, ", ".join(f"{k} {v}" for k, v in changed.items()))
+    return config.model_copy(update={**network, "init": copied})
 
 
-def _kept_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
-    """Where the teachers are copied to, so that all workers find them.
+def _copy_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
+    """Copy the teachers to where all workers can read them; returns the folders.
 
     Raises:
-        InputError: a teacher without an age distribution, or one that has seen images that this run is judged on.
+        InputError: a teacher has no age distribution, or was trained on images of this run's val or test part.
     """
-    kept = []
-    for number, said in enumerate(config.teacher):
+    copied = []
+    for number, teacher in enumerate(config.teacher):
         folder = files.join(config.output, WORK_FOLDER, TEACHERS_FOLDER, str(number))
         if not files.exists(files.join(folder, INFO_FILE)):
-            files.upload_folder(localize_model(model_address(said)).folder, folder, last=INFO_FILE)
+            files.upload_folder(localize_model(model_address(teacher)).folder, folder, last=INFO_FILE)
         model = localize_model(folder)
         info = model.info
-        check_framing(info, said)
+        check_framing(info, teacher)
         if info.network.age_head == "scalar":
-            raise InputError(f"--teacher {said}: estimates one number and no distribution; give a model with one")
-        counts = _seen_images(split, learnt_images(model.folder))  # its calibration is not what is taught
+            raise InputError(f"--teacher {teacher}: has a scalar age head; give a model with --age-head distribution")
+        # Without its calibration images: soft targets are uncalibrated.
+        counts = _count_seen(split, learnt_images(model.folder))
         if any(counts.values()):
             raise InputError(
-                f"--teacher {said}: was trained on {counts['val']} images of this run's val part and {counts['test']} of "
-                "test, and what it tells of them would flatter every figure. Train it with the same --seed, and with a "
+                f"--teacher {teacher}: was trained on {counts['val']} images of this run's val part and {counts['test']} of "
+                "test, so that metrics would be optimistic (data leakage). Train it with the same --seed and with a "
                 "--val-fraction and a --test-fraction that are not smaller"
             )
-        kept.append(folder)
-    return tuple(kept)
+        copied.append(folder)
+    return tuple(copied)
 
 
-def _seen_images(split: SplitImages, known: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> dict[str, int]:
-    """How many images of val and test are among known training images."""
+def _count_seen(split: SplitImages, known: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> dict[str, int]:
+    """How many images of val and test are among the training images of another model."""
     parts = np.array(split.table["part"].to_pylist())
     seen = np.isin(image_keys(split.table["content_hash"].to_pylist()), known)
     return {part: int(seen[parts == part].sum()) for part in ("val", "test")}
 
 
 def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
-    """Images of val and test that the model to start from has been trained on, by part."""
+    """How many images of val and test the ``--init`` model was trained on."""
     if config.init is None:
         return {}
-    counts = _seen_images(split, training_images(localize_model(config.init).folder))
+    counts = _count_seen(split, training_images(localize_model(config.init).folder))
     if any(counts.values()):
         logger.warning(
-            "the model to start from was trained on %d images of val, %d of test: their figures flatter",
+            "--init %s was trained on %d images of val and %d of test: metrics are optimistic (data leakage)",
+            config.init,
             *counts.values(),
         )
     return counts
 
 
 def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, teachers: tuple[str, ...]) -> None:
-    # They import torch, which takes seconds; not for a wrong command.
+    # Imported late: torch takes seconds, which a wrong command should not wait for.
     from agegender.pipelines.train import fit as train_fit
     from agegender.pipelines.train import resume as train_resume
 
@@ -192,7 +193,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
         teachers=teachers,
     )
     size_gb = cache_size_bytes(split.parts["train"] + split.parts["val"], config.image_size_px) / GIGABYTE
-    logger.info("decoded images: %.2f GB on each node, in %s, removed at the end", size_gb, job.cache_path.parent)
+    logger.info("decoded images: %.2f GB on each node, in %s, deleted at the end", size_gb, job.cache_path.parent)
     train_fit.fit(job, attempt, split.parts["train"] * config.epochs)
 
 

@@ -1,4 +1,4 @@
-"""The first part of a training run, done once: who is in which part, written to OUTPUT/split.parquet."""
+"""The first step of a training run, done once: assign images to parts and write OUTPUT/split.parquet."""
 
 import logging
 from collections import Counter
@@ -22,12 +22,12 @@ from agegender.storage import files, tables
 logger = logging.getLogger(__name__)
 
 MIN_PART_IMAGES = {"train": 8, "val": 4}
-"""Below it nothing can be learned or judged; a run so small is a mistake in --input or in the fractions."""
+"""Fewer images are a mistake in --input or in the fractions."""
 
 
 @dataclass(frozen=True)
 class SplitImages:
-    """A source, listed and split."""
+    """A listed source and its split."""
 
     units: list[str]
     listed: int
@@ -43,7 +43,7 @@ class SplitImages:
 
 
 def split_images(config: TrainConfig, search: FaceSearch | None = None) -> SplitImages:
-    """List the source, look at each image, keep duplicates together and write the split; or take up the one that is there.
+    """List the source, read each image's facts, keep duplicates in one part and write the split; or read an existing one.
 
     Raises:
         InputError: no image, none with a label, or too few for a part.
@@ -83,7 +83,7 @@ def _check_parts(config: TrainConfig, facts: pa.Table, split: pa.Table) -> None:
         problems = Counter(problem for problem in facts["label_problem"].to_pylist() if problem)
         raise InputError(
             f"no labelled image in {where}: {facts.num_rows} images ({_counts(statuses)}), labels {config.labels!r}: "
-            f"{_counts(problems) or 'none was looked for'}. See the help of --labels, --age-column and --gender-column"
+            f"{_counts(problems) or 'labels were not read'}. See the help of --labels, --age-column and --gender-column"
         )
     parts = Counter(split["part"].to_pylist())
     small = [part for part, least in MIN_PART_IMAGES.items() if parts[part] < least]
@@ -91,8 +91,8 @@ def _check_parts(config: TrainConfig, facts: pa.Table, split: pa.Table) -> None:
         groups = len(set(split["group"].to_pylist()))
         raise InputError(
             f"too few labelled images in {where}: {split.num_rows} of {facts.num_rows}, in {groups} groups of duplicates, give "
-            f"{_counts({part: parts[part] for part in SPLIT_PARTS})}; needed are {_counts(MIN_PART_IMAGES)}, and a test image "
-            "unless --test-fraction is 0. Add images or change --val-fraction and --test-fraction"
+            f"{_counts({part: parts[part] for part in SPLIT_PARTS})}; at least {_counts(MIN_PART_IMAGES)} are required, and a test "
+            "image unless --test-fraction is 0. Add images or change --val-fraction and --test-fraction"
         )
 
 
@@ -101,8 +101,8 @@ def _check_size(config: TrainConfig, split: pa.Table) -> None:
     size_gb = cache_size_bytes(images, config.image_size_px) / GIGABYTE
     if size_gb > config.cache_limit_gb:
         raise ConfigError(
-            f"{images} decoded images of {config.image_size_px} px take {size_gb:.2f} GB on each node, --cache-limit-gb is "
-            f"{config.cache_limit_gb}: raise it where the disk of --cache-dir has the room, or lower --image-size-px"
+            f"{images} decoded images of {config.image_size_px} px take {size_gb:.2f} GB on each node, more than --cache-limit-gb "
+            f"{config.cache_limit_gb}: raise it if the disk of --cache-dir has the space, or lower --image-size-px"
         )
 
 

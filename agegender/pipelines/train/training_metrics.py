@@ -7,30 +7,32 @@ from agegender.pipelines.runtime import metrics
 
 
 class TrainingMetrics:
-    """What the worker of one rank shows; its time is counted on each rank, for one that waits makes all others wait.
+    """Prometheus metrics of one rank. Each rank counts its time, because one that waits makes all others wait.
 
     Args:
-        rank: of the worker; the state of the training is shown by rank 0 alone.
-        waited_s: what ``show`` is to take for nothing: seconds that an earlier process waited.
+        rank: of the worker; only rank 0 sets the gauges of epoch, step and loss.
+        waited_s: seconds that an earlier process waited, which are not counted again.
     """
 
     def __init__(self, rank: int, waited_s: float) -> None:
-        self._rank, self._waited_s, self._shown_s = rank, waited_s, time.monotonic()
+        self._rank, self._waited_s, self._recorded_s = rank, waited_s, time.monotonic()
 
-    def show(self, epoch: int, step: int, loss: float, waited_s: float) -> None:
-        """Show where training is, every half a second or so.
+    def record(self, epoch: int, step: int, loss: float, waited_s: float) -> None:
+        """Record the progress of training; called about twice a second.
 
         Args:
-            epoch: that is under way, from 0.
-            step: since the beginning of the run.
-            loss: of the last step; NaN before it.
-            waited_s: seconds of this epoch without a batch to train on.
+            epoch: current one, from 0.
+            step: steps since the start of the run.
+            loss: of the last step; NaN before the first.
+            waited_s: seconds of this epoch spent waiting for data.
         """
         now_s = time.monotonic()
-        waited_now_s = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s  # else: another epoch
+        waited_now_s = waited_s - self._waited_s if waited_s >= self._waited_s else waited_s  # else: a new epoch began
         metrics.count("agegender_worker_seconds_total", waited_now_s, "train", activity="wait")
-        metrics.count("agegender_worker_seconds_total", now_s - self._shown_s - waited_now_s, "train", activity="train")
-        self._waited_s, self._shown_s = waited_s, now_s
+        metrics.count(
+            "agegender_worker_seconds_total", now_s - self._recorded_s - waited_now_s, "train", activity="train"
+        )
+        self._waited_s, self._recorded_s = waited_s, now_s
         if self._rank == 0:
             metrics.set_gauge("agegender_train_epoch", epoch + 1, "train")
             metrics.set_gauge("agegender_train_step", step, "train")

@@ -17,18 +17,18 @@ def _samples(count: int) -> batches.Samples:
 
 @pytest.mark.parametrize("images", [1, 7, 64, 100, 101, 257])
 @pytest.mark.parametrize("batch_size", [1, 8, 32, 100])
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_each_image_is_used_once_per_epoch(images: int, batch_size: int, ranks: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_each_image_is_used_once_per_epoch(images: int, batch_size: int, world_size: int) -> None:
     order = batches.epoch_order(images, seed=3, epoch=1)
     steps = batches.steps_per_epoch(images, batch_size)
     per_step = [batches.batch_rows(order, step, batch_size) for step in range(steps)]
     sizes = [len(batch) for batch in per_step]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
-    shares = [batch[batches.part_of(len(batch), rank, ranks)] for batch in per_step for rank in range(ranks)]
+    shares = [batch[batches.part_of(len(batch), rank, world_size)] for batch in per_step for rank in range(world_size)]
     assert sorted(np.concatenate(shares).tolist()) == list(range(images))
     for batch in per_step:
-        counts = [len(batch[batches.part_of(len(batch), rank, ranks)]) for rank in range(ranks)]
+        counts = [len(batch[batches.part_of(len(batch), rank, world_size)]) for rank in range(world_size)]
         assert max(counts) - min(counts) <= 1
 
 

@@ -95,19 +95,19 @@ def test_total_is_the_weighted_sum_of_the_terms_that_the_head_has():
 
 def test_a_teacher_moves_the_target_by_its_weight():
     ages, genders = torch.tensor([20.0, 60.0]), torch.tensor([0, 1])
-    taught = torch.zeros(2, 122)
-    taught[0, 40], taught[1, 60] = 1.0, 1.0
-    taught[:, 121] = torch.tensor([0.4, 0.9])
+    soft_targets = torch.zeros(2, 122)
+    soft_targets[0, 40], soft_targets[1, 60] = 1.0, 1.0
+    soft_targets[:, 121] = torch.tensor([0.4, 0.9])
     logits = torch.randn(2, 121, generator=torch.Generator().manual_seed(0))
     outputs = Outputs(torch.tensor([30.0, 60.0]), logits, torch.tensor([0.3, -0.2]))
-    _, alone = total_loss(outputs, ages, genders, Recipe(teacher_weight=0.0), taught)
+    _, alone = total_loss(outputs, ages, genders, Recipe(teacher_weight=0.0), soft_targets)
     _, labels = total_loss(outputs, ages, genders, Recipe())
     assert all(torch.allclose(alone[name], labels[name]) for name in labels)
-    _, half = total_loss(outputs, ages, genders, Recipe(teacher_weight=0.5), taught)
+    _, half = total_loss(outputs, ages, genders, Recipe(teacher_weight=0.5), soft_targets)
     assert half["age_error"].item() == pytest.approx(0.0, abs=1e-5), "half way from 20 to 40 is 30"
     female = torch.tensor([0.2, 0.95])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.gender_logit_B, female)
     assert half["gender"].item() == pytest.approx(expected.item(), rel=1e-5)
-    _, taught_alone = total_loss(outputs, ages, genders, Recipe(teacher_weight=1.0), taught)
+    _, teacher_only = total_loss(outputs, ages, genders, Recipe(teacher_weight=1.0), soft_targets)
     surprise = -logits.log_softmax(dim=1)[[0, 1], [40, 60]].mean()
-    assert taught_alone["age_distribution"].item() == pytest.approx(surprise.item(), rel=1e-4)
+    assert teacher_only["age_distribution"].item() == pytest.approx(surprise.item(), rel=1e-4)

@@ -9,7 +9,7 @@ from torch.multiprocessing.spawn import spawn
 from agegender.artifact import NetworkConfig
 from agegender.model.checkpoint import optimizer_state, restore_optimizer
 from agegender.model.network import FaceNetwork, build_network
-from agegender.model.optimizer import deal, make_optimizer, orthogonalized
+from agegender.model.optimizer import assign_to_ranks, make_optimizer, orthogonalized
 from agegender.recipe import Recipe
 
 
@@ -78,17 +78,19 @@ def test_a_restored_optimizer_goes_on_as_if_it_had_not_stopped(kind: str) -> Non
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
-def _two_steps(rank: int, ranks: int, folder: Path) -> None:
+def _two_steps(rank: int, world_size: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    if ranks > 1:
+    if world_size > 1:
         meeting = f"file://{folder}/meeting"
-        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     network = _network()
-    optimizer = make_optimizer(network, Recipe(), rank, ranks)
+    optimizer = make_optimizer(network, Recipe(), rank, world_size)
     for seed in (1, 2):
         _step(network, optimizer, seed)
-    torch.save((network.state_dict(), optimizer_state(optimizer, network).tensors), folder / f"{rank}-of-{ranks}.pt")
-    if ranks > 1:
+    torch.save(
+        (network.state_dict(), optimizer_state(optimizer, network).tensors), folder / f"{rank}-of-{world_size}.pt"
+    )
+    if world_size > 1:
         torch.distributed.destroy_process_group()
 
 
@@ -104,6 +106,6 @@ def test_ranks_that_deal_the_layers_out_step_as_one_does_alone(tmp_path: Path) -
 
 def test_layers_are_dealt_out_by_their_work_and_more_ranks_than_layers_leave_some_idle() -> None:
     shapes = [(64, 64), (64, 64), (128, 64), (256, 256)]
-    assert deal(shapes, 2) == [1, 1, 1, 0]
-    assert sorted(deal(shapes, 9)) == [0, 1, 2, 3]
-    assert deal([], 2) == []
+    assert assign_to_ranks(shapes, 2) == [1, 1, 1, 0]
+    assert sorted(assign_to_ranks(shapes, 9)) == [0, 1, 2, 3]
+    assert assign_to_ranks([], 2) == []

@@ -41,8 +41,8 @@ def _samples(count: int, seed: int = 0) -> batches.Samples:
     return batches.Samples(pixels, np.arange(count), ages, genders)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_together_take_the_step_of_one(ranks: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_together_take_the_step_of_one(world_size: int) -> None:
     """Averaged over ranks, the gradient is that of the global batch, also where images and labels fall unevenly."""
     samples = _samples(10)
     samples.age_years[[0, 1, 2, 7]] = np.nan
@@ -54,13 +54,13 @@ def test_ranks_together_take_the_step_of_one(ranks: int) -> None:
 
     def gradient(rank: int, of: int) -> torch.Tensor:
         batch = batches.load_batch(samples, rows, rank, of, CPU)
-        loss, _ = total_loss(network(batch.images), batch.age_years_B, batch.gender_B, trainer._shared(recipe, batch))
+        loss, _ = total_loss(network(batch.images), batch.age_years_B, batch.gender_B, trainer._scaled_recipe(recipe, batch))
         network.zero_grad()
         loss.backward()
         return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
     whole = gradient(0, 1)
-    averaged = torch.stack([gradient(rank, ranks) for rank in range(ranks)]).mean(dim=0)
+    averaged = torch.stack([gradient(rank, world_size) for rank in range(world_size)]).mean(dim=0)
     assert torch.allclose(averaged, whole, rtol=1e-4, atol=1e-6)
 
 

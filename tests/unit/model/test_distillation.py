@@ -4,7 +4,7 @@ import torch
 from agegender.artifact import NetworkConfig
 from agegender.model.batches import Samples, load_batch
 from agegender.model.network import FaceNetwork, build_network
-from agegender.model.teaching import TAUGHT_COLUMNS, teach
+from agegender.model.distillation import SOFT_TARGET_COLUMNS, teacher_predict
 
 CPU = torch.device("cpu")
 
@@ -22,12 +22,12 @@ def test_what_is_taught_is_the_mean_of_the_teachers_whatever_size_they_take() ->
     rows = np.arange(10, 290)
     samples = Samples(pixels, rows, np.zeros(280, np.float32), np.zeros(280, np.int64))
     same, smaller = teacher(0, 48), teacher(1, 32)
-    taught = np.concatenate(list(teach([same, smaller], samples, CPU)))
-    assert taught.shape == (280, TAUGHT_COLUMNS) and taught.dtype == np.float16
-    assert np.allclose(taught[:, :-1].sum(axis=1, dtype=np.float64), 1, atol=0.01)
-    alone = np.concatenate(list(teach([same], samples, CPU)))
-    other = np.concatenate(list(teach([smaller], samples, CPU)))
-    assert np.allclose(taught, (alone.astype(np.float64) + other) / 2, atol=2e-3)
+    soft_targets = np.concatenate(list(teacher_predict([same, smaller], samples, CPU)))
+    assert soft_targets.shape == (280, SOFT_TARGET_COLUMNS) and soft_targets.dtype == np.float16
+    assert np.allclose(soft_targets[:, :-1].sum(axis=1, dtype=np.float64), 1, atol=0.01)
+    alone = np.concatenate(list(teacher_predict([same], samples, CPU)))
+    other = np.concatenate(list(teacher_predict([smaller], samples, CPU)))
+    assert np.allclose(soft_targets, (alone.astype(np.float64) + other) / 2, atol=2e-3)
     with torch.no_grad():
         outputs = same(torch.from_numpy(pixels[[10]]).permute(0, 3, 1, 2))
     assert np.allclose(alone[0, -1], outputs.gender_logit_B.sigmoid().item(), atol=1e-3)
@@ -35,9 +35,9 @@ def test_what_is_taught_is_the_mean_of_the_teachers_whatever_size_they_take() ->
 
 
 def test_a_batch_carries_what_is_taught_of_its_images() -> None:
-    taught = np.arange(6 * TAUGHT_COLUMNS).reshape(6, TAUGHT_COLUMNS).astype(np.float16)
+    soft_targets = np.arange(6 * SOFT_TARGET_COLUMNS).reshape(6, SOFT_TARGET_COLUMNS).astype(np.float16)
     pixels = np.zeros((6, 8, 8, 3), np.uint8)
-    samples = Samples(pixels, np.arange(6), np.zeros(6, np.float32), np.zeros(6, np.int64), taught)
+    samples = Samples(pixels, np.arange(6), np.zeros(6, np.float32), np.zeros(6, np.int64), soft_targets)
     batch = load_batch(samples, np.array([4, 1, 3]), 1, 2, CPU)
-    assert batch.taught_BX is not None
-    assert torch.equal(batch.taught_BX, torch.from_numpy(taught[[1, 3]].astype(np.float32)))
+    assert batch.soft_targets_BX is not None
+    assert torch.equal(batch.soft_targets_BX, torch.from_numpy(soft_targets[[1, 3]].astype(np.float32)))
