@@ -67,7 +67,7 @@ def _settings_class(
     config_class: type[BaseModel], flags: list[str], program: str, file: str | None
 ) -> type[BaseSettings]:
     if file is not None and not Path(file).is_file():
-        raise ConfigError(f"--config {file}: file does not exist")
+        raise ConfigError(f"--config {file}: no such file")
 
     class Settings(config_class, BaseSettings):  # type: ignore[misc, valid-type]  # the base is chosen at run time
         model_config = SettingsConfigDict(env_prefix="AGEGENDER_", env_nested_delimiter="__", extra="forbid")

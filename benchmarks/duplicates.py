@@ -53,7 +53,7 @@ def copies(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
 
 def look(pixels: Pixels) -> tuple[int, Pixels]:
     """Hash and thumbnail; a blank image counts as hash 0."""
-    found, thumbnail = duplicates.looks(np.ascontiguousarray(pixels))
+    found, thumbnail = duplicates.perceptual_fingerprint(np.ascontiguousarray(pixels))
     return found or 0, thumbnail
 
 

@@ -1,1 +1,1 @@
-"""Bytes, arrays and tables: labels, decoding, duplicates, splits, statistics, drawn faces. No Ray, no torch, no network."""
+"""Labels, decoding, duplicates, splits, statistics, synthetic faces: pure functions. No Ray, torch or network access."""

@@ -1,4 +1,4 @@
-"""Draw on a photograph what was estimated of its faces, large enough to read at the photograph's size."""
+"""Draw the estimates of faces on a photograph, readable at the photograph's size."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 from agegender.data.images import Pixels
 
 LINE_COLOURS = ("#ffd400", "#00d5ff", "#ff7a45", "#8cff66", "#ff8ad8", "#b9a5ff")
-"""Told apart on photographs; they go round by face_index and mean nothing else."""
+"""Assigned by face_index, without meaning; distinguishable on photographs."""
 
-TEXT_SHARE = 1 / 45
+TEXT_FRACTION = 1 / 45
 """Height of the text as a share of the photograph's longer side ..."""
 
 MIN_TEXT_PX = 11
-"""... but not below what can be read."""
+"""... but at least this, to stay readable."""
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -26,20 +26,20 @@ class Annotation:
     """One face to draw."""
 
     box: Rectangle | None
-    """In pixels of the photograph; None: the words are about the whole picture."""
+    """In pixels of the photograph; None: the text is about the whole image."""
 
     lines: Sequence[str]
 
 
 def annotated(pixels: Pixels, annotations: Iterable[Annotation]) -> Pixels:
-    """A copy of uint8[H, W, 3] with a box and words for each face; words do not cover one another where there is room."""
+    """A copy of uint8[H, W, 3] with a box and text for each face; texts do not overlap if there is room."""
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
-    size_px = max(MIN_TEXT_PX, round(max(image.size) * TEXT_SHARE))
+    size_px = max(MIN_TEXT_PX, round(max(image.size) * TEXT_FRACTION))
     font = ImageFont.load_default(size_px)
     faces = list(annotations)
     boxes = [face.box for face in faces if face.box is not None]
-    taken: list[Rectangle] = []
+    placed: list[Rectangle] = []
     for index, face in enumerate(faces):
         if face.box is not None:
             draw.rectangle(face.box, outline=_colour(index), width=max(2, size_px // 8))
@@ -47,8 +47,8 @@ def annotated(pixels: Pixels, annotations: Iterable[Annotation]) -> Pixels:
         text = "\n".join(face.lines)
         left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font)
         margin = size_px / 4
-        place = _place(face.box, (right - left + 2 * margin, bottom - top + 2 * margin), image.size, taken, boxes)
-        taken.append(place)
+        place = _place(face.box, (right - left + 2 * margin, bottom - top + 2 * margin), image.size, placed, boxes)
+        placed.append(place)
         draw.rectangle(place, fill="black", outline=_colour(index))
         draw.multiline_text((place[0] + margin - left, place[1] + margin - top), text, font=font, fill="white")
     return np.asarray(image)
@@ -61,13 +61,13 @@ def _colour(index: int) -> str:
 def _place(
     box: Rectangle | None,
     size: tuple[float, float],
-    picture: tuple[int, int],
-    words: Sequence[Rectangle],
+    image_size: tuple[int, int],
+    texts: Sequence[Rectangle],
     boxes: Sequence[Rectangle],
 ) -> Rectangle:
-    """Where the words go: the first place in the picture that covers neither words nor faces, else no words, else the first."""
-    places = [_inside(corner, size, picture) for corner in _corners(box, size)]
-    readable = [place for place in places if not any(_overlap(place, other) for other in words)]
+    """Position of a text: the first that covers neither texts nor faces, else no text, else the first of all."""
+    places = [_inside(corner, size, image_size) for corner in _corners(box, size)]
+    readable = [place for place in places if not any(_overlap(place, other) for other in texts)]
     free = [place for place in readable if not any(_overlap(place, other) for other in boxes)]
     return (free or readable or places)[0]
 

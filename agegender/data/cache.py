@@ -1,8 +1,8 @@
-"""Training images decoded once per node, into one memory-mapped file that all processes of the node share.
+"""Decode training images once per node, into a memory-mapped file that all processes of the node share.
 
-A cache is two files: ``NAME.npy`` with uint8[N, S, S, 3] RGB and ``NAME.usable.npy`` with bool[N], which of the rows hold
-an image. ``NAME.npy`` appears whole or not at all. The files serve one run: it builds them, finds them again after a
-kill, and removes them at its end. What killed runs leave behind goes when the next run needs the room.
+A cache is two files: ``NAME.npy`` with uint8[N, S, S, 3] RGB, written atomically, and ``NAME.usable.npy`` with bool[N], which
+rows hold an image. The files belong to one run: it builds them, reuses them after a restart, and deletes them at its end.
+Files of killed runs are deleted when a later run needs the space.
 """
 
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 GIGABYTE = 1_000_000_000
 
 ABANDONED_AFTER_S = 3600.0
-"""An unfinished cache that nobody wrote to for so long belongs to a run that was killed."""
+"""An unfinished cache that was not written to for this long is from a killed run."""
 
 SOFT_TARGETS_SUFFIX = ".soft_targets.npy"
 """``NAME.soft_targets.npy`` beside a cache: the teachers' predictions for its training images. Deleted with the cache."""
@@ -40,19 +40,19 @@ class DecodedImages:
     """An open cache."""
 
     pixels: Pixels
-    """uint8[N, S, S, 3], mapped read-only: pages are read as they are used and shared by the processes of a node."""
+    """uint8[N, S, S, 3], memory-mapped read-only; pages are loaded on use and shared by the processes of a node."""
 
     usable: npt.NDArray[np.bool_]
     """bool[N]; a row without an image holds zeros."""
 
 
 def cache_size_bytes(images: int, side_px: int) -> int:
-    """Bytes on disk of so many decoded images."""
+    """Bytes on disk of this many decoded images."""
     return images * side_px * side_px * 3
 
 
 def open_cache(path: Path) -> DecodedImages | None:
-    """Map a cache that is complete, or None.
+    """Open a complete cache; None if there is none.
 
     Args:
         path: ``NAME.npy``.
@@ -73,20 +73,20 @@ def build_cache(
     limit_bytes: int,
     cut: Callable[[Pixels], Pixels | None] | None = None,
 ) -> DecodedImages:
-    """Decode images into a new cache; a row that no image arrives for, or that does not decode, is not usable.
+    """Decode images into a new cache; rows without an image, or whose image does not decode, are not usable.
 
     Args:
-        path: ``NAME.npy``; its folder is made.
+        path: ``NAME.npy``; its folder is created.
         encoded: (row, bytes of an image file), in any order.
         images: rows, N.
         side_px: S.
         max_pixels: images with more are not decoded.
-        threads: decode in parallel.
-        cut: what cuts the face out of an image, as uint8[S, S, 3], from any thread; None: the image is the face.
-        limit_bytes: older caches in the folder are removed until they and this one fit.
+        threads: of decoding.
+        cut: crops the face of an image, uint8[S, S, 3]; thread-safe; None: the image is the face.
+        limit_bytes: older caches in the folder are deleted until they and this one fit.
 
     Raises:
-        ResourceError: the disk has no room for it.
+        ResourceError: not enough disk space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     needed_bytes = cache_size_bytes(images, side_px)
@@ -109,42 +109,42 @@ def build_cache(
 
 
 def remove_cache(path: Path) -> None:
-    """Delete a cache; processes that have it mapped keep what they see."""
+    """Delete a cache; processes that have it mapped can still read it."""
     path.unlink(missing_ok=True)
     _usable_path(path).unlink(missing_ok=True)
     path.with_suffix(SOFT_TARGETS_SUFFIX).unlink(missing_ok=True)
 
 
 def make_room(folder: Path, limit_bytes: int) -> None:
-    """Remove the caches in a folder, oldest first, until those left take at most ``limit_bytes``."""
+    """Delete the caches in a folder, oldest first, until the rest takes at most ``limit_bytes``."""
     abandoned = [part for part in folder.glob("*.part") if time.time() - _modified_s(part) > ABANDONED_AFTER_S]
-    whole = [file for file in folder.glob("*.npy") if not file.name.endswith((".usable.npy", SOFT_TARGETS_SUFFIX))]
-    caches = sorted(abandoned + whole, key=_modified_s)
+    complete = [file for file in folder.glob("*.npy") if not file.name.endswith((".usable.npy", SOFT_TARGETS_SUFFIX))]
+    caches = sorted(abandoned + complete, key=_modified_s)
     total_bytes = sum(_size_bytes(file) for file in caches)
     for file in caches:
         if total_bytes <= limit_bytes:
             return
         total_bytes -= _size_bytes(file)
-        logger.info("removing %s, left by another run, to make room", file)
+        logger.info("deleting %s of another run to free disk space", file)
         remove_cache(file)
 
 
 def _decoded(
     encoded: Iterable[tuple[int, bytes]], face_of: Callable[[bytes], Pixels | None], threads: int
 ) -> Iterator[tuple[int, Pixels]]:
-    """Decode a little ahead of the reader; ``encoded`` itself is advanced by the calling thread alone."""
-    waiting: deque[tuple[int, Future[Pixels | None]]] = deque()
+    """Decode ahead of the consumer; only the calling thread iterates over ``encoded``."""
+    pending: deque[tuple[int, Future[Pixels | None]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for row, data in encoded:
-            waiting.append((row, pool.submit(face_of, data)))
-            if len(waiting) >= 8 * threads:
-                yield from _finished(waiting, 1)
-        yield from _finished(waiting, len(waiting))
+            pending.append((row, pool.submit(face_of, data)))
+            if len(pending) >= 8 * threads:
+                yield from _results(pending, 1)
+        yield from _results(pending, len(pending))
 
 
-def _finished(waiting: "deque[tuple[int, Future[Pixels | None]]]", count: int) -> Iterator[tuple[int, Pixels]]:
+def _results(pending: "deque[tuple[int, Future[Pixels | None]]]", count: int) -> Iterator[tuple[int, Pixels]]:
     for _ in range(count):
-        row, future = waiting.popleft()
+        row, future = pending.popleft()
         face = future.result()
         if face is not None:
             yield row, face
@@ -160,12 +160,12 @@ def _face_of(
 
 
 def _check_disk(folder: Path, needed_bytes: int) -> None:
-    # A full disk under a memory map kills the process with a bus error, so it is asked before.
+    # Check before: writing to a memory map on a full disk kills the process (SIGBUS).
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise ResourceError(
             f"{folder} has {free_bytes / GIGABYTE:.2f} GB free, the decoded images need {needed_bytes / GIGABYTE:.2f} GB: "
-            "free some, or name another folder with --cache-dir"
+            "free disk space, or choose another folder with --cache-dir"
         )
 
 

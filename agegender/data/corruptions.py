@@ -1,9 +1,9 @@
-"""Ways in which a face crop can be worse than those a model learnt from: blur, noise, darkness, compression, few pixels.
+"""Image corruptions for robustness evaluation: blur, noise, darkness, compression, low resolution.
 
-For asking what a model still knows, and whether its intervals still hold, on images of a lower quality. Each is one fixed
-degree, said in relation to the crop, so that models of different input sizes are asked the same.
+They measure accuracy and interval coverage on images of lower quality. Each has one fixed severity relative to the crop, so
+that models of different input sizes are compared on the same task.
 
-Source: common corruptions (Hendrycks and Dietterich, 2019), their kinds; the degrees are ours.
+Source: common corruptions (Hendrycks and Dietterich, 2019); the severities are ours.
 """
 
 import zlib
@@ -26,9 +26,9 @@ def _blur(pixels: Pixels) -> Pixels:
 
 
 def _noise(pixels: Pixels) -> Pixels:
-    # Seeded by the pixels themselves: the same for any number of workers and any order.
-    drawn = np.random.default_rng(zlib.crc32(pixels.tobytes())).normal(0.0, NOISE_STD, pixels.shape)
-    return np.asarray(np.clip(np.rint(pixels + drawn), 0, 255), dtype=np.uint8)
+    # Seeded by the pixels: independent of the number of workers and the order.
+    noise = np.random.default_rng(zlib.crc32(pixels.tobytes())).normal(0.0, NOISE_STD, pixels.shape)
+    return np.asarray(np.clip(np.rint(pixels + noise), 0, 255), dtype=np.uint8)
 
 
 def _darkness(pixels: Pixels) -> Pixels:
@@ -37,11 +37,11 @@ def _darkness(pixels: Pixels) -> Pixels:
 
 def _compression(pixels: Pixels) -> Pixels:
     decoded = decode(encode_jpeg(pixels, JPEG_QUALITY), pixels.size).pixels
-    assert decoded is not None  # it was encoded a line above
+    assert decoded is not None  # encoded in the line above
     return decoded
 
 
-def _few_pixels(pixels: Pixels) -> Pixels:
+def _low_resolution(pixels: Pixels) -> Pixels:
     return resize(resize(pixels, SMALL_SIDE_PX), pixels.shape[0])
 
 
@@ -50,9 +50,9 @@ CORRUPTIONS: dict[str, Callable[[Pixels], Pixels]] = {
     "noise": _noise,
     "darkness": _darkness,
     "jpeg_quality_20": _compression,
-    "source_64_px": _few_pixels,
+    "source_64_px": _low_resolution,
 }
-"""Name -> uint8[S, S, 3] RGB crop to a worse one of the same shape; the same pixels always give the same."""
+"""Name -> function of a uint8[S, S, 3] RGB crop that returns a corrupted one of the same shape; deterministic."""
 
 DESCRIPTIONS = {
     "blur": f"Gaussian blur, sigma {BLUR_SIGMA_FRACTION:.0%} of the side",
@@ -61,4 +61,4 @@ DESCRIPTIONS = {
     "jpeg_quality_20": f"saved as JPEG of quality {JPEG_QUALITY}",
     "source_64_px": f"a source of {SMALL_SIDE_PX} x {SMALL_SIDE_PX} pixels",
 }
-"""The same names -> what was done, in words."""
+"""Name -> description."""

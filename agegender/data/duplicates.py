@@ -1,7 +1,7 @@
-"""Which images are the same: by their bytes, by their looks, or by their capture stamp.
+"""Find duplicate images: by bytes, by perceptual similarity, or by capture stamp.
 
-Looks are compared twice. A 64-bit hash of the lowest frequencies finds candidates fast, and a grey thumbnail confirms them:
-in a set of centred faces the hash alone takes strangers for each other. Measured in docs/duplicates.md.
+Perceptual similarity has two stages. A 64-bit hash of the lowest frequencies (pHash) finds candidates fast, and a grey
+thumbnail confirms them: on centred faces the hash alone has false matches. Measured in docs/duplicates.md.
 
 Shapes: N images, M pairs, T = ``THUMBNAIL_SIDE_PX``.
 """
@@ -22,15 +22,15 @@ Pixels = npt.NDArray[np.uint8]
 
 THUMBNAIL_SIDE_PX = 16
 MIN_CORRELATION = 0.95
-"""Of two thumbnails that confirm each other; see docs/duplicates.md for what other bounds give."""
+"""Minimum correlation of thumbnails that match; docs/duplicates.md compares thresholds."""
 
 _SIDE_PX = 2 * THUMBNAIL_SIDE_PX
 _FREQUENCIES = 8
 _FLAT_GREY_LEVELS = 1.0
-"""Images whose thumbnails vary less have no looks to compare: a hash of blank pages would be noise."""
+"""Images whose thumbnails have a smaller standard deviation get no hash: that of a blank page would be noise."""
 
 _TILE = 1024
-_CONFIRMED_AT_ONCE = 65536
+_CONFIRM_BATCH = 65536
 _LUMA = np.array([0.299, 0.587, 0.114])
 _COSINES = np.cos(np.pi * np.arange(_FREQUENCIES)[:, None] * (2 * np.arange(_SIDE_PX)[None] + 1) / (2 * _SIDE_PX))
 
@@ -40,14 +40,14 @@ def content_hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:16]
 
 
-def looks(pixels: Pixels) -> tuple[int | None, Pixels]:
+def perceptual_fingerprint(pixels: Pixels) -> tuple[int | None, Pixels]:
     """Perceptual hash and thumbnail of one image, in one pass over its pixels.
 
     Args:
         pixels: uint8[H, W, 3], RGB.
 
     Returns:
-        The hash (64 bit; None for an image without structure) and uint8[T, T], grey.
+        The hash (64 bit; None for an image without structure) and the thumbnail, uint8[T, T] grey.
     """
     grey = images.resize(pixels, _SIDE_PX) @ _LUMA
     thumbnail = grey.reshape(THUMBNAIL_SIDE_PX, 2, THUMBNAIL_SIDE_PX, 2).mean(axis=(1, 3)).round().astype(np.uint8)
@@ -58,7 +58,7 @@ def looks(pixels: Pixels) -> tuple[int | None, Pixels]:
 
 
 def perceptual_hash(pixels: Pixels) -> int | None:
-    """64 bits, one for each of the 8 x 8 lowest cosine frequencies: whether it is above their median (pHash).
+    """pHash: 64 bits, one for each of the 8 x 8 lowest DCT coefficients, whether it is above their median.
 
     Args:
         pixels: uint8[H, W, 3], RGB.
@@ -66,7 +66,7 @@ def perceptual_hash(pixels: Pixels) -> int | None:
     Returns:
         The hash, or None for an image without structure (a blank page).
     """
-    return looks(pixels)[0]
+    return perceptual_fingerprint(pixels)[0]
 
 
 def _scale() -> npt.NDArray[np.float64]:
@@ -75,11 +75,11 @@ def _scale() -> npt.NDArray[np.float64]:
 
 
 def near_pairs(hashes: Hashes, max_bits: int) -> Indices:
-    """All pairs of hashes that differ in few bits; exact.
+    """All pairs of hashes within a Hamming distance; exact.
 
     Args:
         hashes: uint64[N].
-        max_bits: most bits that may differ, 0-63.
+        max_bits: maximum Hamming distance, 0-63.
 
     Returns:
         int64[M, 2], each pair once, smaller index first, ascending.
@@ -90,14 +90,14 @@ def near_pairs(hashes: Hashes, max_bits: int) -> Indices:
 
 
 def near_pair_chunks(hashes: Hashes, max_bits: int) -> Iterator[Indices]:
-    """``near_pairs`` piece by piece, in bounded memory.
+    """``near_pairs`` in chunks, in bounded memory.
 
-    Two hashes that differ in at most k of 64 bits agree wholly on one of k + 1 bands of bits (pigeonhole), so only hashes
-    that share a band are compared; a pair that shares several counts in the first.
+    Two hashes that differ in at most k of 64 bits agree on at least one of k + 1 bands of bits (pigeonhole principle), so only
+    hashes that share a band are compared; a pair that shares several is yielded for the first.
 
     Args:
         hashes: uint64[N].
-        max_bits: most bits that may differ, 0-63.
+        max_bits: maximum Hamming distance, 0-63.
 
     Yields:
         int64[m, 2], smaller index first; m up to a million.
@@ -114,9 +114,9 @@ def near_pair_chunks(hashes: Hashes, max_bits: int) -> Iterator[Indices]:
             for pairs in _close_in_bucket(hashes, order[start:end], max_bits):
                 differing = hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]
                 earlier = [(differing & other) == 0 for other in masks[:band]]
-                fresh = pairs[~np.any(earlier, axis=0)] if earlier else pairs
-                if len(fresh):
-                    yield np.sort(fresh, axis=1)
+                new = pairs[~np.any(earlier, axis=0)] if earlier else pairs
+                if len(new):
+                    yield np.sort(new, axis=1)
 
 
 def _band_masks(bands: int) -> list[np.uint64]:
@@ -136,28 +136,28 @@ def _close_in_bucket(hashes: Hashes, members: Indices, max_bits: int) -> Iterato
                 yield np.column_stack([left[i], right[j]])
 
 
-def alike(left: Pixels, right: Pixels) -> npt.NDArray[np.bool_]:
-    """Whether thumbnails confirm each other: their correlation reaches ``MIN_CORRELATION``.
+def thumbnails_match(left: Pixels, right: Pixels) -> npt.NDArray[np.bool_]:
+    """Whether thumbnails match: their correlation is at least ``MIN_CORRELATION``.
 
     Args:
         left: uint8[M, T, T].
         right: uint8[M, T, T].
 
     Returns:
-        bool[M]; False where one is flat.
+        bool[M]; False if one is constant.
     """
     return correlation(left, right) >= MIN_CORRELATION
 
 
 def correlation(left: Pixels, right: Pixels) -> npt.NDArray[np.float32]:
-    """Correlation of the grey levels of two thumbnails each; blind to brightness and contrast.
+    """Pearson correlation of the grey levels of pairs of thumbnails; invariant to brightness and contrast.
 
     Args:
         left: uint8[M, T, T].
         right: uint8[M, T, T].
 
     Returns:
-        float32[M], -1 to 1; 0 where one is flat.
+        float32[M], -1 to 1; 0 if one is constant.
     """
     a, b = (_centred(side) for side in (left, right))
     norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
@@ -170,11 +170,11 @@ def _centred(thumbnails: Pixels) -> npt.NDArray[np.float32]:
 
 
 def equal_groups(keys: Hashes, known: Mask) -> Indices:
-    """Group what has equal keys.
+    """Group images with equal keys.
 
     Args:
         keys: uint64[N].
-        known: bool[N]; who has no key is alone.
+        known: bool[N]; an image without a key is a group of its own.
 
     Returns:
         int64[N]: the smallest index of the group.
@@ -186,32 +186,32 @@ def equal_groups(keys: Hashes, known: Mask) -> Indices:
     return groups
 
 
-def look_pairs(perceptual: Hashes, known: Mask, thumbnails: Pixels | None, max_bits: int) -> Indices:
-    """Pairs of images that look the same.
+def similar_pairs(perceptual: Hashes, known: Mask, thumbnails: Pixels | None, max_bits: int) -> Indices:
+    """Pairs of perceptually similar images.
 
     Args:
         perceptual: uint64[N].
-        known: bool[N]; who has no hash is alone.
-        thumbnails: uint8[N, T, T], a memory map for instance; None: the hash alone decides.
-        max_bits: most bits of the hash that may differ.
+        known: bool[N]; images without a hash are in no pair.
+        thumbnails: uint8[N, T, T], may be memory-mapped; None: compare hashes only.
+        max_bits: maximum Hamming distance of hashes.
 
     Returns:
         int64[M, 2].
     """
     rows = np.flatnonzero(known)
-    kept = [np.empty((0, 2), np.int64)]
+    confirmed = [np.empty((0, 2), np.int64)]
     for chunk in near_pair_chunks(perceptual[rows], max_bits):
         pairs = rows[chunk]
         if thumbnails is None:
-            kept.append(pairs)
+            confirmed.append(pairs)
             continue
-        parts = np.array_split(pairs, len(pairs) // _CONFIRMED_AT_ONCE + 1)
-        kept.extend(part[alike(thumbnails[part[:, 0]], thumbnails[part[:, 1]])] for part in parts)
-    return np.concatenate(kept)
+        parts = np.array_split(pairs, len(pairs) // _CONFIRM_BATCH + 1)
+        confirmed.extend(part[thumbnails_match(thumbnails[part[:, 0]], thumbnails[part[:, 1]])] for part in parts)
+    return np.concatenate(confirmed)
 
 
 def merge_groups(groupings: Sequence[Indices], pairs: Indices) -> Indices:
-    """The finest grouping that keeps together what any of the given ones keeps together.
+    """Merge groupings and pairs into connected components (union-find).
 
     Args:
         groupings: int64[N] each: the index of one image of the group.
@@ -221,16 +221,16 @@ def merge_groups(groupings: Sequence[Indices], pairs: Indices) -> Indices:
         int64[N]: the smallest index of the group.
     """
     merged = np.arange(len(groupings[0]), dtype=np.int64)
-    parent: dict[int, int] = {}  # of those alone that are in a pair: most images are alone
+    parent: dict[int, int] = {}  # only of images in a pair: most have no duplicate
 
     def root(index: int) -> int:
-        while (above := parent.get(index, index)) != index:
+        while (above := parent.get(index, index)) != index:  # path halving
             parent[index] = index = parent.get(above, above)
         return index
 
     for grouping in groupings:
-        moved = np.flatnonzero(grouping != merged)
-        pairs = np.concatenate([pairs, np.column_stack([grouping[moved], moved])])
+        members = np.flatnonzero(grouping != merged)
+        pairs = np.concatenate([pairs, np.column_stack([grouping[members], members])])
     for a, b in pairs.tolist():
         low, high = sorted((root(a), root(b)))
         parent[high] = low
@@ -246,24 +246,24 @@ def group_ids(
     max_bits: int,
     thumbnails: Pixels | None = None,
 ) -> Indices:
-    """One number per group of images that must not be parted: same bytes, same looks, same capture stamp, transitively.
+    """Group ids of duplicates that must stay in one part: same bytes, similar, or same capture stamp, transitively.
 
     Args:
         content: [N] ``content_hash`` of each; None: no bytes.
-        perceptual: [N] 64-bit hashes; None: no looks to compare.
-        stamps: [N] capture stamps, None each where there is none; None: do not look at stamps.
-        max_bits: most bits of the perceptual hash that may differ.
-        thumbnails: uint8[N, T, T] that confirm what the hash suggests; None: the hash alone decides.
+        perceptual: [N] 64-bit hashes; None: no hash.
+        stamps: [N] capture stamps or None each; None: ignore stamps.
+        max_bits: maximum Hamming distance of perceptual hashes.
+        thumbnails: uint8[N, T, T] to confirm candidates; None: compare hashes only.
 
     Returns:
         int64[N]: the smallest index of the image's group.
     """
     same = [equal_groups(*content_keys(content))] + ([equal_groups(*stamp_keys(stamps))] if stamps is not None else [])
-    return merge_groups(same, look_pairs(*_keys(perceptual), thumbnails, max_bits))
+    return merge_groups(same, similar_pairs(*_keys(perceptual), thumbnails, max_bits))
 
 
 def content_keys(content: Sequence[bytes | None]) -> tuple[Hashes, Mask]:
-    """First 64 bits of each content hash, and which are known; among a million files none collide by chance (3e-8)."""
+    """First 64 bits of each content hash, and which are known; a collision among a million files has probability 3e-8."""
     return _keys([None if value is None else int.from_bytes(value[:8]) for value in content])
 
 

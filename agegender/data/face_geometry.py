@@ -1,4 +1,4 @@
-"""Boxes, tiles and similarity transforms of faces: numbers only, no pixels.
+"""Boxes, tiles and similarity transforms of faces; no pixels.
 
 Coordinates are continuous: pixel i covers [i, i + 1), x grows to the right and y downwards.
 Shapes: N faces or points; a transform is float64[2, 3], applied as ``points @ M[:, :2].T + M[:, 2]``.
@@ -14,30 +14,30 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 SAME_FACE_OVERLAP = 0.4
-"""Two boxes are the same face when their intersection is more than this share of their union ..."""
+"""Two boxes are the same face if their intersection over union (IoU) is larger ..."""
 
 SAME_FACE_INSIDE = 0.75
-"""... or more than this share of the smaller one, and the one is no small face before a large one."""
+"""... or if the intersection is more than this share of the smaller box, unless it is a small face in front of a large one."""
 
 SAME_FACE_AREA = 0.25
-"""A box that lies within another and has less than this share of its area is a face of its own."""
+"""A box inside another with less than this share of its area is a separate face."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """One face of an image, in pixels of the image as shown."""
+    """One face of an image, in pixels of the upright image."""
 
     x: float
-    """Left edge; a face that the picture's edge cuts may begin before 0."""
+    """Left edge; negative if the face extends beyond the image."""
 
     y: float
     width: float
     height: float
     score: float
-    """Of the detector, 0-1."""
+    """Detection score, 0-1."""
 
     landmarks: Floats
-    """float64[5, 2], x and y: the eye on the left of the picture, the one on the right, nose, mouth corners left, right."""
+    """float64[5, 2], x and y: left eye, right eye (as seen in the image), nose, left and right mouth corner."""
 
     @property
     def area(self) -> float:
@@ -50,7 +50,7 @@ class Face:
         return np.array([self.x + self.width / 2, self.y + self.height / 2])
 
     def mapped(self, matrix: Floats) -> "Face":
-        """The face where a similarity transform takes it; the box stays upright around its centre."""
+        """The face after a similarity transform; the box stays upright around its centre."""
         scale = scale_of(matrix)
         width, height = self.width * scale, self.height * scale
         x, y = apply(matrix, self.centre[None])[0] - (width / 2, height / 2)
@@ -58,36 +58,36 @@ class Face:
 
 
 def apply(matrix: Floats, points: Floats) -> Floats:
-    """Points float64[N, 2] after a transform."""
-    moved: Floats = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved
+    """Apply a transform to points, float64[N, 2]."""
+    transformed: Floats = points @ matrix[:, :2].T + matrix[:, 2]
+    return transformed
 
 
 def scale_of(matrix: Floats) -> float:
-    """How much a similarity transform enlarges lengths."""
+    """The scale factor of a similarity transform."""
     return float(math.hypot(matrix[0, 0], matrix[1, 0]))
 
 
 def inverse(matrix: Floats) -> Floats:
-    """The transform back."""
+    """The inverse transform."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.hstack([linear, -linear @ matrix[:, 2:]])
 
 
 def scaling(factor: float, x: float = 0.0, y: float = 0.0) -> Floats:
-    """The transform that scales by ``factor``, then moves by (x, y)."""
+    """The transform that scales by ``factor``, then translates by (x, y)."""
     return np.array([[factor, 0.0, x], [0.0, factor, y]])
 
 
 def similarity(source: Floats, target: Floats) -> Floats | None:
-    """The rotation, scaling and shift that brings points closest to others, by least squares.
+    """The least-squares similarity transform (rotation, scale, translation) from one set of points to another.
 
     Args:
         source: float64[N, 2], N >= 2.
         target: float64[N, 2].
 
     Returns:
-        float64[2, 3]; None where the source points coincide, so that no transform is defined.
+        float64[2, 3]; None if the source points coincide.
 
     Source: Umeyama (1991), without reflection.
     """
@@ -105,13 +105,13 @@ def similarity(source: Floats, target: Floats) -> Floats | None:
 
 
 def search_scales(long_side_px: int, finest: float, step: float, last_long_side_px: int) -> list[float]:
-    """Scales at which an image is searched, finest first.
+    """Scales of the search, finest first.
 
     Args:
         long_side_px: of the image.
-        finest: scale at which the smallest faces are looked for, 0-1.
-        step: each scale is the one before divided by it.
-        last_long_side_px: the coarsest scale brings the long side to at most this.
+        finest: scale for the smallest faces, 0-1.
+        step: ratio between consecutive scales.
+        last_long_side_px: long side at the coarsest scale, at most.
     """
     scales = [min(1.0, finest)]
     while long_side_px * scales[-1] > last_long_side_px:
@@ -120,12 +120,12 @@ def search_scales(long_side_px: int, finest: float, step: float, last_long_side_
 
 
 def tile_spans(length_px: int, largest_px: int, overlap_px: int) -> list[slice]:
-    """As few tiles along one side as cover it, each no longer than need be, so that little is searched twice.
+    """The fewest tiles that cover one side, as short as possible, so that little is searched twice.
 
     Args:
-        length_px: of the side.
-        largest_px: no tile is longer.
-        overlap_px: neighbours share at least so much.
+        length_px: length of the side.
+        largest_px: maximum length of a tile.
+        overlap_px: minimum overlap of neighbours.
     """
     count = max(1, math.ceil((length_px - overlap_px) / (largest_px - overlap_px)))
     tile_px = math.ceil((length_px + (count - 1) * overlap_px) / count)
@@ -134,14 +134,14 @@ def tile_spans(length_px: int, largest_px: int, overlap_px: int) -> list[slice]:
 
 
 def tiles(width_px: int, height_px: int, largest_px: int, overlap_px: int) -> Iterator[tuple[slice, slice]]:
-    """Columns and rows of each tile of a picture, line by line."""
+    """Columns and rows of each tile of an image, row by row."""
     for rows in tile_spans(height_px, largest_px, overlap_px):
         for columns in tile_spans(width_px, largest_px, overlap_px):
             yield columns, rows
 
 
 def is_same(a: Face, b: Face) -> bool:
-    """Whether two boxes are two finds of one face."""
+    """Whether two boxes are detections of the same face."""
     across = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
     down = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
     if across <= 0 or down <= 0:
@@ -153,18 +153,18 @@ def is_same(a: Face, b: Face) -> bool:
 
 
 def distinct(faces: Iterable[Face]) -> list[Face]:
-    """The faces, each once: of several finds of one face, the one with the highest score."""
+    """Non-maximum suppression: of several detections of one face, the one with the highest score."""
     kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: (-face.score, *_place(face))):
+    for face in sorted(faces, key=lambda face: (-face.score, *_position(face))):
         if not any(is_same(face, other) for other in kept):
             kept.append(face)
     return kept
 
 
 def largest_first(faces: Iterable[Face]) -> list[Face]:
-    """By area, largest first, then by score, then from left to right: an order that has no ties."""
-    return sorted(faces, key=lambda face: (-face.area, -face.score, *_place(face)))
+    """Sort by area, largest first, then by score and position: a total order."""
+    return sorted(faces, key=lambda face: (-face.area, -face.score, *_position(face)))
 
 
-def _place(face: Face) -> tuple[float, float, float, float]:
+def _position(face: Face) -> tuple[float, float, float, float]:
     return face.x, face.y, face.width, face.height

@@ -1,4 +1,4 @@
-"""What is known of one image after one look at its bytes: one row of ``schema.FACTS``."""
+"""Facts about one image, computed from its bytes: one row of ``schema.FACTS``."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,20 +20,20 @@ def image_facts(
     max_pixels: int,
     cut: Callable[[Pixels], Pixels | None] | None = None,
 ) -> tuple[dict[str, Any], Pixels | None]:
-    """Decode one image and note its facts.
+    """Decode one image and compute its facts.
 
     Args:
         uri: its address.
-        data: its file's bytes; None if they could not be had.
-        fetched: why there are no bytes: status and words; looked at only where ``data`` is None.
-        label: ``age_years``, ``gender``, ``race`` and ``label_problem``, each may be missing or None.
-        max_pixels: bound for the decoder.
-        cut: what cuts the labelled face out of a photograph; where it finds none, the status is ``no_face``. None: the
-            image is the face.
+        data: the file's bytes; None if they could not be read.
+        fetched: status and message if ``data`` is None; else ignored.
+        label: ``age_years``, ``gender``, ``race`` and ``label_problem``, each optional.
+        max_pixels: limit of the decoder.
+        cut: crops the labelled face of a photograph; if it returns None, the status is ``no_face``. None: the image is
+            the face.
 
     Returns:
         One row of ``schema.FACTS``, and uint8[H, W, 3] of the face if the status is ok. Size and content hash are the
-        file's; what is said of pixels is said of the face.
+        file's; facts about pixels are the face's.
     """
     row: dict[str, Any] = dict.fromkeys(FACTS.names)
     row.update(uri=uri, **{name: label.get(name) for name in _LABEL_COLUMNS})
@@ -59,7 +59,7 @@ def image_facts(
 
 
 def _of_pixels(pixels: Pixels) -> dict[str, Any]:
-    perceptual, thumbnail = duplicates.looks(pixels)
+    perceptual, thumbnail = duplicates.perceptual_fingerprint(pixels)
     values = np.arange(256, dtype=np.float64)
     counts = np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)])
     shares = counts / max(pixels.shape[0] * pixels.shape[1], 1)

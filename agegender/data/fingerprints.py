@@ -1,6 +1,6 @@
-"""Fingerprints of a whole set in compact columns, and its groups of duplicates.
+"""Fingerprints of an image set in compact columns, and its groups of duplicates.
 
-About 40 bytes per image are held; thumbnails may lie in a memory map.
+Takes about 40 bytes of memory per image; thumbnails may be memory-mapped.
 """
 
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ from agegender.data.duplicates import (
     Pixels,
     content_keys,
     equal_groups,
-    look_pairs,
     merge_groups,
+    similar_pairs,
     stamp_keys,
 )
 
 FINGERPRINT_COLUMNS = ("uri", "content_hash", "perceptual_hash", "thumbnail", "age_years", "gender")
-"""What is read of ``schema.FACTS``."""
+"""Columns of ``schema.FACTS`` that are read."""
 
 KINDS = ("exact", "near", "stamp")
-"""Same bytes; same looks though not the same bytes; same capture stamp."""
+"""Same bytes; perceptually similar with different bytes; same capture stamp."""
 
 DUPLICATES = pa.schema(
     [
@@ -66,7 +66,7 @@ class Fingerprints:
 
     @classmethod
     def empty(cls, count: int, thumbnails: Pixels | None = None) -> Self:
-        """Room for ``count`` images; ``thumbnails``: uint8[N, T, T] to use instead of memory."""
+        """Allocate columns for ``count`` images; ``thumbnails``: uint8[N, T, T] to use instead of memory."""
         side = THUMBNAIL_SIDE_PX
         return cls(
             *(np.zeros(count, np.uint64), np.zeros(count, np.bool_)),
@@ -77,7 +77,7 @@ class Fingerprints:
         )
 
     def fill(self, start: int, facts: pa.Table) -> None:
-        """Take up facts (``FINGERPRINT_COLUMNS``) as rows ``start`` and following."""
+        """Store facts (``FINGERPRINT_COLUMNS``) in the rows from ``start`` on."""
         rows = slice(start, start + facts.num_rows)
         columns = {name: facts[name].to_pylist() for name in FINGERPRINT_COLUMNS}
         self.content[rows], self.content_known[rows] = content_keys(columns["content_hash"])
@@ -93,19 +93,19 @@ class Fingerprints:
         self.genders[rows] = [np.nan if value is None else value for value in columns["gender"]]
 
     def groups(self, max_bits: int) -> dict[str, Indices]:
-        """int64[N] per kind: the smallest index of the image's group; ``near`` joins groups of ``exact``."""
+        """int64[N] per kind: the smallest index of the image's group; ``near`` includes ``exact``."""
         exact = equal_groups(self.content, self.content_known)
-        pairs = look_pairs(self.perceptual, self.perceptual_known, self.thumbnails, max_bits)
+        pairs = similar_pairs(self.perceptual, self.perceptual_known, self.thumbnails, max_bits)
         stamp = equal_groups(self.stamps, self.stamps_known)
         return {"exact": exact, "near": merge_groups([exact], pairs), "stamp": stamp}
 
 
 def group_ids_of_facts(facts: pa.Table, max_bits: int) -> Indices:
-    """One number per group that must not be parted: same bytes, same looks (confirmed by thumbnail), same capture stamp.
+    """Group ids of duplicates that must stay in one part: same bytes, similar (confirmed by thumbnail), same capture stamp.
 
     Args:
         facts: rows of ``schema.FACTS``, of which ``FINGERPRINT_COLUMNS`` are read.
-        max_bits: most bits of the perceptual hash that may differ.
+        max_bits: maximum Hamming distance of perceptual hashes.
 
     Returns:
         int64[N]: the smallest row index of the image's group.
@@ -117,7 +117,7 @@ def group_ids_of_facts(facts: pa.Table, max_bits: int) -> Indices:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images of one kind of likeness: ``members`` int64[G] are their indices."""
+    """A group of duplicates of one kind; ``members``: int64[G], indices of its images."""
 
     kind: str
     number: int
@@ -126,7 +126,7 @@ class DuplicateGroup:
 
 
 def duplicate_groups(fingerprints: Fingerprints, max_bits: int) -> Iterator[DuplicateGroup]:
-    """Every group of at least two images, kind by kind; a near group holds at least two different files."""
+    """Each group of at least two images, by kind; a near group has at least two different files."""
     groups = fingerprints.groups(max_bits)
     for kind in KINDS:
         number = 0
@@ -151,7 +151,7 @@ def _differ(values: npt.NDArray[np.float32]) -> bool:
 
 
 def count_duplicates(groups: list[DuplicateGroup]) -> dict[str, dict[str, int]]:
-    """Kind -> ``groups``, ``images`` in them, and ``contradicting_groups``, whose labels differ."""
+    """Kind -> ``groups``, ``images`` in them, and ``contradicting_groups``, in which labels differ."""
     return {
         kind: {
             "groups": sum(group.kind == kind for group in groups),

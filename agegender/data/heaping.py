@@ -1,32 +1,32 @@
-"""Ages that people round to: how much counts by year heap at multiples of 5 and 10, and which ages stand out."""
+"""Age heaping: how strongly counts per year cluster at multiples of 5 and 10, and which ages are outliers."""
 
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 FIRST_AGE, LAST_AGE = 23, 62
-"""The classical range of Whipple's index: every final digit occurs equally often, and few people are older."""
+"""The range of Whipple's index, in which each final digit occurs equally often."""
 
-STANDING_OUT = 2.0
-"""Times the median of its neighbours from which an age stands out ..."""
+OUTLIER_RATIO = 2.0
+"""An age is an outlier from this ratio to the median of its neighbours ..."""
 
 MIN_EXCESS_DEVIATIONS = 4.0
-"""... by at least this many standard deviations of a Poisson count, so that small sets show nothing by chance."""
+"""... if it also exceeds it by this many Poisson standard deviations, so that small sets have no outliers by chance."""
 
 NEIGHBOURS = 2
 
-_FEW = 4
-"""Counts below it are taken for it when their deviation is asked: among the oldest ages chance alone makes heaps."""
+_MIN_COUNT = 4
+"""Lower bound of the count for its standard deviation: at the oldest ages counts are small and heap by chance."""
 
 
 @dataclass(frozen=True)
 class Heaping:
-    """How ages heap.
+    """Measures of age heaping.
 
     Attributes:
-        index_5: 100: ages ending in 0 or 5 are as frequent as others; 500: there are no others. None without ages 23-62.
+        index_5: 100: ages ending in 0 or 5 are as frequent as others; 500: there are only those. None without ages 23-62.
         index_10: the same for ages ending in 0; 100 to 1000.
-        standing_out: age -> its count over the median of its four neighbours, for ages that clearly exceed them.
+        standing_out: age -> ratio of its count to the median of its four neighbours, for outliers.
     """
 
     index_5: float | None
@@ -35,7 +35,7 @@ class Heaping:
 
 
 def age_heaping(by_age: Mapping[int, int]) -> Heaping:
-    """Measure heaping.
+    """Measure age heaping.
 
     Args:
         by_age: whole years -> images.
@@ -50,11 +50,16 @@ def _multiples(by_age: Mapping[int, int], step: int) -> int:
 
 
 def _standing_out(by_age: Mapping[int, int]) -> dict[int, float]:
-    found = {}
+    outliers = {}
     oldest = max(by_age, default=0)
     for age, count in sorted(by_age.items()):
         near = [n for n in range(max(age - NEIGHBOURS, 1), min(age + NEIGHBOURS, oldest) + 1) if n != age]
-        usual = statistics.median([by_age.get(n, 0) for n in near]) if near else 0
-        if count >= STANDING_OUT * usual and count - usual > MIN_EXCESS_DEVIATIONS * max(usual, _FEW) ** 0.5 and usual:
-            found[age] = count / usual
-    return found
+        expected = statistics.median([by_age.get(n, 0) for n in near]) if near else 0
+        excess = count - expected
+        if (
+            expected
+            and count >= OUTLIER_RATIO * expected
+            and excess > MIN_EXCESS_DEVIATIONS * max(expected, _MIN_COUNT) ** 0.5
+        ):
+            outliers[age] = count / expected
+    return outliers

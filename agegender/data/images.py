@@ -1,9 +1,9 @@
-"""Bytes of an image file -> uint8[H, W, 3] RGB as a viewer shows it, or a ``Status`` that says why not.
+"""Decode the bytes of an image file to upright uint8[H, W, 3] RGB, or to a ``Status`` that says why not.
 
-What "as shown" means: EXIF orientation applied; the first frame of an animation; transparency laid over white, as a web
-page does; 16-bit samples cut to their upper 8 bits; CMYK and grey converted to RGB; colour profiles not applied.
+"Upright" and "as shown" mean: EXIF orientation applied; the first frame of an animation; transparency composited over
+white; 16-bit samples reduced to their upper 8 bits; CMYK and grey converted to RGB; colour profiles not applied.
 
-Shapes: H, W pixels of the shown image; S side of a square.
+Shapes: H, W pixels of the upright image; S side of a square.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from agegender.schema import Status
 Pixels = npt.NDArray[np.uint8]
 
 DECODABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's names of the formats that are opened, in the order tried; JPEG includes MPO. Not all of Pillow's: some run other programs (EPS),
-some have no magic number and take any bytes for an image (TGA), some hold an image larger than they announce (ICO)."""
+"""Pillow's names of the supported formats, in the order tried; JPEG includes MPO. Other formats are unsafe: some run other
+programs (EPS), some have no magic number and accept any bytes (TGA), some contain a larger image than declared (ICO)."""
 
-Image.init()  # registers every format that this Pillow was built with
+Image.init()  # registers all formats of this build of Pillow
 _FORMATS = tuple(name for name in DECODABLE if name in Image.OPEN)
 
-_WHAT_DECODERS_RAISE = (
+_DECODER_ERRORS = (
     *(
         OSError,
         SyntaxError,
@@ -47,7 +47,7 @@ _WHAT_DECODERS_RAISE = (
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
-_TURNED = {
+_UPRIGHT_OPERATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,7 +56,7 @@ _TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what shows the image upright."""
+"""EXIF orientation -> the operation that makes the image upright."""
 
 _MAGIC = (
     *((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF"), (b"RIFF....WEBP", "WebP")),
@@ -73,32 +73,32 @@ _KNOWN_KINDS = tuple((re.compile(magic, re.DOTALL), kind) for magic, kind in _MA
 _DECODABLE_KINDS = {"JPEG", "PNG", "GIF", "WebP", "TIFF", "BMP", "AVIF", "JPEG 2000"}
 _ADDRESS = re.compile(r" <[^>]* at 0x[0-9a-f]+>")
 
-# Pillow warns about the content of a file (odd EXIF, many pixels); here the status says it, and a million such lines drown
-# a log. A filter is the one way that is safe with threads: warnings.catch_warnings swaps state of the whole process.
+# Pillow warns about the content of files (odd EXIF, many pixels), which the status covers and which would flood the log.
+# A filter is thread-safe; warnings.catch_warnings changes state of the whole process.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Scoring is parallel by process. OpenCV's own threads would only fight over the same cores.
+# Scoring is parallel by process: OpenCV's own threads would compete for the same cores.
 cv2.setNumThreads(1)
 
 SCALED_MARGIN = 2
-"""A scaled JPEG keeps so many times the side that is wanted: what is averaged then differs by a fraction of a grey level."""
+"""A scaled JPEG keeps at least this multiple of the wanted side: the averaged result then differs by less than a grey level."""
 
-_LIFTING_PILLOWS_BOUND = threading.Lock()
+_PILLOW_LIMIT_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image file after decoding; pixels if and only if the status is ``ok``."""
+    """The result of decoding one file; has pixels if and only if the status is ``ok``."""
 
     status: Status
     error: str | None = None
-    """What the decoder said; None if ok. The same bytes always give the same words."""
+    """The decoder's message; None if ok. Deterministic."""
 
     pixels: Pixels | None = None
-    """uint8[H, W, 3], RGB; of fewer pixels than ``width`` and ``height`` say where fewer were enough."""
+    """uint8[H, W, 3] RGB; smaller than ``width`` and ``height`` if decoded at a reduced scale (``enough_px``)."""
 
     width: int | None = None
-    """Pixels of the image as shown; known for ``too_large`` and mostly for ``truncated`` too."""
+    """Pixels of the upright image; also known for ``too_large`` and mostly for ``truncated``."""
 
     height: int | None = None
 
@@ -107,21 +107,20 @@ class Decoded:
 
 
 def decode(data: bytes, max_pixels: int, enough_px: int | None = None) -> Decoded:
-    """Decode one image file of any kind in ``DECODABLE``.
+    """Decode one image file of a format in ``DECODABLE``.
 
     Args:
         data: the whole file.
-        max_pixels: images with more are ``too_large``, read off the header before any pixel is decoded.
-        enough_px: for who wants the image no larger than a square of this side. A JPEG of several times that is then decoded
-            at a half, a quarter or another share of its size, of at least twice this side, in a fraction of the time.
-            None: whole.
+        max_pixels: images with more are ``too_large``, by their header, before any pixel is decoded.
+        enough_px: side of the square that the caller resizes to. A much larger JPEG is then decoded at a reduced scale, to at
+            least twice this side, in a fraction of the time. None: full size.
 
     Returns:
-        Never raises for bad bytes: ``empty``, ``not_an_image``, ``unsupported`` (an image of a kind or pixel type that is
-        not decoded here), ``truncated``, ``too_large`` or ``unreadable``, with what the decoder said.
+        Never raises for bad bytes: ``empty``, ``not_an_image``, ``unsupported`` (format or pixel type), ``truncated``,
+        ``too_large`` or ``unreadable``, with the decoder's message.
 
     Raises:
-        MemoryError: the machine has no room for an image within the bound, which is not the image's fault.
+        MemoryError: not enough memory for an image within ``max_pixels``.
     """
     if not data:
         return Decoded(Status.EMPTY, "the file has 0 bytes")
@@ -129,31 +128,31 @@ def decode(data: bytes, max_pixels: int, enough_px: int | None = None) -> Decode
         image = _open(data)
     except UnidentifiedImageError:
         return _unidentified(data)
-    except _WHAT_DECODERS_RAISE as error:
+    except _DECODER_ERRORS as error:
         return _failed(data, error)
     with image:
         width, height = image.size
         if width * height > max_pixels:
-            words = f"{width} x {height} = {width * height} pixels, bound {max_pixels}"
-            return Decoded(Status.TOO_LARGE, words, None, *_shown_size(image), image.format)
+            message = f"{width} x {height} = {width * height} pixels, bound {max_pixels}"
+            return Decoded(Status.TOO_LARGE, message, None, *_shown_size(image), image.format)
         try:
             pixels = _shown_pixels(data, image, enough_px)
         except _UnsupportedPixelsError as error:
             return Decoded(Status.UNSUPPORTED, str(error), None, *_shown_size(image), image.format)
-        except _WHAT_DECODERS_RAISE as error:
+        except _DECODER_ERRORS as error:
             return _failed(data, error, *_shown_size(image), image.format)
         return Decoded(Status.OK, None, pixels, *_shown_size(image), image.format)
 
 
 def resize(pixels: Pixels, side_px: int) -> Pixels:
-    """Resize to a square; another aspect ratio is stretched.
+    """Resize to a square; does not keep the aspect ratio.
 
     Args:
         pixels: uint8[H, W, 3].
         side_px: S.
 
     Returns:
-        uint8[S, S, 3]; averaged over areas where it shrinks, bilinear where it grows. May share memory with ``pixels``.
+        uint8[S, S, 3]; area averaging to shrink, bilinear to enlarge. May share memory with ``pixels``.
     """
     height, width = pixels.shape[:2]
     if height == width == side_px:
@@ -163,7 +162,7 @@ def resize(pixels: Pixels, side_px: int) -> Pixels:
 
 
 def resize_to_fit(pixels: Pixels, max_side_px: int) -> Pixels:
-    """uint8[H, W, 3] made smaller, in its proportions, until the longer side has at most so many pixels."""
+    """Shrink uint8[H, W, 3], keeping the aspect ratio, until the longer side has at most ``max_side_px``."""
     height, width = pixels.shape[:2]
     scale = max_side_px / max(height, width)
     if scale >= 1:
@@ -180,16 +179,16 @@ def encode_jpeg(pixels: Pixels, quality: int = 90) -> bytes:
 
 
 class _UnsupportedPixelsError(Exception):
-    """The file is sound, but its samples have no agreed way to become RGB."""
+    """The file is valid, but its pixel type has no standard conversion to RGB."""
 
 
 def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError:
-        # Pillow's bound is one global number and the caller's is not. It is lifted for this one look at the header, so that
-        # the size is known and the caller's bound decides; other threads keep the caller's bound all the while.
-        with _LIFTING_PILLOWS_BOUND:
+        # Pillow's limit is a global. Disable it to read this header, so that the size is known and ``max_pixels`` decides;
+        # images in other threads are still checked against ``max_pixels``.
+        with _PILLOW_LIMIT_LOCK:
             bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 return Image.open(BytesIO(data), formats=_FORMATS)
@@ -198,40 +197,44 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _shown_pixels(data: bytes, image: Image.Image, enough_px: int | None) -> Pixels:
-    """uint8[H, W, 3] of an opened image, or of fewer pixels where a square of ``enough_px`` is all that is wanted.
+    """uint8[H, W, 3] of an opened image, at a reduced scale if ``enough_px`` allows.
 
-    A common JPEG is decoded by libjpeg-turbo directly, as Pillow does inside: the same pixels in half the time. What it has
-    the least to say against is left to Pillow, whose words the status follows.
+    Ordinary JPEGs are decoded by libjpeg-turbo directly, which Pillow uses internally: the same pixels in half the time.
+    Pillow decodes all files that it rejects, and its message determines the status.
     """
     if image.format == "JPEG" and image.mode == "RGB":
         with contextlib.suppress(ValueError):
-            least = SCALED_MARGIN * enough_px if enough_px else 0
-            bounds = {"min_height": least, "min_width": least, "min_factor": 2}
-            is_larger = 0 < 2 * least <= min(image.size)
+            min_side = SCALED_MARGIN * enough_px if enough_px else 0
+            bounds = {"min_height": min_side, "min_width": min_side, "min_factor": 2}
+            is_larger = 0 < 2 * min_side <= min(image.size)
             plain: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **(bounds if is_larger else {}))
             orientation = _orientation(image)
-            return plain if orientation not in _TURNED else np.array(_upright(Image.fromarray(plain), orientation))
+            return (
+                plain
+                if orientation not in _UPRIGHT_OPERATIONS
+                else np.array(_upright(Image.fromarray(plain), orientation))
+            )
     image.load()
     return np.array(_upright(_to_rgb(image), _orientation(image)))
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1-8; 1 where there is none or the EXIF block is damaged, which is no reason to lose an image."""
+    """EXIF orientation 1-8; 1 if there is none or the EXIF block is damaged, which should not lose the image."""
     try:
-        # Not image.getexif(): a PNG's own version decodes the pixels first, before the bound is checked.
+        # Not image.getexif(): for PNG it decodes the pixels, before the limit is checked.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    except _WHAT_DECODERS_RAISE:
+    except _DECODER_ERRORS:
         return 1
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    # Pillow turns TIFF itself, and has swapped its size already.
+    # Pillow applies the orientation of TIFF itself and has already swapped the size.
     return (height, width) if image.format != "TIFF" and _orientation(image) >= 5 else (width, height)
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _TURNED.get(orientation)
+    turn = _UPRIGHT_OPERATIONS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
@@ -249,7 +252,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, which Pillow would clip at 255, by its upper 8 bits, as Pillow itself does for RGB of 16 bits."""
+    """16-bit grey, which Pillow would clip at 255, by its upper 8 bits, as Pillow does for 16-bit RGB."""
     samples = np.asarray(image)
     if samples.min() < 0 or samples.max() > 0xFFFF:
         raise _UnsupportedPixelsError(
@@ -259,13 +262,13 @@ def _from_integers(image: Image.Image) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> Decoded:
-    """No decoder took the file: is it an image at all?"""
+    """The result for a file that no decoder recognised."""
     kind = next((kind for magic, kind in _KNOWN_KINDS if magic.match(data[:1024])), None)
     if kind is None:
         return Decoded(Status.NOT_AN_IMAGE, f"no image format is recognised; the file begins with {data[:16]!r}")
     if kind not in _DECODABLE_KINDS:
         return Decoded(Status.UNSUPPORTED, f"{kind} images are not decoded")
-    if _is_cut_short(data):
+    if _is_truncated(data):
         return Decoded(Status.TRUNCATED, f"the {kind} file ends within its header")
     return Decoded(Status.UNREADABLE, f"the header of the {kind} file cannot be read")
 
@@ -273,19 +276,19 @@ def _unidentified(data: bytes) -> Decoded:
 def _failed(
     data: bytes, error: BaseException, width: int | None = None, height: int | None = None, kind: str | None = None
 ) -> Decoded:
-    """The decoder knew the format and gave up."""
-    words = _ADDRESS.sub("", str(error)) or type(error).__name__
-    if "not available" in words:
+    """The result for a file that its decoder could not decode."""
+    message = _ADDRESS.sub("", str(error)) or type(error).__name__
+    if "not available" in message:
         status = Status.UNSUPPORTED  # this build of Pillow lacks the codec
-    elif "truncated" in words.lower() or isinstance(error, EOFError) or _is_cut_short(data):
+    elif "truncated" in message.lower() or isinstance(error, EOFError) or _is_truncated(data):
         status = Status.TRUNCATED
     else:
         status = Status.UNREADABLE
-    return Decoded(status, words, None, width, height, kind)
+    return Decoded(status, message, None, width, height, kind)
 
 
-def _is_cut_short(data: bytes) -> bool:
-    """Whether a file that did not decode lacks its end, by the formats that mark theirs."""
+def _is_truncated(data: bytes) -> bool:
+    """Whether a file that did not decode is truncated, by the end marker or length field of its format."""
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in data[-4096:]
     if data.startswith(b"\x89PNG"):

@@ -1,6 +1,6 @@
-"""Where age, gender and race come from: a file name, a folder name or the values of a manifest.
+"""Read age, gender and race from a file name, a folder name or the values of a manifest.
 
-Whatever is not unambiguous is a ``problem`` with its reason, never a guess.
+Anything ambiguous is a ``problem`` with a reason, never a guess.
 """
 
 import re
@@ -13,7 +13,7 @@ _EXTENSION = r"(?:jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|avif|jp2|hei[cf])"
 _NAME = re.compile(rf"(?P<stem>[^.]*\d)\s*\.?\s*(?:{_EXTENSION}(?:\.chip)?(?:\.{_EXTENSION})?)?\s*", re.IGNORECASE)
 _STAMP = re.compile(
     r"\d{14,20}"
-)  # a date and time to the second at least; UTKFace has 17 digits, or by accident 16 or 18
+)  # date and time, to the second or finer; UTKFace has 17 digits, sometimes 16 or 18 by mistake
 _LAST_PART = re.compile(r"[/\\]|\.(?:tar|tar\.gz|tgz|parquet)#")  # between folders, and between ARCHIVE and MEMBER
 _GENDER_WORDS = {"male": 0, "m": 0, "man": 0, "female": 1, "f": 1, "woman": 1}
 _MISSING_WORDS = {"", "nan", "na", "n/a", "null", "none"}
@@ -21,9 +21,9 @@ _MISSING_WORDS = {"", "nan", "na", "n/a", "null", "none"}
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is known of one face; ``problem`` says why age and gender are missing where they should be there.
+    """The label of one face; ``problem`` says why an expected label could not be read.
 
-    ``Label()`` is an image without a label and without a problem. Age and gender may be missing one without the other.
+    ``Label()`` is an unlabelled image without a problem. Age and gender may be missing independently.
     """
 
     age_years: float | None = None
@@ -36,16 +36,16 @@ class Label:
     """Index into ``schema.RACES``."""
 
     problem: str | None = None
-    """Why there is no label; then the three above are None."""
+    """Why there is no label; the other fields are then None."""
 
 
 def from_filename(name: str) -> Label:
     """Read ``AGE_GENDER_RACE_STAMP.jpg.chip.jpg`` or ``AGE_GENDER_RACE_STAMP.jpg``, UTKFace's names.
 
-    Slips that leave each field unambiguous are read over: a stray blank, a missing dot, a stamp of 14 to 20 digits.
+    Tolerates mistakes that leave the fields unambiguous: extra blanks, a missing dot, a stamp of 14 to 20 digits.
 
     Args:
-        name: a file name, path, ``s3://`` address or ``ARCHIVE#MEMBER``; only its last part counts.
+        name: a file name, path, ``s3://`` address or ``ARCHIVE#MEMBER``; only its last part is read.
 
     Returns:
         The label, or one whose problem ends with the name, e.g.
@@ -65,10 +65,10 @@ def from_filename(name: str) -> Label:
 
 
 def from_folder(uri: str) -> Label:
-    """Read the name of the folder right above the file: an age, a gender, or both in either order.
+    """Read the name of the file's folder: an age, a gender, or both in either order.
 
-    ``31_female``, ``female-31``, ``31`` and ``female`` are read; parts are separated by ``_``, ``-`` or blanks. The gender is
-    a word here, for a second number could be anything: ``31_1`` is a problem.
+    ``31_female``, ``female-31``, ``31`` and ``female`` are valid; separators are ``_``, ``-`` and blanks. The gender must
+    be a word, because a second number could mean anything: ``31_1`` is a problem.
 
     Args:
         uri: path, ``s3://`` address or ``ARCHIVE#MEMBER`` of the image.
@@ -88,12 +88,12 @@ def from_values(age: Any, gender: Any, race: Any) -> Label:
     """Read the values of a manifest's columns.
 
     Args:
-        age: years as a number or as text, 0-120.
+        age: years as a number or text, 0-120.
         gender: 0 or 1, or male/female, m/f, man/woman in any case.
         race: 0-4 or a name of ``schema.RACES``.
 
-    Each may be missing (None, NaN, empty text) without a problem. A value that is there and cannot be read, or is out
-    of range, makes the whole label a problem: a row that is wrong in one column is not trusted in the next.
+    Each may be missing (None, NaN, empty text) without a problem. One value that is unreadable or out of range makes the whole
+    label a problem: a row with one wrong column is not trusted in the others.
     """
     try:
         return Label(_age(age), _code(gender, "gender", GENDERS, _GENDER_WORDS), _code(race, "race", RACES, {}))
@@ -102,13 +102,13 @@ def from_values(age: Any, gender: Any, race: Any) -> Label:
 
 
 def capture_stamp(name: str) -> str | None:
-    """UTKFace's time stamp field, which images of one photograph share; also from names with a field missing.
+    """UTKFace's time stamp field, shared by images from one photograph; also read if other fields are missing.
 
     Args:
         name: as for ``from_filename``.
 
     Returns:
-        The digits, or None where the name does not look like UTKFace's: numbers before the stamp, all joined by ``_``.
+        The digits, or None if the name is not like UTKFace's: numbers before the stamp, joined by ``_``.
     """
     fields = _fields(_last_part(name))
     numbers = len(fields) > 1 and all(re.fullmatch(r"[0-9]{0,3}", field) for field in fields[:-1])
@@ -116,7 +116,7 @@ def capture_stamp(name: str) -> str | None:
 
 
 class _UnreadableError(Exception):
-    """A value that is there and is no age, gender or race."""
+    """A value that is not an age, gender or race."""
 
 
 def _last_part(name: str) -> str:
@@ -150,7 +150,7 @@ def _code(value: Any, what: str, names: tuple[str, ...], words: dict[str, int]) 
 
 
 def _number(value: Any, what: str) -> float | None:
-    """The number that a value says, None for one that is missing."""
+    """The number in a value; None if it is missing."""
     if value is None or (isinstance(value, str) and value.strip().lower() in _MISSING_WORDS):
         return None
     try:
@@ -159,4 +159,4 @@ def _number(value: Any, what: str) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         raise _UnreadableError(f"{what} {value!r} is not a number" + (" or a name" if what != "age" else "")) from None
-    return None if number != number else number  # NaN alone differs from itself
+    return None if number != number else number  # only NaN differs from itself

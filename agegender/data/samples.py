@@ -1,6 +1,6 @@
-"""Random images of a set, drawn with a seed and mergeable: the k smallest of a hash of seed and address, per key.
+"""A mergeable random sample of a set: per key, the k images with the smallest hash of seed and uri.
 
-Who draws twice with the same seed draws the same, however the set was cut into parts and in whatever order they came.
+The sample depends only on the seed and the set, not on how the set is partitioned or ordered.
 """
 
 import base64
@@ -21,7 +21,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Sample:
-    """One drawn image; ``rank`` decides, the address breaks ties."""
+    """One sampled image; ``rank`` orders, the uri breaks ties."""
 
     rank: int
     uri: str
@@ -35,7 +35,7 @@ class SampleSet:
     """The k lowest ranked images per key.
 
     Attributes:
-        seed: of the draw.
+        seed: of the sampling.
         overall: k of the key ``ALL``.
         per_group: k of each age group.
         drawn: key -> samples, ascending by rank.
@@ -47,7 +47,7 @@ class SampleSet:
     drawn: dict[str, list[Sample]] = field(default_factory=dict)
 
     def offer(self, uri: str, age_years: float | None, gender: int | None, jpeg: Callable[[], bytes]) -> None:
-        """Show one image to the draw; ``jpeg`` is asked for its thumbnail only if it gets in."""
+        """Consider one image; ``jpeg`` makes its thumbnail and is only called if the image is sampled."""
         rank = _rank(self.seed, uri)
         keys = [key for key in self._keys(age_years) if self._enters(key, rank, uri)]
         if keys:
@@ -56,7 +56,7 @@ class SampleSet:
                 self.drawn[key] = _lowest([*self.drawn.get(key, []), sample], self._size(key))
 
     def merged(self, other: Self) -> "SampleSet":
-        """The draw from both parts together."""
+        """The sample of both parts together."""
         both = {
             key: _lowest([*self.drawn.get(key, []), *other.drawn.get(key, [])], self._size(key))
             for key in (ALL, *AGE_GROUPS)
@@ -88,14 +88,14 @@ class SampleSet:
         return self.overall if key == ALL else self.per_group
 
     def _enters(self, key: str, rank: int, uri: str) -> bool:
-        inside = self.drawn.get(key, [])
+        current = self.drawn.get(key, [])
         if not self._size(key):
             return False
-        return len(inside) < self._size(key) or (rank, uri) < (inside[-1].rank, inside[-1].uri)
+        return len(current) < self._size(key) or (rank, uri) < (current[-1].rank, current[-1].uri)
 
 
 def _rank(seed: int, uri: str) -> int:
-    # 53 bits: JSON readers everywhere keep them.
+    # 53 bits, which every JSON reader represents exactly.
     return int.from_bytes(hashlib.blake2b(f"{seed}|{uri}".encode(), digest_size=8).digest()) >> 11
 
 

@@ -1,8 +1,8 @@
-"""Train / val / test by group of duplicates: deterministic by content, free of leaks.
+"""Split into train, val and test by group of duplicates: deterministic by content, without leakage.
 
-A group's part is a hash of the seed and of its smallest content hash. So it depends neither on row order, nor on where the
-files lie, nor on how many workers looked; and images that are added later leave the part of every other image as it was,
-unless they join its group.
+A group's part is determined by a hash of the seed and the group's smallest content hash. It does not depend on row order,
+file locations or the number of workers, and images that are added later do not change the part of others, unless they join
+their group.
 
 Shapes: N rows of facts, M usable rows among them.
 """
@@ -25,23 +25,24 @@ def split_table(
     """Assign each usable image to a part, all images of a group to the same one.
 
     Args:
-        facts: N rows of ``schema.FACTS``. Usable are those with status ok and an age or a gender.
-        group_ids: int64[N]; equal numbers mark duplicates of each other. The numbers themselves mean nothing.
+        facts: N rows of ``schema.FACTS``. Usable rows have status ok and an age or a gender.
+        group_ids: int64[N]; images with equal ids are duplicates.
         val_fraction: share of the groups for ``val``, 0-1.
-        test_fraction: share of the groups for ``test``, 0-1. It alone decides which groups those are: another
-            ``val_fraction`` leaves them as they are.
-        seed: another seed draws another split.
+        test_fraction: share of the groups for ``test``, 0-1. The test part does not depend on ``val_fraction``.
+        seed: of the split.
 
     Returns:
-        M rows of ``schema.SPLIT``, sorted by content hash and then uri. A part may be empty where there are few groups.
+        M rows of ``schema.SPLIT``, sorted by content hash and then uri. With few groups a part may be empty.
 
     Raises:
-        ValueError: the fractions exceed 1 together, or ``group_ids`` are not one per row.
+        ValueError: a fraction is negative, their sum exceeds 1, or ``group_ids`` does not have one per row.
     """
     if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction > 1:
-        raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} are no shares of one whole")
+        raise ValueError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction}: must be at least 0 and at most 1 together"
+        )
     if group_ids.shape != (facts.num_rows,):
-        raise ValueError(f"{facts.num_rows} rows of facts and group ids of shape {group_ids.shape}")
+        raise ValueError(f"group_ids has shape {group_ids.shape}, expected ({facts.num_rows},)")
     labelled = pc.or_(pc.is_valid(facts["age_years"]), pc.is_valid(facts["gender"]))
     usable = pc.and_(pc.equal(facts["status"], Status.OK.value), labelled)
     groups_M = group_ids[np.asarray(usable, dtype=bool)]
@@ -55,7 +56,7 @@ def split_table(
 
 
 def split_hash(split: pa.Table) -> str:
-    """SHA-256, in hex, over the sorted content hashes and parts of the rows of ``schema.SPLIT``, wherever the files lie."""
+    """SHA-256 in hex over the sorted content hashes and parts of ``schema.SPLIT`` rows; independent of file locations."""
     rows = zip(split["content_hash"].to_pylist(), split["part"].to_pylist(), strict=True)
     digest = hashlib.sha256()
     for line in sorted(content + part.encode() for content, part in rows):
@@ -75,8 +76,8 @@ def _group_keys(content: pa.ChunkedArray, groups_M: npt.NDArray[np.int64]) -> tu
 
 
 def _part(key: bytes, val_fraction: float, test_fraction: float, seed: int) -> str:
-    drawn = hashlib.sha256(f"agegender split {seed} ".encode() + key).digest()
-    share = int.from_bytes(drawn[:8], "big") / 2**64
+    digest = hashlib.sha256(f"agegender split {seed} ".encode() + key).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
     if share < test_fraction:
         return "test"
     return "val" if share >= 1 - val_fraction else "train"

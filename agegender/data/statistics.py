@@ -1,6 +1,6 @@
-"""Mergeable summaries of an image set: parts are summarised where they lie and added up in any order.
+"""Mergeable statistics of an image set: computed per part, merged in any order.
 
-Sums are whole numbers (colour values in fixed point), so that every order of merging gives the same summary, bit for bit.
+Sums are integers (colour values in fixed point), so that any order of merging gives bitwise the same result.
 """
 
 import json
@@ -18,7 +18,7 @@ from agegender.schema import AGE_GROUPS, GENDERS, RACES, Status, age_group
 
 EXAMPLES_PER_KIND = 5
 _FIXED_POINT = 2**20
-_COUNTED = ("images", "labelled", "size_bytes")
+_TOTALS = ("images", "labelled", "size_bytes")
 _COUNTERS = ("statuses", "labels", "formats", "sizes", "problems")
 
 LabelKey = tuple[int | None, int | None, int | None]
@@ -27,20 +27,20 @@ LabelKey = tuple[int | None, int | None, int | None]
 
 @dataclass
 class SetStatistics:
-    """What is in an image set; holds at most one number for each kind of label, size, format, status and problem.
+    """Statistics of an image set; memory is bounded by the distinct labels, sizes, formats, statuses and problems.
 
     Attributes:
-        images: all that were listed.
-        labelled: with an age or a gender.
-        size_bytes: of all files that were read.
+        images: all listed images.
+        labelled: images with an age or a gender.
+        size_bytes: of all files read.
         statuses: status -> images.
-        labels: (age, gender, race) -> images; everything about ages and genders follows from it.
+        labels: (age, gender, race) -> images; all counts of ages and genders are derived from it.
         formats: decoder's name -> images.
-        sizes: (width, height) in pixels as shown -> images whose size is known, which those cut short may be, too.
+        sizes: (width, height) in pixels, upright -> images; includes truncated ones whose size is known.
         colour_sums: over decoded images, of the mean and the mean square of R, G, B in units of 2^-20.
         problems: kind of label problem -> images.
-        examples: kind of problem, or bad status -> a few of them, smallest addresses first, as (uri, words).
-        samples: images to look at.
+        examples: kind of problem, or bad status -> a few as (uri, message), smallest uris first.
+        samples: random sample of images for the report.
     """
 
     images: int = 0
@@ -57,7 +57,7 @@ class SetStatistics:
 
     @classmethod
     def of_facts(cls, facts: pa.Table, samples: SampleSet | None = None) -> Self:
-        """Summarise rows of ``schema.FACTS``."""
+        """Compute the statistics of rows of ``schema.FACTS``."""
         summary = cls(samples=samples or SampleSet())
         for row in facts.drop_columns(["content_hash", "perceptual_hash", "thumbnail"]).to_pylist():
             summary._add(row)
@@ -80,17 +80,17 @@ class SetStatistics:
         if row["label_problem"] is not None:
             kind = problem_kind(row["label_problem"])
             self.problems[kind] += 1
-            self._note(kind, row["uri"], row["label_problem"])
+            self._add_example(kind, row["uri"], row["label_problem"])
         if Status(row["status"]).is_bad:
-            self._note(row["status"], row["uri"], row["error"] or "")
+            self._add_example(row["status"], row["uri"], row["error"] or "")
 
-    def _note(self, kind: str, uri: str, words: str) -> None:
-        self.examples[kind] = sorted([*self.examples.get(kind, []), (uri, words)])[:EXAMPLES_PER_KIND]
+    def _add_example(self, kind: str, uri: str, message: str) -> None:
+        self.examples[kind] = sorted([*self.examples.get(kind, []), (uri, message)])[:EXAMPLES_PER_KIND]
 
     def merged(self, other: Self) -> "SetStatistics":
-        """The summary of both parts together."""
+        """The statistics of both parts together."""
         kinds = sorted(self.examples.keys() | other.examples.keys())
-        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in (*_COUNTED, *_COUNTERS)}
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in (*_TOTALS, *_COUNTERS)}
         return SetStatistics(
             **sums,
             colour_sums=[a + b for a, b in zip(self.colour_sums, other.colour_sums, strict=True)],
@@ -102,8 +102,8 @@ class SetStatistics:
         )
 
     def to_bytes(self) -> bytes:
-        """JSON, so that a part can travel or lie on storage."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in (*_COUNTED, "colour_sums", "examples")}
+        """Serialize as JSON."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in (*_TOTALS, "colour_sums", "examples")}
         for name in _COUNTERS:
             values[name] = list(getattr(self, name).items())
         return json.dumps(values | {"samples": self.samples.to_dict()}).encode()
@@ -113,12 +113,12 @@ class SetStatistics:
         """The inverse of ``to_bytes``."""
         values = json.loads(data)
         counters: dict[str, Any] = {name: Counter({_hashable(key): n for key, n in values[name]}) for name in _COUNTERS}
-        examples = {kind: [(uri, words) for uri, words in found] for kind, found in values["examples"].items()}
-        plain = {name: values[name] for name in (*_COUNTED, "colour_sums")}
+        examples = {kind: [(uri, message) for uri, message in pairs] for kind, pairs in values["examples"].items()}
+        plain = {name: values[name] for name in (*_TOTALS, "colour_sums")}
         return cls(**plain, **counters, examples=examples, samples=SampleSet.from_dict(values["samples"]))
 
     def by_status(self) -> dict[str, int]:
-        """Status -> images, ``ok`` always there."""
+        """Status -> images; ``ok`` is always present."""
         return {status.value: self.statuses[status] for status in Status if self.statuses[status] or status == "ok"}
 
     def by_age(self) -> dict[int, int]:
@@ -127,37 +127,37 @@ class SetStatistics:
 
     def by_age_group(self) -> dict[str, int]:
         """Ten-year group -> images, all groups."""
-        found = _grouped((age_group(age), n) for age, n in self.by_age().items())
-        return {group: found[group] for group in AGE_GROUPS}
+        counts = _grouped((age_group(age), n) for age, n in self.by_age().items())
+        return {group: counts[group] for group in AGE_GROUPS}
 
     def by_gender(self) -> dict[str, int]:
         """male, female -> images."""
-        found = _grouped((gender, n) for (_, gender, _), n in self.labels.items())
-        return {name: found[code] for code, name in enumerate(GENDERS)}
+        counts = _grouped((gender, n) for (_, gender, _), n in self.labels.items())
+        return {name: counts[code] for code, name in enumerate(GENDERS)}
 
     def by_race(self) -> dict[str, int]:
         """Race -> images; empty where none is known."""
-        found = _grouped((race, n) for (_, _, race), n in self.labels.items())
-        return {name: found[code] for code, name in enumerate(RACES)} if found else {}
+        counts = _grouped((race, n) for (_, _, race), n in self.labels.items())
+        return {name: counts[code] for code, name in enumerate(RACES)} if counts else {}
 
     def by_gender_and_age_group(self) -> dict[str, dict[str, int]]:
         """Ten-year group -> gender -> images with both."""
         known = ((age, gender, n) for (age, gender, _), n in self.labels.items() if age is not None)
-        found = _grouped(((age_group(age), gender), n) for age, gender, n in known if gender is not None)
-        return {group: {name: found[group, code] for code, name in enumerate(GENDERS)} for group in AGE_GROUPS}
+        counts = _grouped(((age_group(age), gender), n) for age, gender, n in known if gender is not None)
+        return {group: {name: counts[group, code] for code, name in enumerate(GENDERS)} for group in AGE_GROUPS}
 
     def most_frequent_age_group(self) -> str | None:
-        """The group with most images, the youngest of equals; None without ages."""
+        """The group with most images, the youngest on a tie; None without ages."""
         groups = self.by_age_group()
         return max(groups, key=lambda group: groups[group]) if any(groups.values()) else None
 
     def channel_mean(self) -> list[float] | None:
-        """Mean of R, G, B, 0-255, every image counting the same whatever its size; None without images."""
+        """Mean of R, G, B, 0-255, each image weighted equally; None without images."""
         decoded = self.statuses[Status.OK]
         return [total / _FIXED_POINT / decoded for total in self.colour_sums[:3]] if decoded else None
 
     def channel_std(self) -> list[float] | None:
-        """Standard deviation of R, G, B over all pixels, every image counting the same; None without images."""
+        """Standard deviation of R, G, B over all pixels, each image weighted equally; None without images."""
         means, decoded = self.channel_mean(), self.statuses[Status.OK]
         if means is None:
             return None
@@ -166,7 +166,7 @@ class SetStatistics:
 
 
 def ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
-    """Keys and counts, largest first, equal ones by key: the same for every order of merging."""
+    """Keys and counts, largest first, ties by key: independent of the order of merging."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -176,17 +176,17 @@ def whole_years(age_years: float) -> int:
 
 
 def problem_kind(problem: str) -> str:
-    """What label problems have in common: their words up to the colon, with the values that were seen left out."""
-    words = problem.partition(":")[0]
-    return re.sub(r"^(age|gender|race) ('.*?'|\S+)", r"\1", words)
+    """The kind of a label problem: its message up to the colon, without the value."""
+    kind = problem.partition(":")[0]
+    return re.sub(r"^(age|gender|race) ('.*?'|\S+)", r"\1", kind)
 
 
 def _grouped(pairs: Iterable[tuple[Any, int]]) -> Counter[Any]:
-    found: Counter[Any] = Counter()
+    counts: Counter[Any] = Counter()
     for key, count in pairs:
         if key is not None:
-            found[key] += count
-    return found
+            counts[key] += count
+    return counts
 
 
 def _hashable(key: Any) -> Any:

@@ -58,23 +58,23 @@ def test_near_pairs_of_nothing(count):
 
 def test_copies_are_alike_and_strangers_are_not():
     pictures = [drawing(index) for index in range(30)]
-    looks = [duplicates.looks(picture) for picture in pictures]
-    for picture, (found, thumbnail) in zip(pictures, looks, strict=True):
+    fingerprints = [duplicates.perceptual_fingerprint(picture) for picture in pictures]
+    for picture, (found, thumbnail) in zip(pictures, fingerprints, strict=True):
         image = Image.fromarray(picture)
         for copy in (as_jpeg(picture, 50), np.asarray(image.resize((48, 48))), np.asarray(image.resize((144, 144)))):
-            again, again_thumbnail = duplicates.looks(copy)
+            again, again_thumbnail = duplicates.perceptual_fingerprint(copy)
             assert found is not None and again is not None
             assert (found ^ again).bit_count() <= 8
-            assert duplicates.alike(thumbnail[None], again_thumbnail[None]).all()
-    hashes = np.array([found for found, _ in looks], np.uint64)
-    thumbnails = np.array([thumbnail for _, thumbnail in looks])
-    assert len(duplicates.look_pairs(hashes, np.ones(30, bool), thumbnails, 8)) == 0
+            assert duplicates.thumbnails_match(thumbnail[None], again_thumbnail[None]).all()
+    hashes = np.array([found for found, _ in fingerprints], np.uint64)
+    thumbnails = np.array([thumbnail for _, thumbnail in fingerprints])
+    assert len(duplicates.similar_pairs(hashes, np.ones(30, bool), thumbnails, 8)) == 0
 
 
 def test_a_blank_page_has_no_looks():
     assert duplicates.perceptual_hash(np.full((50, 70, 3), 250, np.uint8)) is None
     blank = np.full((1, SIDE, SIDE), 250, np.uint8)
-    assert not duplicates.alike(blank, blank).any()
+    assert not duplicates.thumbnails_match(blank, blank).any()
 
 
 def test_groups_join_transitively_over_bytes_looks_and_stamps():

@@ -9,7 +9,7 @@ from agegender.data.face_geometry import Face, apply, inverse, scaling, similari
 from agegender.data.faces import (
     CANONICAL_LANDMARKS,
     FRAME_LANDMARKS,
-    LARGEST_TILE_PX,
+    MAX_TILE_PX,
     FaceFinder,
     YuNetDetector,
     align,
@@ -106,7 +106,7 @@ def test_faces_of_every_size_are_found_once_and_the_large_image_is_never_searche
     assert [round(face.width / 10) * 10 for face in found] == pytest.approx([700, 300, 120, 50, 44], rel=0.1)
     for face, (x, y, side) in zip(found, sorted(squares, key=lambda square: -square[2]), strict=True):
         assert face.centre == pytest.approx([x + side / 2, y + side / 2], abs=0.05 * side)
-    assert max(max(size) for size in detector.sizes) <= LARGEST_TILE_PX
+    assert max(max(size) for size in detector.sizes) <= MAX_TILE_PX
 
 
 def test_small_faces_and_the_smallest_of_many_can_be_left_out() -> None:
