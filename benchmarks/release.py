@@ -20,7 +20,7 @@ from agegender import released
 from agegender.data.synthetic import draw_face
 from agegender.schema import AGE_GROUPS
 from agegender.scoring.cpu import CpuScorer
-from agegender.scoring.load import learnt_images, open_model, training_images
+from agegender.scoring.load import open_model, training_images, weight_training_images
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "unit" / "scoring" / "released_golden.json"
@@ -77,7 +77,7 @@ def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str) -> s
         info=open_model(released.FOLDER),
         flags=flags,
         parameters=sum(value.size for value in load_file(released.FOLDER / "weights.safetensors").values()),
-        learnt_images=len(learnt_images(released.FOLDER)),
+        weight_training_images=len(weight_training_images(released.FOLDER)),
         seen_images=len(training_images(released.FOLDER)),
         lead=LEAD,
         groups=[

@@ -1,6 +1,6 @@
-"""How a drawn face gets on paper: its parts from back to front, by the traits that ``synthetic`` chose.
+"""Draw a synthetic face from its traits, part by part from back to front; ``synthetic`` chooses the traits.
 
-Coordinates of a face: x to the right and y down from the middle of the head, whose chin lies at y = 1.
+Face coordinates: x to the right and y down from the centre of the head; the chin is at y = 1.
 """
 
 import math
@@ -23,7 +23,7 @@ _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=-1)
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What one face looks like. Shares go from 0 (not at all) to 1; lengths are in head heights from middle to chin."""
+    """The appearance of one face. Shares go from 0 (not at all) to 1; lengths are in units of the distance from centre to chin."""
 
     skin: Colour
     hair: Colour
@@ -63,7 +63,7 @@ class Traits:
     extras: frozenset[str]
     """Of glasses, hat, bow, earrings, pacifier, pigtails, bun."""
     turn: float
-    """How far the features move to the side, as the head turns."""
+    """Horizontal shift of the features as the head turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def _draw_hair(pen: Pen, traits: Traits, rng: np.random.Generator) -> None:
 
 
 def _draw_crown(pen: Pen, traits: Traits) -> None:
-    """The hair above the ears, all that is left on some."""
+    """The hair above the ears, all that bald heads have."""
     for side in (-1, 1):
         pen.ellipse(side * (traits.half_width + 0.0), traits.eye_y - 0.18, 0.1, 0.26, traits.hair)
 

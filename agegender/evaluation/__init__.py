@@ -1,1 +1,1 @@
-"""How good a model is, in numbers: metrics, bounds, slices, calibration. numpy and pyarrow schemas only, arrays in, values out."""
+"""Metrics of a model, confidence bounds, slices and calibration: functions of arrays, with numpy and pyarrow only."""

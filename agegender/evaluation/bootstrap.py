@@ -9,17 +9,17 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BOUNDS = (2.5, 97.5)
-"""Percentiles of the resampled values that bound 95 % of them."""
+"""Percentiles of a 95 % interval."""
 
 _CHUNK_CELLS = 4_000_000
-"""Resample weights held at once, 8 bytes each: memory does not grow with rounds times images."""
+"""Resample weights in memory, 8 bytes each: memory does not grow with rounds times images."""
 
 
 def mean_bounds(values: Floats, rounds: int, seed: int) -> tuple[Floats, Floats]:
-    """Bounds of column means, images resampled whole so that all columns share each resample.
+    """Bounds of column means; all columns share each resample of images.
 
     Args:
-        values: float64[N, M]; NaN cells have no part in their column's mean.
+        values: float64[N, M]; NaN cells are ignored.
         rounds: resamples.
         seed: same seed, same bounds.
 
@@ -53,11 +53,11 @@ def median_bounds(values: Floats, rounds: int, seed: int) -> tuple[float, float]
 
 
 def share_bounds(hits: int, n: int) -> tuple[float, float]:
-    """95 % bounds of a share by Wilson's (1927) score: right for few images and for shares of 0 or 1, where a resample is not.
+    """95 % bounds of a share: Wilson's (1927) score interval, valid also for few images and shares of 0 or 1.
 
     Args:
-        hits: images of which it was true.
-        n: images in all, >= 1.
+        hits: images for which it is true.
+        n: all images, >= 1.
     """
     z = 1.959964
     share = hits / n
@@ -67,18 +67,18 @@ def share_bounds(hits: int, n: int) -> tuple[float, float]:
 
 
 def _resample_weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
-    """How often each of ``n`` images is drawn, float64[chunk, n], over ``rounds`` rows in all."""
+    """How often each of ``n`` images is resampled, float64[chunk, n], ``rounds`` rows in all."""
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_CELLS // max(n, 1))
     for first in range(0, rounds if n else 0, chunk):
         rows = min(chunk, rounds - first)
-        drawn = generator.integers(0, n, (rows, n), dtype=np.int64)
-        drawn += np.arange(rows, dtype=np.int64)[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        indices = generator.integers(0, n, (rows, n), dtype=np.int64)
+        indices += np.arange(rows, dtype=np.int64)[:, None] * n
+        yield np.bincount(indices.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def _percentiles(samples: Floats) -> tuple[Floats, Floats]:
-    """Over the rows, resamples without any value of a column left out."""
+    """Percentiles of each column, ignoring NaN."""
     bounds = np.full((2, samples.shape[1]), np.nan)
     for column in range(samples.shape[1]):
         values = samples[:, column][~np.isnan(samples[:, column])]

@@ -1,4 +1,4 @@
-"""Whether stated certainty comes true: reliability of the gender probability, coverage of the age interval by group."""
+"""Calibration metrics: reliability of the gender probability, coverage of the age interval by group."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from agegender.schema import AGE_GROUPS, age_group_index
 RELIABILITY_BINS = 15
 
 
-def reliability(seen: Observations, bins: int = RELIABILITY_BINS) -> list[dict[str, Any]]:
-    """Stated probability of female against the share of females, in bins of equal size.
+def reliability(observations: Observations, bins: int = RELIABILITY_BINS) -> list[dict[str, Any]]:
+    """Reliability diagram: predicted probability of female against the observed share, in bins of equal size.
 
     Args:
-        seen: N images; those without a known gender have no part.
-        bins: how many; fewer where there are fewer images.
+        observations: N images; those without a known gender are ignored.
+        bins: number of bins; fewer if there are fewer images.
 
     Returns:
         Per bin ``n``, ``stated``, ``observed`` and the observed share's 95 % bounds ``low`` and ``high``.
     """
-    known = seen.take(seen.gender_labelled)
+    known = observations.take(observations.gender_labelled)
     order = np.argsort(known.female_probability, kind="stable")
     stated, female = known.female_probability[order].astype(np.float64), (known.gender_true == 1)[order]
     rows = []
@@ -37,7 +37,7 @@ def reliability(seen: Observations, bins: int = RELIABILITY_BINS) -> list[dict[s
 
 
 def expected_calibration_error(rows: list[dict[str, Any]]) -> float | None:
-    """Mean distance of stated and observed over the bins of ``reliability``, by images; None without any.
+    """Expected calibration error: mean |stated - observed| over the bins of ``reliability``, weighted by images; None if empty.
 
     Source: Naeini, Cooper and Hauskrecht (2015), with bins of equal size after Nixon et al. (2019).
     """
@@ -45,24 +45,24 @@ def expected_calibration_error(rows: list[dict[str, Any]]) -> float | None:
     return float(sum(row["n"] * abs(row["stated"] - row["observed"]) for row in rows) / n) if n else None
 
 
-def gender_calibration_error(seen: Observations) -> float | None:
+def gender_calibration_error(observations: Observations) -> float | None:
     """The expected calibration error of some images, rounded; None without a known gender."""
-    error = expected_calibration_error(reliability(seen))
+    error = expected_calibration_error(reliability(observations))
     return None if error is None else round(error, 4)
 
 
-def interval_by_group(seen: Observations, by: str) -> list[dict[str, Any]]:
+def interval_by_group(observations: Observations, by: str) -> list[dict[str, Any]]:
     """Coverage and mean width of the age interval per ten-year group.
 
     Args:
-        seen: N images; those without a known age have no part.
-        by: ``estimated`` groups by the estimate, where the calibration promises its coverage, ``true`` by the label,
-            where it does not.
+        observations: N images; those without a known age are ignored.
+        by: ``estimated`` groups by the estimate, for which calibration guarantees coverage; ``true`` by the label, for which
+            it does not.
 
     Returns:
         Per group with images ``age_group``, ``n``, ``coverage``, its 95 % bounds ``low`` and ``high``, ``width_years``.
     """
-    known = seen.take(seen.age_labelled)
+    known = observations.take(observations.age_labelled)
     groups = age_group_index(known.age_pred if by == "estimated" else known.age_true)
     return [_group_row(known.take(groups == group), AGE_GROUPS[group]) for group in np.unique(groups)]
 

@@ -1,4 +1,4 @@
-"""The slices that a reader must not overlook, in words."""
+"""The most important results of an evaluation, as sentences."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 Row = dict[str, Any]
 
 MIN_IMAGES = 30
-"""Smaller slices make no finding: chance alone would bring them to the top."""
+"""Smaller slices are ignored: they would rank first by chance."""
 
 
 def findings(metrics: dict[str, Any], rows: list[Row]) -> list[str]:
-    """What stands out, worst first, one sentence each.
+    """The findings, worst first, one sentence each.
 
     Args:
         metrics: the content of metrics.json.
         rows: of ``slices.slice_rows``.
     """
-    said = [*_age_errors(metrics, rows), *_biases(rows), *_gender(metrics, rows), *_races(rows)]
-    return [*said, *_coverage(metrics, rows), *_minors(metrics), *_robustness(metrics)]
+    sentences = [*_age_errors(metrics, rows), *_biases(rows), *_gender(metrics, rows), *_races(rows)]
+    return [*sentences, *_coverage(metrics, rows), *_minors(metrics), *_robustness(metrics)]
 
 
 def slice_name(row: Row) -> str:
-    """The people of a slice, e.g. ``asian female, aged 61-70``."""
+    """Description of a slice, e.g. ``asian female, aged 61-70``."""
     who = " ".join(str(row[name]) for name in ("race", "gender") if row[name] is not None)
     age = f"aged {row['age_group']}" if row["age_group"] is not None else ""
     return ", ".join(part for part in (who, age) if part)
@@ -44,7 +44,7 @@ def _age_errors(metrics: Row, rows: list[Row]) -> Iterable[str]:
 
 
 def _biases(rows: list[Row]) -> Iterable[str]:
-    """The groups whose ages are pulled most to either side, where the bounds leave no doubt of the direction."""
+    """The groups with the largest bias in each direction, if the bounds exclude 0."""
     groups = _of(rows, "age_group", "age_bias_years")
     for sign, word in ((-1, "young"), (1, "old")):
         clear = [row for row in groups if min(sign * row["age_bias_years_low"], sign * row["age_bias_years_high"]) > 0]
@@ -69,7 +69,7 @@ def _gender(metrics: Row, rows: list[Row]) -> Iterable[str]:
 
 
 def _races(rows: list[Row]) -> Iterable[str]:
-    """The two ends, where even their bounds are apart."""
+    """The best and the worst group, if their bounds do not overlap."""
     for metric, counted, form in (
         ("age_mae_years", "n_age", "{:.1f} years"),
         ("gender_accuracy", "n_gender", "{:.1%}"),
@@ -86,7 +86,7 @@ def _coverage(metrics: Row, rows: list[Row]) -> Iterable[str]:
     short = [r for r in _of(rows, "age_group", "interval_coverage") if r["interval_coverage_high"] < promised]
     if short:
         parts = (f"{row['interval_coverage']:.0%} of those aged {row['age_group']}" for row in short)
-        yield f"The {promised:.0%} interval holds fewer true ages than it says: {', '.join(parts)}."
+        yield f"The {promised:.0%} interval covers fewer true ages than promised: {', '.join(parts)}."
 
 
 def _minors(metrics: Row) -> Iterable[str]:
@@ -100,12 +100,12 @@ def _minors(metrics: Row) -> Iterable[str]:
 
 
 def _robustness(metrics: Row) -> Iterable[str]:
-    """The kinds of worse images on which the interval promises more than it holds."""
+    """The corruptions under which the interval does not reach its coverage."""
     promised = metrics["interval_coverage_promised"]
     for worse in (metrics["robustness"] or {}).values():
         held, error = worse["interval_coverage"], worse["age_mae_years"]
         if worse["n"] >= MIN_IMAGES and held["value"] is not None and held["high"] < promised:
             yield (
-                f"The {promised:.0%} interval breaks on worse images: {worse['what']}, it holds {held['value']:.0%} "
+                f"The {promised:.0%} interval loses coverage on corrupted images: with {worse['what']} it covers {held['value']:.0%} "
                 f"({held['low']:.0%} to {held['high']:.0%}), and MAE is {error['value']:.1f} years."
             )

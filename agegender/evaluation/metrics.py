@@ -1,6 +1,6 @@
-"""What is measured on each image, as sums that can be merged over any parts of a set.
+"""Metrics as sums that can be merged over the parts of a set.
 
-Every metric is a mean over the images that carry its label, so (sum, count) is all that a part has to hand on.
+Each metric is a mean over the images that have its label, so a part only needs (sum, count).
 """
 
 from dataclasses import dataclass, fields
@@ -21,12 +21,12 @@ METRICS = (
     "interval_coverage",
     "interval_width_years",
 )
-"""In the order of the columns of ``contributions``."""
+"""The columns of ``contributions``."""
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Labels and estimates of N images, column by column: 26 bytes per image."""
+    """Labels and estimates of N images, as columns: 26 bytes per image."""
 
     age_true: npt.NDArray[np.float32]
     """Years; NaN where unlabelled."""
@@ -46,12 +46,12 @@ class Observations:
         return int(self.age_true.size)
 
     def take(self, which: npt.NDArray[Any]) -> Self:
-        """The images at an index array or under a mask."""
+        """Select images by index array or mask."""
         return type(self)(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
 
     @classmethod
     def joined(cls, parts: list[Self]) -> Self:
-        """All images of several parts, in order; at least one part."""
+        """Concatenate at least one part."""
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     @property
@@ -65,22 +65,22 @@ class Observations:
         return self.gender_true >= 0
 
 
-def contributions(seen: Observations) -> Floats:
-    """What each image adds to each metric.
+def contributions(observations: Observations) -> Floats:
+    """The contribution of each image to each metric.
 
     Returns:
-        float64[N, len(METRICS)]; NaN where the image carries no label for the metric.
+        float64[N, len(METRICS)]; NaN if the image does not have the metric's label.
     """
-    error = seen.age_pred.astype(np.float64) - seen.age_true
-    known, gender_known = seen.age_labelled, seen.gender_labelled
-    right = (seen.female_probability >= 0.5) == (seen.gender_true == 1)
-    inside = (seen.age_true >= seen.age_low) & (seen.age_true <= seen.age_high)
-    width = seen.age_high.astype(np.float64) - seen.age_low
+    error = observations.age_pred.astype(np.float64) - observations.age_true
+    known, gender_known = observations.age_labelled, observations.gender_labelled
+    correct = (observations.female_probability >= 0.5) == (observations.gender_true == 1)
+    inside = (observations.age_true >= observations.age_low) & (observations.age_true <= observations.age_high)
+    width = observations.age_high.astype(np.float64) - observations.age_low
     columns = (
         np.abs(error),
         error,
         np.where(known, np.abs(error) <= WITHIN_YEARS, np.nan),
-        np.where(gender_known, right, np.nan),
+        np.where(gender_known, correct, np.nan),
         np.where(known, inside, np.nan),
         np.where(known, width, np.nan),
     )
@@ -89,23 +89,24 @@ def contributions(seen: Observations) -> Floats:
 
 @dataclass(frozen=True)
 class MetricSums:
-    """Sums and counts of every metric over a part of a set; add parts, then divide once."""
+    """Sums and counts of each metric over a part of a set; parts can be added."""
 
     images: int
     sums: Floats
     counts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, seen: Observations) -> Self:
-        """The sums of some images; of none, too."""
-        added = contributions(seen)
-        return cls(len(seen), np.nansum(added, axis=0), np.count_nonzero(~np.isnan(added), axis=0).astype(np.int64))
+    def of(cls, observations: Observations) -> Self:
+        """The sums of N images, N >= 0."""
+        values = contributions(observations)
+        counts = np.count_nonzero(~np.isnan(values), axis=0).astype(np.int64)
+        return cls(len(observations), np.nansum(values, axis=0), counts)
 
     def __add__(self, other: "MetricSums") -> "MetricSums":
         return MetricSums(self.images + other.images, self.sums + other.sums, self.counts + other.counts)
 
     def values(self) -> dict[str, float | None]:
-        """Each metric; None where no image carried its label."""
+        """The metrics; None if no image has the label."""
         return {
             name: float(self.sums[i] / self.counts[i]) if self.counts[i] else None for i, name in enumerate(METRICS)
         }
@@ -121,23 +122,23 @@ class MetricSums:
         return int(self.counts[METRICS.index("gender_accuracy")])
 
 
-def median_error_years(seen: Observations) -> float | None:
-    """Median absolute age error in years; not a sum, so it needs all images at once. None without a known age."""
-    error = np.abs(seen.age_pred - seen.age_true)[seen.age_labelled]
+def median_error_years(observations: Observations) -> float | None:
+    """Median absolute age error in years; not mergeable. None without a known age."""
+    error = np.abs(observations.age_pred - observations.age_true)[observations.age_labelled]
     return float(np.median(error)) if error.size else None
 
 
-def error_histogram(seen: Observations, largest_years: int = 40) -> tuple[Floats, Floats]:
-    """Images by signed age error, in bins of a year.
+def error_histogram(observations: Observations, largest_years: int = 40) -> tuple[Floats, Floats]:
+    """Histogram of signed age errors, in bins of a year.
 
     Args:
-        seen: N images; those without a known age have no part.
-        largest_years: errors beyond count as this.
+        observations: N images; those without a known age are ignored.
+        largest_years: larger errors are clipped to this.
 
     Returns:
-        float64[K] images, float64[K + 1] edges in years.
+        float64[K] counts, float64[K + 1] edges in years.
     """
     edges = np.arange(-largest_years - 0.5, largest_years + 1)
-    error = (seen.age_pred.astype(np.float64) - seen.age_true)[seen.age_labelled]
+    error = (observations.age_pred.astype(np.float64) - observations.age_true)[observations.age_labelled]
     counts, _ = np.histogram(np.clip(error, -largest_years, largest_years), edges)
     return counts.astype(np.float64), edges

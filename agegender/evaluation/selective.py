@@ -1,6 +1,6 @@
-"""What is gained by leaving the least certain faces unanswered: error against the share of faces answered.
+"""Selective prediction: error as a function of the share of faces answered (risk-coverage curve).
 
-Source: risk-coverage curves (El-Yaniv and Wiener, 2010); here the width of the age interval is what decides.
+Source: El-Yaniv and Wiener (2010); here faces are ranked by the width of the age interval.
 """
 
 from typing import Any
@@ -10,23 +10,23 @@ import numpy as np
 from agegender.evaluation.metrics import MetricSums, Observations
 
 ANSWERED_SHARES = tuple(step / 20 for step in range(20, 1, -1))
-"""All faces down to a tenth of them."""
+"""From all faces down to a tenth."""
 
 
-def selective_prediction(seen: Observations) -> list[dict[str, Any]]:
-    """Error over the faces with the narrowest intervals, for falling shares of all faces.
+def selective_prediction(observations: Observations) -> list[dict[str, Any]]:
+    """Error over the faces with the narrowest intervals, for decreasing shares of all faces.
 
-    Faces of equal width are answered together, so that a row is what ``--abstain-above`` of its width gives.
+    Faces of equal width are answered together, so that a row is the result of ``--abstain-above`` with its width.
 
     Args:
-        seen: N images; those without a known age have no part.
+        observations: N images; those without a known age are ignored.
 
     Returns:
         Per row ``answered`` (share of faces), ``n``, ``width_limit_years`` (the widest interval that is answered),
-        ``age_mae_years``, ``interval_coverage``, and ``gender_accuracy`` (None without a known gender). No two rows have
-        the same limit.
+        ``age_mae_years``, ``interval_coverage``, and ``gender_accuracy`` (None without a known gender). Limits are
+        unique.
     """
-    known = seen.take(seen.age_labelled)
+    known = observations.take(observations.age_labelled)
     width_years = known.age_high - known.age_low
     ordered = np.sort(width_years)
     if not len(known):

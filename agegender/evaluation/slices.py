@@ -1,4 +1,4 @@
-"""The same metrics for parts of the people in a set: by age group, gender, race, and their crossings."""
+"""Disaggregated metrics: by age group, gender, race, and their intersections."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +19,8 @@ SLICINGS = (
     ("age_group", "gender", "race"),
 )
 
-MIN_CROSSED_IMAGES = 30
-"""Crossings of three with fewer images are left out: their bounds would say nothing."""
+MIN_INTERSECTION_IMAGES = 30
+"""Intersections of all three with fewer images are left out: their bounds would be too wide."""
 
 _NAMES: dict[str, tuple[str, ...]] = {"age_group": AGE_GROUPS, "gender": GENDERS, "race": RACES}
 
@@ -36,36 +36,36 @@ SCHEMA = pa.schema(
         ),
     ]
 )
-"""Of slices.parquet: the rows of ``slice_rows``."""
+"""Schema of slices.parquet, the rows of ``slice_rows``."""
 
 Bounded = dict[str, float | None]
-"""``{"value": 5.1, "low": 4.9, "high": 5.3}``; each None where nothing carried the label."""
+"""``{"value": 5.1, "low": 4.9, "high": 5.3}``; each None if no image has the label."""
 
 
-def bounded_metrics(seen: Observations, rounds: int, seed: int) -> dict[str, Bounded]:
-    """Every metric with its 95 % bounds, ``age_median_error_years`` among them.
+def bounded_metrics(observations: Observations, rounds: int, seed: int) -> dict[str, Bounded]:
+    """All metrics with 95 % bounds, including ``age_median_error_years``.
 
     Args:
-        seen: N images.
+        observations: N images.
         rounds: resamples of the bootstrap.
         seed: same seed, same bounds.
     """
-    values = MetricSums.of(seen).values()
-    lows, highs = mean_bounds(contributions(seen), rounds, seed)
+    values = MetricSums.of(observations).values()
+    lows, highs = mean_bounds(contributions(observations), rounds, seed)
     result = {name: _bounded(values[name], lows[i], highs[i]) for i, name in enumerate(METRICS)}
-    median = median_error_years(seen)
+    median = median_error_years(observations)
     low, high = np.nan, np.nan
     if median is not None:
-        error = np.abs(seen.age_pred.astype(np.float64) - seen.age_true)[seen.age_labelled]
+        error = np.abs(observations.age_pred.astype(np.float64) - observations.age_true)[observations.age_labelled]
         low, high = median_bounds(error, rounds, seed)
     return result | {"age_median_error_years": _bounded(median, low, high)}
 
 
-def slice_rows(seen: Observations, rounds: int, seed: int) -> list[dict[str, Any]]:
-    """One row per slice that holds an image.
+def slice_rows(observations: Observations, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """One row per non-empty slice.
 
     Args:
-        seen: N images.
+        observations: N images.
         rounds: resamples of the bootstrap.
         seed: same seed, same bounds.
 
@@ -73,30 +73,34 @@ def slice_rows(seen: Observations, rounds: int, seed: int) -> list[dict[str, Any
         Rows with ``slice`` (e.g. ``age_group x gender``), ``age_group``, ``gender`` and ``race`` (None where not sliced
         by), ``n``, ``n_age``, ``n_gender`` and ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric.
     """
-    codes = _slice_codes(seen)
+    codes = _slice_codes(observations)
     return [
-        {"slice": " x ".join(by), **{name: labels.get(name) for name in _NAMES}, **_measured(seen, which, rounds, seed)}
+        {
+            "slice": " x ".join(by),
+            **{name: labels.get(name) for name in _NAMES},
+            **_metric_columns(observations, mask, rounds, seed),
+        }
         for by in SLICINGS
-        for labels, which in _members(by, codes)
-        if len(by) < 3 or np.count_nonzero(which) >= MIN_CROSSED_IMAGES
+        for labels, mask in _members(by, codes)
+        if len(by) < 3 or np.count_nonzero(mask) >= MIN_INTERSECTION_IMAGES
     ]
 
 
-def confusion(seen: Observations) -> npt.NDArray[np.int64]:
+def confusion(observations: Observations) -> npt.NDArray[np.int64]:
     """Images by true (rows) and estimated (columns) age group, int64[11, 11], over those with a known age."""
-    known = seen.take(seen.age_labelled)
+    known = observations.take(observations.age_labelled)
     groups = len(AGE_GROUPS)
     cells = age_group_index(known.age_true) * groups + age_group_index(known.age_pred)
     return np.bincount(cells, minlength=groups * groups).reshape(groups, groups).astype(np.int64)
 
 
-def age_assurance(seen: Observations) -> dict[str, dict[str, Any]]:
-    """How often an age check by the bare estimate errs: minors taken for adults, adults refused.
+def age_assurance(observations: Observations) -> dict[str, dict[str, Any]]:
+    """Error rates of an age check by the point estimate: minors accepted as adults, adults rejected.
 
     Returns:
         ``minors_13_17`` and ``adults``, each with ``n`` and shares with Wilson's 95 % bounds.
     """
-    known = seen.take(seen.age_labelled)
+    known = observations.take(observations.age_labelled)
     minors = known.age_pred[(known.age_true >= 13) & (known.age_true < 18)]
     adults = known.age_pred[known.age_true >= 18]
     return {
@@ -113,24 +117,28 @@ def age_assurance(seen: Observations) -> dict[str, dict[str, Any]]:
     }
 
 
-def _slice_codes(seen: Observations) -> dict[str, npt.NDArray[np.int64]]:
-    """Index into the names of each slicing, int64[N]; -1 where unlabelled."""
-    ages = np.full(len(seen), -1, dtype=np.int64)
-    ages[seen.age_labelled] = age_group_index(seen.age_true[seen.age_labelled])
-    return {"age_group": ages, "gender": seen.gender_true.astype(np.int64), "race": seen.race.astype(np.int64)}
+def _slice_codes(observations: Observations) -> dict[str, npt.NDArray[np.int64]]:
+    """Codes of each attribute, int64[N]; -1 if unlabelled."""
+    ages = np.full(len(observations), -1, dtype=np.int64)
+    ages[observations.age_labelled] = age_group_index(observations.age_true[observations.age_labelled])
+    return {
+        "age_group": ages,
+        "gender": observations.gender_true.astype(np.int64),
+        "race": observations.race.astype(np.int64),
+    }
 
 
 def _members(
     by: tuple[str, ...], codes: dict[str, npt.NDArray[np.int64]]
 ) -> Iterator[tuple[dict[str, str], npt.NDArray[np.bool_]]]:
-    """The names of each slice and bool[N] of its images."""
+    """The labels of each slice and the mask of its images, bool[N]."""
     stacked = np.stack([codes[name] for name in by], axis=1)
     for key in np.unique(stacked[(stacked >= 0).all(axis=1)], axis=0):
         yield {name: _NAMES[name][code] for name, code in zip(by, key, strict=True)}, (stacked == key).all(axis=1)
 
 
-def _measured(seen: Observations, which: npt.NDArray[np.bool_], rounds: int, seed: int) -> dict[str, Any]:
-    part = seen.take(which)
+def _metric_columns(observations: Observations, mask: npt.NDArray[np.bool_], rounds: int, seed: int) -> dict[str, Any]:
+    part = observations.take(mask)
     sums = MetricSums.of(part)
     row: dict[str, Any] = {"n": sums.images, "n_age": sums.n_age, "n_gender": sums.n_gender}
     for name, bounded in bounded_metrics(part, rounds, seed).items():

@@ -182,7 +182,7 @@ def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"{path}: weights file does not exist; check --weights")
+        raise InputError(f"{path}: no such weights file; check --weights")
     try:
         # weights_only: the file cannot run code
         given: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

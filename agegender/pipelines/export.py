@@ -1,4 +1,4 @@
-"""The ONNX graph of a trained model as one file, for whoever runs it elsewhere."""
+"""``agegender export``: write the ONNX graph of a model as one file."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ def run_export(config: ExportConfig) -> dict[str, Any]:
     """Copy the verified graph of a model to ``config.output``.
 
     Raises:
-        InputError: the model is missing, damaged or foreign.
+        InputError: the model is missing, damaged or not of this package.
     """
     model = localize_model(model_address(config.model))
     info = model.info

@@ -1,4 +1,4 @@
-"""Pictures to look at: photographs with what is estimated of each face drawn on them. In this process, no Ray is started."""
+"""``agegender preview``: draw the estimates of each face on photographs. Runs in this process, without Ray."""
 
 import logging
 import re
@@ -20,31 +20,31 @@ from agegender.storage import files
 
 logger = logging.getLogger(__name__)
 
-IMAGES_AT_ONCE = 32
+BATCH_IMAGES = 32
 
 
 def run_preview(config: PreviewConfig) -> dict[str, Any]:
-    """Write each photograph with boxes, ages, genders and scores drawn on it to OUTPUT.
+    """Write each photograph with boxes, ages, genders and scores to OUTPUT.
 
     Returns:
-        Pictures, faces, images by status, and where the pictures are.
+        Images, faces, images by status, and the output folder.
 
     Raises:
-        InputError: no image, no usable model, or none of the images could be decoded.
-        ResourceError: storage does not answer, or the face detector cannot be had.
+        InputError: no images, or no usable model.
+        ResourceError: storage does not answer, or the face detector is not available.
     """
     output, address = files.absolute(config.output), model_address(config.model)
     model = localize_model(address)
     check_framing(model.info, address)
-    source = SourceOptions(input=config.photographs, labels="none", unit_images=IMAGES_AT_ONCE)
+    source = SourceOptions(input=config.photographs, labels="none", unit_images=BATCH_IMAGES)
     scorer = UnitScorer(model, source.limits(), search=face_search(config, config.max_faces))
     by_status: dict[str, int] = {}
     faces = images = 0
     with Progress(None, "images", "preview") as progress:
         for listing in list_source(source, limit=config.limit):
             rows = scorer.score_unit(listing).to_pylist()
-            drawn = _draw(listing, rows, source, config, output, images)
-            for status in drawn:
+            statuses = _draw(listing, rows, source, config, output, images)
+            for status in statuses:
                 by_status[status] = by_status.get(status, 0) + 1
             faces += sum(row["status"] == Status.OK for row in rows)
             images += listing.num_rows
@@ -58,19 +58,21 @@ def _draw(
     listing: pa.Table, rows: list[dict[str, Any]], source: SourceOptions, config: PreviewConfig, output: str, first: int
 ) -> list[str]:
     """Draw the images of one listing; returns the status of each."""
-    of_image: dict[str, list[dict[str, Any]]] = {}
+    rows_by_uri: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        of_image.setdefault(row["uri"], []).append(row)
+        rows_by_uri.setdefault(row["uri"], []).append(row)
     statuses = []
-    for number, (uri, got) in enumerate(zip(listing.column("uri").to_pylist(), fetch(listing, source), strict=True)):
-        found = of_image[uri]
-        statuses.append(found[0]["status"])
-        decoded = decode(got.data, source.max_image_pixels) if got.data else None
+    for number, (uri, fetched) in enumerate(
+        zip(listing.column("uri").to_pylist(), fetch(listing, source), strict=True)
+    ):
+        image_rows = rows_by_uri[uri]
+        statuses.append(image_rows[0]["status"])
+        decoded = decode(fetched.data, source.max_image_pixels) if fetched.data else None
         if decoded is None or decoded.pixels is None:
-            logger.warning("%s: %s (%s)", uri, found[0]["status"], found[0]["error"])
+            logger.warning("%s: %s (%s)", uri, image_rows[0]["status"], image_rows[0]["error"])
             continue
         name = re.sub(r"[^\w.-]+", "_", uri.rsplit("/", 1)[-1].rsplit(".", 1)[0])[-80:]
-        picture = annotated(*_to_draw(decoded.pixels, found, config.max_side_px))
+        picture = annotated(*_to_draw(decoded.pixels, image_rows, config.max_side_px))
         files.write_bytes(files.join(output, f"{first + number:05d}-{name}.jpg"), encode_jpeg(picture))
     return statuses
 

@@ -1,4 +1,4 @@
-"""``agegender sample``: a labelled set of drawn faces in a folder or under an s3:// prefix."""
+"""``agegender sample``: write a labelled set of synthetic faces to a folder or an s3:// prefix."""
 
 import logging
 import multiprocessing
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 _JOB = "sample"
 _CHUNK_IMAGES = 25
 _DRAWING_VERSION = 1
-"""Raised when the same seed would give other drawings."""
+"""Increased when the same seed gives other drawings."""
 
 
 def run_sample(config: SampleConfig) -> dict[str, Any]:
-    """Draw the faces that are not there yet; a run that was killed goes on, and a larger count adds to a smaller one.
+    """Draw the missing faces: resumes a killed run, and adds to a sample with a smaller count.
 
     Returns:
         ``output``, ``images`` (in OUTPUT now), ``seed``, and ``drawn`` (by this call).
 
     Raises:
-        ConfigError: OUTPUT holds other files, or a sample of another seed or size; nothing was changed.
+        ConfigError: OUTPUT has other files, or a sample of another seed or size; nothing was changed.
         ResourceError: storage failed, or a drawing process died.
     """
     identity = {"seed": config.seed, "size_px": config.size_px, "drawing_version": _DRAWING_VERSION}
@@ -45,22 +45,22 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
 
 
 def _claim(config: SampleConfig, identity: dict[str, Any], present: set[str], names: set[str]) -> None:
-    """Refuse an OUTPUT that holds anything but this very sample, before anything is written."""
+    """Refuse an OUTPUT with anything but this sample, before anything is written."""
     if present and read_record(config.output, _JOB) is None:
         raise ConfigError(
-            f"{config.output} holds other files, e.g. {min(present)}. Nothing was changed. Give another --output"
+            f"{config.output} has other files, e.g. {min(present)}. Nothing was changed. Choose another --output"
         )
     claim_output(config.output, _JOB, config, identity)
     foreign = present - names
     if foreign:
         raise ConfigError(
-            f"{config.output} holds {len(foreign)} files beyond the {config.count} drawings asked for, e.g. {min(foreign)}. "
-            "Nothing was changed. Give the --count that it was made with, or another --output"
+            f"{config.output} has {len(foreign)} files beyond --count {config.count}, e.g. {min(foreign)}. Nothing was changed. "
+            "Give its original --count, or choose another --output"
         )
 
 
 def _draw_all(config: SampleConfig, missing: Sequence[int]) -> None:
-    """Draw and write in parallel by processes: a second of work for each core is not worth the start of a cluster."""
+    """Draw and write in parallel processes; starting Ray would take longer than the work."""
     chunks = [missing[first : first + _CHUNK_IMAGES] for first in range(0, len(missing), _CHUNK_IMAGES)]
     workers = min(config.num_workers or os.cpu_count() or 1, len(chunks))
     with Progress(config.count, "drawings", "sample") as progress:
@@ -69,16 +69,16 @@ def _draw_all(config: SampleConfig, missing: Sequence[int]) -> None:
             for chunk in chunks:
                 progress.update(_draw_chunk(chunk, config.output, config.seed, config.size_px))
             return
-        # Spawned, for a fork of a process with threads (S3 connections, a test's Ray) may hang.
+        # Spawn, because forking a process with threads (S3 connections, Ray in tests) may hang.
         pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
         try:
-            done = [pool.submit(_draw_chunk, chunk, config.output, config.seed, config.size_px) for chunk in chunks]
-            for future in as_completed(done):
+            futures = [pool.submit(_draw_chunk, chunk, config.output, config.seed, config.size_px) for chunk in chunks]
+            for future in as_completed(futures):
                 progress.update(future.result())
         except BrokenProcessPool as error:
             raise ResourceError(
-                f"A process that drew for {config.output} died: {error}. Perhaps memory ran out: try --num-workers 1. "
-                "The same command goes on where this one stopped"
+                f"{config.output}: a drawing process died: {error}. If memory ran out, try --num-workers 1. "
+                "Run the same command again to resume"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

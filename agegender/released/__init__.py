@@ -1,4 +1,4 @@
-"""The model that comes with the package, for research use: what it is, and is not for, says MODEL_CARD.md beside it."""
+"""The model that comes with the package, for research use; see MODEL_CARD.md for its intended use and limits."""
 
 from pathlib import Path
 

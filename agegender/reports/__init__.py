@@ -1,1 +1,1 @@
-"""Figures and HTML pages out of tables; never computes a statistic itself."""
+"""Charts and HTML pages from tables; computes no statistics itself."""

@@ -1,4 +1,4 @@
-"""The report page of eda, drawn from ``summary.json`` and a few examples."""
+"""The report of eda, from ``summary.json`` and example images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,27 +7,27 @@ from agegender.reports import figures
 from agegender.reports.page import Cell, Figure, GridImage, ImageGrid, Section, Table, render_page
 from agegender.schema import AGE_GROUPS, GENDERS
 
-Drawn = Mapping[str, Sequence[tuple[str, float | None, int | None, bytes]]]
+Samples = Mapping[str, Sequence[tuple[str, float | None, int | None, bytes]]]
 """``all`` or age group -> (uri, age in years, gender, JPEG)."""
 
 Examples = Mapping[str, Sequence[tuple[str, str]]]
-"""Status or kind of label problem -> (uri, words)."""
+"""Status or kind of label problem -> (uri, message)."""
 
 MANY_BAD = 0.05
 
 STATUS_MEANINGS = {
-    "missing": "listed, but gone when it was read",
+    "missing": "listed, but missing when it was read",
     "empty": "zero bytes",
     "truncated": "the file ends before the image does",
-    "not_an_image": "bytes that are no image",
-    "unsupported": "an image of a kind that is not decoded",
-    "too_large": "more pixels or bytes than the bounds allow",
+    "not_an_image": "not image data",
+    "unsupported": "an image format that is not supported",
+    "too_large": "more pixels or bytes than the limits allow",
     "unreadable": "no permission to read it, or damaged inside",
 }
 
 DUPLICATE_MEANINGS = {
-    "exact": "the same bytes under several names",
-    "near": "the same picture re-encoded, resized or slightly cropped",
+    "exact": "identical bytes under several names",
+    "near": "the same image re-encoded, resized or slightly cropped",
     "stamp": "the same capture stamp in the name: often several faces of one photograph",
 }
 
@@ -37,24 +37,24 @@ def eda_page(
     *,
     source: Sequence[str],
     examples: Examples,
-    samples: Drawn,
+    samples: Samples,
     seed: int,
     near_duplicate_bits: int,
     version: str,
 ) -> tuple[str, dict[str, bytes]]:
-    """Draw the page.
+    """Render the page.
 
     Args:
         summary: content of summary.json.
         source: addresses of the inputs.
         examples: of bad files and label problems.
-        samples: faces to show; empty: no section of faces.
-        seed: of their draw.
-        near_duplicate_bits: bound that was used.
+        samples: faces to show; empty: no faces.
+        seed: of the sampling.
+        near_duplicate_bits: maximum Hamming distance that was used.
         version: of the package.
 
     Returns:
-        HTML, and the PNG bytes of its figures by name.
+        HTML, and the PNG bytes of its charts by name.
     """
     charts = _charts(summary)
     sections = [
@@ -80,13 +80,14 @@ def eda_page(
 
 
 def _warnings(summary: Mapping[str, Any]) -> list[str]:
-    images, found = summary["images"], []
+    images = summary["images"]
+    warnings = []
     bad = images - summary["by_status"]["ok"]
     if bad > MANY_BAD * images:
-        found.append(f"{bad:,} of {images:,} images cannot be used: see Unusable files.")
+        warnings.append(f"{bad:,} of {images:,} images cannot be used: see Unusable files.")
     if not summary["labelled"]:
-        found.append("No image has a label: nothing can be learned or evaluated from this set. See Labels.")
-    return found
+        warnings.append("No image has a label: this set cannot be used for training or evaluation. See Labels.")
+    return warnings
 
 
 def _key_facts(summary: Mapping[str, Any]) -> list[tuple[str, Cell]]:
@@ -129,12 +130,12 @@ def _ages_by_year(summary: Mapping[str, Any]) -> Figure:
     counts = {int(age): images for age, images in summary["by_age"].items()}
     ages = list(range(max(counts) + 1))
     heaped = [int(age) for age in summary["age_heaping"]["standing_out"]]
-    told = f" In the second colour: ages at least twice as frequent as their neighbours ({_listed(heaped)})."
+    note = f" In the second colour: ages at least twice as frequent as their neighbours ({_listed(heaped)})."
     return Figure(
         figures.bars(
             ages, [counts.get(age, 0) for age in ages], x="age in years", y="images", highlight=heaped, wide=True
         ),
-        "Images by year of age." + (told if heaped else ""),
+        "Images by year of age." + (note if heaped else ""),
         f"Bars of images by year of age, from {min(counts)} to {max(counts)} years.",
         wide=True,
     )
@@ -147,14 +148,14 @@ def _ages(summary: Mapping[str, Any], charts: Mapping[str, Figure]) -> Section:
         [group, count, _percent(count / total if total else None), *(crossed[group][gender] for gender in GENDERS)]
         for group, count in groups.items()
     ]
-    drawn = [charts[name] for name in ("ages_by_year", "gender_by_age_group") if name in charts]
+    shown = [charts[name] for name in ("ages_by_year", "gender_by_age_group") if name in charts]
     if not total:
         return Section("Ages", "No image has an age.")
     table = Table(["Age group", "Images", "Share", "Male", "Female"], rows, "Age 0 counts to 1-10.")
     return Section(
         "Ages", f"{total:,} images have an age. The most frequent ten-year group is "
         f"{summary['most_frequent_age_group']} with {groups[summary['most_frequent_age_group']]:,}.",
-        figures=drawn, tables=[table],
+        figures=shown, tables=[table],
     )  # fmt: skip
 
 
@@ -171,24 +172,22 @@ def _races(summary: Mapping[str, Any], charts: Mapping[str, Figure]) -> list[Sec
     if not counts:
         return []
     rows = [[race, count, _percent(_share(counts, race))] for race, count in counts.items()]
-    text = (
-        "Known here from the labels and used for one purpose: to compare errors between groups. It is never predicted."
-    )
+    text = "From the labels, and only used to compare errors between groups. It is never predicted."
     return [Section("Race", text, figures=[charts["races"]], tables=[Table(["Race", "Images", "Share"], rows)])]
 
 
 def _heaping(summary: Mapping[str, Any]) -> Section:
     heaping = summary["age_heaping"]
     text = (
-        "People who estimate ages round them. Both indices count ages 23 to 62 and are 100 where no ending is preferred; "
-        "at 500 every age would be a multiple of 5, at 1,000 every age a multiple of 10."
+        "Annotators round ages. Both indices cover ages 23 to 62 and are 100 without a preferred final digit; at 500 every "
+        "age is a multiple of 5, at 1,000 every age is a multiple of 10."
     )
     rows = [[int(age), summary["by_age"][age], times] for age, times in heaping["standing_out"].items()]
-    header = ["Age in years", "Images", "Times the median of its neighbours"]
+    header = ["Age in years", "Images", "Ratio to the median of its neighbours"]
     return Section(
-        "Heaping of ages", text,
+        "Age heaping", text,
         facts=[("index, multiples of 5", _rounded(heaping["index_5"])), ("index, multiples of 10", _rounded(heaping["index_10"]))],
-        tables=[Table(header, rows, "Ages that stand out", digits=1)] if rows else [],
+        tables=[Table(header, rows, "Outliers", digits=1)] if rows else [],
     )  # fmt: skip
 
 
@@ -198,10 +197,10 @@ def _labels(summary: Mapping[str, Any], examples: Examples) -> Section:
     text = f"{summary['labelled']:,} images have an age or a gender, {unlabelled:,} have neither."
     if not problems:
         return Section("Labels", text)
-    rows = [[kind, count, _joined(words for _, words in examples.get(kind, []))] for kind, count in problems.items()]
-    more = (
-        " Names that leave a field open are reported, never guessed; all of them are in tables/label_problems.parquet."
-    )
+    rows = [
+        [kind, count, _joined(message for _, message in examples.get(kind, []))] for kind, count in problems.items()
+    ]
+    more = " Ambiguous names are reported, never guessed; tables/label_problems.parquet lists all of them."
     return Section("Labels", text + more, tables=[Table(["Problem", "Images", "Examples"], rows)])
 
 
@@ -210,10 +209,10 @@ def _bad_files(summary: Mapping[str, Any], examples: Examples) -> Section:
     if not bad:
         return Section("Unusable files", "None: every image could be decoded.")
     rows = [
-        [status, count, STATUS_MEANINGS.get(status, ""), _joined(f"{uri}: {words}" for uri, words in examples.get(status, []))]
+        [status, count, STATUS_MEANINGS.get(status, ""), _joined(f"{uri}: {message}" for uri, message in examples.get(status, []))]
         for status, count in bad.items()
     ]  # fmt: skip
-    table = Table(["Status", "Images", "Meaning", "Examples"], rows, "All of them are in tables/bad_files.parquet.")
+    table = Table(["Status", "Images", "Meaning", "Examples"], rows, "tables/bad_files.parquet lists all of them.")
     return Section("Unusable files", tables=[table])
 
 
@@ -225,12 +224,12 @@ def _duplicates(summary: Mapping[str, Any], near_duplicate_bits: int) -> Section
     ]
     contradicting = counts["exact"]["contradicting_groups"]
     notes = [
-        f"{contradicting:,} groups of identical files carry different ages or genders: at least one label in each is wrong."
+        f"{contradicting:,} groups of identical files have different ages or genders: at least one label in each is wrong."
     ]
     text = (
-        f"Near duplicates differ in at most {near_duplicate_bits} of the 64 bits of a perceptual hash, and their thumbnails "
-        "confirm it; such a group holds at least two different files. Training keeps all images of a group, of any kind, on "
-        "one side of the split. The groups are in tables/duplicates.parquet."
+        f"Near duplicates differ in at most {near_duplicate_bits} of the 64 bits of a perceptual hash, confirmed by their "
+        "thumbnails; such a group has at least two different files. Training keeps all images of a group, of any kind, in "
+        "one part of the split. tables/duplicates.parquet lists the groups."
     )
     header = ["Kind", "Meaning", "Groups", "Images in them", "Groups with contradicting labels"]
     return Section("Duplicates", text, notes=notes if contradicting else [], tables=[Table(header, rows)])
@@ -241,26 +240,26 @@ def _pixels(summary: Mapping[str, Any]) -> Section:
     rest = summary["distinct_sizes"] - len(sizes)
     more = f" The {len(sizes)} most frequent of {summary['distinct_sizes']:,}." if rest else ""
     tables = [
-        Table(["Width x height", "Images"], list(sizes.items()), "Sizes in pixels, as shown." + more),
+        Table(["Width x height", "Images"], list(sizes.items()), "Sizes in pixels, after EXIF orientation." + more),
         Table(["Format", "Images"], list(formats.items()), "File formats, by content."),
     ]
     if summary["channel_mean"] is not None:
         rows = list(zip(("red", "green", "blue"), summary["channel_mean"], summary["channel_std"], strict=True))
-        caption = "Colour values, 0-255, every image counting the same."
+        caption = "Colour values, 0-255, each image weighted equally."
         tables.append(Table(["Channel", "Mean", "Standard deviation"], rows, caption, digits=1))
     return Section("Sizes, formats and colours", tables=tables, facts=[("all files, MB", summary["size_bytes"] / 1e6)])
 
 
-def _faces(samples: Drawn, seed: int) -> list[Section]:
+def _faces(samples: Samples, seed: int) -> list[Section]:
     if not samples:
         return []
-    grids = [ImageGrid([_face(*drawn) for drawn in samples.get("all", [])], "At random from all images")]
+    grids = [ImageGrid([_face(*sample) for sample in samples.get("all", [])], "Random sample of all images")]
     grids += [
-        ImageGrid([_face(*drawn) for drawn in samples[group]], f"{group} years")
+        ImageGrid([_face(*sample) for sample in samples[group]], f"{group} years")
         for group in AGE_GROUPS
         if group in samples
     ]
-    text = f"Drawn with seed {seed}: the same set and seed show the same faces. Below each, its label."
+    text = f"Sampled with seed {seed}; the same set and seed give the same faces. Below each is its label."
     return [Section("Faces and their labels", text, grids=grids)]
 
 
@@ -283,8 +282,8 @@ def _rounded(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def _joined(words: Any) -> str:
-    return "; ".join(words)
+def _joined(messages: Any) -> str:
+    return "; ".join(messages)
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The page of an evaluation: lead figures with their bounds, error by group, calibration, images beside their estimates."""
+"""The report of an evaluation: key metrics with bounds, error by group, calibration, example images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ Row = Mapping[str, Any]
 Histogram = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 Ages = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
-_CROSSINGS_SHOWN = 15
+_INTERSECTIONS_SHOWN = 15
 
 _EXAMPLE_TITLES = {
-    "random": "Drawn at random: what to expect.",
-    "best": "Nearest to the true age.",
-    "worst": "Farthest from the true age: wrong labels are found here, too.",
-    "gender_mistakes": "Wrong gender, the surest first.",
+    "random": "Random sample.",
+    "best": "Smallest age error.",
+    "worst": "Largest age error; includes wrong labels.",
+    "gender_mistakes": "Wrong gender, most confident first.",
 }
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image with what is true and what was estimated; ages in years, gender as coded."""
+    """One image with labels and estimates; ages in years, gender codes."""
 
     jpeg: bytes
     uri: str
@@ -49,7 +49,7 @@ def evaluation_page(
     reliability: Sequence[Row],
     examples: Mapping[str, Sequence[Example]] | None,
 ) -> str:
-    """Draw report.html.
+    """Render report.html.
 
     Args:
         metrics: the content of metrics.json.
@@ -58,10 +58,10 @@ def evaluation_page(
         error_histogram: float64[K] images and float64[K + 1] edges in years, of estimated less true age.
         confusion: int64[11, 11], true by estimated age group.
         reliability: rows of ``evaluation.calibration.reliability``.
-        examples: why -> images; None leaves faces out.
+        examples: category -> images; None: show no faces.
 
     Returns:
-        One self-contained HTML page.
+        A self-contained HTML page.
     """
     sections = [
         _findings(metrics),
@@ -69,7 +69,7 @@ def evaluation_page(
         _errors(ages, error_histogram),
         *([_by("Error by gender", "gender", slices)] if _rows(slices, "gender") else []),
         *([_by("Error by race", "race", slices)] if _rows(slices, "race") else []),
-        *([_crossed(slices)] if _rows(slices, "age_group x gender") else []),
+        *([_intersections(slices)] if _rows(slices, "age_group x gender") else []),
         _confusion(confusion),
         _interval(metrics["interval_by_age_group"], float(metrics["interval_coverage_promised"])),
         *([_selective(metrics["selective_prediction"])] if metrics["selective_prediction"] else []),
@@ -83,22 +83,22 @@ def evaluation_page(
     return render_page(
         "Evaluation",
         f"{metrics['n']:,} labelled images, scored by model {model['model_id']} ({model['backbone']}). "
-        "Figures in brackets are 95% bounds: other images of the same kind would mostly give values between them.",
+        "Values in brackets are 95% confidence bounds.",
         sections,
         warnings=_warnings(metrics),
-        facts=_lead_figures(metrics),
+        facts=_key_metrics(metrics),
         footer=f"agegender {metrics['agegender_version']} · model {model['address']} · bounds: {metrics['bounds']}",
     )
 
 
-def _lead_figures(metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+def _key_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     named = (
         ("age_mae_years", "mean absolute age error, years", False),
         ("age_median_error_years", "median absolute age error, years", False),
         ("age_bias_years", "age bias, years", False),
         ("age_within_5_years", "age within 5 years", True),
-        ("gender_accuracy", "gender right", True),
-        ("interval_coverage", f"{metrics['interval_coverage_promised']:.0%} interval holds", True),
+        ("gender_accuracy", "gender accuracy", True),
+        ("interval_coverage", f"{metrics['interval_coverage_promised']:.0%} interval coverage", True),
         ("interval_width_years", "mean width of the interval, years", False),
     )
     facts: list[tuple[str, Cell]] = []
@@ -117,7 +117,7 @@ def _bounded(value: Mapping[str, float | None], share: bool = False) -> str | No
 
 
 def _span(low: str, high: str) -> str:
-    """Two bounds, short enough for a table's cell; a dash would be lost between minus signs."""
+    """Bounds as a short text; "to" if one is negative, because a dash would look like a minus sign."""
     return f"{low} to {high}" if "-" in low + high else f"{low}\N{EN DASH}{high}"
 
 
@@ -126,16 +126,16 @@ def _warnings(metrics: Mapping[str, Any]) -> list[str]:
     if not seen["images"]:
         return []
     return [
-        f"{seen['images']:,} of the {metrics['n']:,} images ({seen['share']:.1%}) are images that this model was trained "
-        "on. The figures below are better than what it does on new faces. To measure that, evaluate with "
-        "--split split.parquet --part test of the training run."
+        f"Data leakage: this model was trained on {seen['images']:,} of the {metrics['n']:,} images ({seen['share']:.1%}), so "
+        "that the metrics are optimistic. For metrics on held-out images, evaluate with --split split.parquet --part test "
+        "of the training run."
     ]
 
 
 def _findings(metrics: Mapping[str, Any]) -> Section:
-    said = list(metrics["findings"])
-    text = "\n\n".join(said) if said else "No group with 30 or more images stands out from the whole beyond chance."
-    return Section("What stands out", text)
+    sentences = list(metrics["findings"])
+    text = "\n\n".join(sentences) or "No group of 30 or more images differs significantly from the whole set."
+    return Section("Findings", text)
 
 
 def _rows(slices: Sequence[Row], by: str) -> list[Row]:
@@ -143,7 +143,7 @@ def _rows(slices: Sequence[Row], by: str) -> list[Row]:
 
 
 def _by(title: str, by: str, slices: Sequence[Row]) -> Section:
-    """Bars of error and bias with bounds, and the whole table, for one way of slicing."""
+    """Charts of error and bias with bounds, and the table, for one attribute."""
     rows = _rows(slices, by)
     aged = [row for row in rows if row["age_mae_years"] is not None]
     name = by.replace("_", " ")
@@ -165,10 +165,10 @@ def _bars(rows: Sequence[Row], by: str, metric: str, axis: str) -> bytes:
 
 
 def _slice_table(rows: Sequence[Row], by: Sequence[str], caption: str = "") -> Table:
-    """Every figure with its bounds; crossings leave out one column, so that the table fits the page."""
+    """All metrics with bounds; intersections leave out one column, so that the table fits the page."""
     columns = [("MAE, years", "age_mae_years", False), ("bias, years", "age_bias_years", False)]
     columns += [("within 5 years", "age_within_5_years", True)] if len(by) < 2 else []
-    columns += [("gender right", "gender_accuracy", True), ("interval holds", "interval_coverage", True)]
+    columns += [("gender accuracy", "gender_accuracy", True), ("interval coverage", "interval_coverage", True)]
     return Table(
         [*(name.replace("_", " ") for name in by), "n", *(name for name, _, _ in columns)],
         [
@@ -194,36 +194,36 @@ def _errors(ages: Ages, error_histogram: Histogram) -> Section:
         figures=[
             Figure(
                 figures.scatter(true, estimated, x="true age, years", y="estimated age, years", diagonal=True, limit=110),
-                "Each image; the line is a perfect estimate. Where there are many images, cells are shaded by their number.",
+                "One dot per image, or cells shaded by count; the line is a perfect estimate.",
                 "Estimated against true age",
             ),
             Figure(
                 figures.histogram(*error_histogram, x="estimated less true age, years", y="images"),
-                "Signed errors; those beyond 40 years count as 40.",
+                "Signed errors, clipped to 40 years.",
                 "Histogram of signed age errors",
             ),
         ],
     )  # fmt: skip
 
 
-def _crossed(slices: Sequence[Row]) -> Section:
+def _intersections(slices: Sequence[Row]) -> Section:
     tables = [_slice_table(_rows(slices, "age_group x gender"), ("age_group", "gender"))]
     three = [row for row in _rows(slices, "age_group x gender x race") if row["age_mae_years"] is not None]
     if three:
-        worst = sorted(three, key=lambda row: float(row["age_mae_years"]), reverse=True)[:_CROSSINGS_SHOWN]
-        caption = "Crossings of all three with 30 or more images, those with the largest error; slices.parquet has all."
+        worst = sorted(three, key=lambda row: float(row["age_mae_years"]), reverse=True)[:_INTERSECTIONS_SHOWN]
+        caption = "Intersections of all three with 30 or more images, by largest error; slices.parquet has all."
         tables.append(_slice_table(worst, ("age_group", "gender", "race"), caption))
-    return Section("Groups crossed", tables=tables)
+    return Section("Intersections of groups", tables=tables)
 
 
 def _confusion(confusion: npt.NDArray[np.int64]) -> Section:
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
     written = np.where(confusion > 0, confusion, np.nan).astype(np.float64)
-    drawn = figures.heatmap(written, AGE_GROUPS, AGE_GROUPS, x="estimated age group", y="true age group", shade=shares)
+    chart = figures.heatmap(written, AGE_GROUPS, AGE_GROUPS, x="estimated age group", y="true age group", shade=shares)
     return Section(
-        "Age groups confused",
-        figures=[Figure(drawn, "Images by true and estimated group, shaded by their share of the true group.",
+        "Confusion of age groups",
+        figures=[Figure(chart, "Images by true and estimated group, shaded by share of the true group.",
                         "Confusion matrix of age groups", wide=True)],
     )  # fmt: skip
 
@@ -232,20 +232,20 @@ def _interval(coverage: Mapping[str, Sequence[Row]], promised: float) -> Section
     charts = []
     for by, note in (
         ("estimated", "By estimated group, for which the interval is calibrated."),
-        ("true", "By true group: nobody knows it beforehand, and no interval promises anything here."),
+        ("true", "By true group, for which coverage is not guaranteed: it is not known beforehand."),
     ):
         rows = coverage[by]
         if not rows:
             continue
         values, low, high = ([row[name] for row in rows] for name in ("coverage", "low", "high"))
         names = [row["age_group"] for row in rows]
-        drawn = figures.bars(names, values, x=f"{by} age group", y="share inside", low=low, high=high)
-        charts.append(Figure(drawn, f"{note} Promised: {promised:.0%}.", f"Interval coverage by {by} age group"))
+        chart = figures.bars(names, values, x=f"{by} age group", y="share inside", low=low, high=high)
+        charts.append(Figure(chart, f"{note} Target: {promised:.0%}.", f"Interval coverage by {by} age group"))
     cells = [[r["age_group"], r["n"], 100 * r["coverage"], r["width_years"]] for r in coverage["estimated"]]
     header = ["estimated age group", "n", "inside, %", "width, years"]
     return Section(
-        "Does the age interval hold the true age?",
-        f"The interval of an estimate shall hold the true age in {promised:.0%} of all cases, and be no wider than needed.",
+        "Coverage of the age interval",
+        f"The interval should cover the true age in {promised:.0%} of all cases and be as narrow as possible.",
         figures=charts,
         tables=[Table(header, cells, digits=1)],
     )
@@ -253,24 +253,22 @@ def _interval(coverage: Mapping[str, Sequence[Row]], promised: float) -> Section
 
 def _gender_calibration(metrics: Mapping[str, Any], rows: Sequence[Row]) -> Section:
     stated, observed, counts = ([row[name] for row in rows] for name in ("stated", "observed", "n"))
-    drawn = figures.reliability(
+    chart = figures.reliability(
         stated, observed, counts, x="stated probability of female", y="share that is female"
     )  # fmt: skip
     error = metrics["gender_calibration_error"]
     return Section(
-        "Is the gender probability honest?",
-        f"Of images said to be female with probability 0.8, 80% should be. Expected calibration error over "
+        "Calibration of the gender probability",
+        f"Of images with a predicted probability of female of 0.8, 80% should be female. Expected calibration error over "
         f"{len(rows)} bins of equal size: {error:.3f}.",
-        figures=[
-            Figure(drawn, "On the line the probability means what it says.", "Reliability of the gender probability")
-        ],
+        figures=[Figure(chart, "On the line the probability is calibrated.", "Reliability of the gender probability")],
     )
 
 
 def _selective(rows: Sequence[Row]) -> Section:
     answered = [100 * row["answered"] for row in rows]
     errors = [row["age_mae_years"] for row in rows]
-    drawn = figures.lines(
+    chart = figures.lines(
         {"": (answered, errors)}, x="faces answered, %", y="mean absolute error, years", zero_based=True, markers=True
     )
     cells: list[list[Cell]] = [
@@ -279,35 +277,35 @@ def _selective(rows: Sequence[Row]) -> Section:
         if round(20 * row["answered"]) % 2 == 0
     ]
     return Section(
-        "What abstaining gains",
-        "Of the faces with the narrowest intervals alone. predict --abstain-above WIDTH marks the others.",
-        figures=[Figure(drawn, "Error over the faces that are answered.", "Error against the share of faces answered")],
-        tables=[Table(["answered, %", "width up to, years", "MAE, years", "interval holds, %"], cells, digits=1)],
+        "Selective prediction",
+        "Metrics of the faces with the narrowest intervals. predict --abstain-above WIDTH marks the others.",
+        figures=[Figure(chart, "Error over the faces that are answered.", "Error against the share of faces answered")],
+        tables=[Table(["answered, %", "width up to, years", "MAE, years", "interval coverage, %"], cells, digits=1)],
     )
 
 
 def _robustness(metrics: Mapping[str, Any]) -> Section:
-    kinds = {"as they are": metrics} | {each["what"]: each for each in metrics["robustness"].values()}
+    kinds = {"not corrupted": metrics} | {each["what"]: each for each in metrics["robustness"].values()}
     rows: list[list[Cell]] = [
         [
             what,
-            _bounded(measured["age_mae_years"]),
-            _bounded(measured["gender_accuracy"], share=True),
-            _bounded(measured["interval_coverage"], share=True),
-            measured["interval_width_years"]["value"],
+            _bounded(values["age_mae_years"]),
+            _bounded(values["gender_accuracy"], share=True),
+            _bounded(values["interval_coverage"], share=True),
+            values["interval_width_years"]["value"],
         ]
-        for what, measured in kinds.items()
+        for what, values in kinds.items()
     ]
-    header = ["face crops", "MAE, years", "gender right", "interval holds", "mean width, years"]
+    header = ["face crops", "MAE, years", "gender accuracy", "interval coverage", "mean width, years"]
     return Section(
-        "On worse images",
-        "The same images, made worse before they are scored. Calibration promises nothing here.",
+        "Robustness to corruptions",
+        "The same images, corrupted before scoring. Calibration does not cover such images.",
         tables=[Table(header, rows, digits=1)],
     )
 
 
-def _age_assurance(found: Mapping[str, Any]) -> Section:
-    minors, adults = found["minors_13_17"], found["adults"]
+def _age_assurance(assurance: Mapping[str, Any]) -> Section:
+    minors, adults = assurance["minors_13_17"], assurance["adults"]
     rows: list[list[Cell]] = [
         ["13-17 estimated 18 or older", minors["n"], _bounded(minors["estimated_18_or_over"], share=True)],
         ["13-17 estimated 25 or older", minors["n"], _bounded(minors["estimated_25_or_over"], share=True)],
@@ -316,8 +314,8 @@ def _age_assurance(found: Mapping[str, Any]) -> Section:
     ]
     return Section(
         "As an age check",
-        "How often the bare estimate would let a minor pass, and refuse an adult, at a limit of 18 and at 25. It is a "
-        "measurement, not advice: this model is not made for decisions about people.",
+        "How often the point estimate would accept a minor or reject an adult, at a limit of 18 and at 25. This is a "
+        "measurement, not advice: the model is not intended for decisions about people.",
         tables=[Table(["error", "n", "share"], rows)],
     )
 
@@ -328,20 +326,20 @@ def _examples(examples: Mapping[str, Sequence[Example]]) -> Section:
         for why, title in _EXAMPLE_TITLES.items()
         if examples.get(why)
     ]
-    return Section("Images", "Each with its label and its estimate.", grids=grids)
+    return Section("Example images", "Each with label and estimate.", grids=grids)
 
 
 def _grid_image(example: Example) -> GridImage:
     age = "age not labelled" if example.age_true is None else f"true {example.age_true:.0f} years"
     female = example.female_probability >= 0.5
-    sureness = max(example.female_probability, 1 - example.female_probability)
+    confidence = max(example.female_probability, 1 - example.female_probability)
     gender = "gender not labelled" if example.gender_true is None else f"true {GENDERS[example.gender_true]}"
     return GridImage(
         example.jpeg,
         [
             f"{age}, estimated {example.age_pred:.1f}",
             f"interval {example.age_low:.0f} to {example.age_high:.0f}",
-            f"{gender}, estimated {GENDERS[female]} {sureness:.0%}",
+            f"{gender}, estimated {GENDERS[female]} {confidence:.0%}",
             example.uri.rsplit("/", 1)[-1],
         ],
     )
@@ -349,7 +347,10 @@ def _grid_image(example: Example) -> GridImage:
 
 def _images(metrics: Mapping[str, Any]) -> Section:
     images = metrics["images"]
-    rows: list[list[Cell]] = [["listed", images["listed"]], ["listed again, counted once", images["repeated"]]]
+    rows: list[list[Cell]] = [
+        ["listed", images["listed"]],
+        ["repeated in the listing, counted once", images["repeated"]],
+    ]
     if metrics["split"] is not None:
         rows.append([f"in part {metrics['split']['part']} of the split", images["in_part"]])
     rows += [[f"status {status}", n] for status, n in images["by_status"].items()]

@@ -1,6 +1,6 @@
-"""Common charts in one style, each drawn without a display and returned as the bytes of a PNG file.
+"""Charts in one style, rendered without a display and returned as PNG bytes.
 
-Nothing is computed here: every function draws numbers that it is handed.
+Computes no statistics: each function draws the given numbers.
 """
 
 import io
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 COLOURS = ("#2a7f9e", "#e0843a", "#6a9a4e", "#b25a8b", "#8a7bc8", "#7f7f7f")
-"""Told apart with the common colour blindnesses; in order of use."""
+"""Colour-blind safe palette, in order of use."""
 
 INK = "#30383d"
 GRID = "#e3e6e8"
@@ -35,7 +35,7 @@ def bars(
     low: FloatArray | None = None,
     high: FloatArray | None = None,
 ) -> bytes:
-    """Bars over names, or over whole numbers such as ages.
+    """Bar chart over names or whole numbers such as ages.
 
     Args:
         labels: [N] names (one tick each) or whole numbers (a numeric axis).
@@ -44,7 +44,7 @@ def bars(
         y: name of the vertical axis.
         highlight: positions drawn in the second colour.
         wide: twice as wide as high.
-        low: float[N] lower ends of error bars, with ``high``.
+        low: float[N] lower ends of the error bars; needs ``high``.
         high: float[N] upper ends.
 
     Returns:
@@ -68,11 +68,11 @@ def bars(
 
 
 def histogram(values: FloatArray, edges: FloatArray, *, x: str, y: str, wide: bool = False) -> bytes:
-    """Counts between edges.
+    """Histogram of binned counts.
 
     Args:
         values: float[N] counts.
-        edges: float[N + 1] bounds of the bins.
+        edges: float[N + 1] edges of the bins.
         x: name of the horizontal axis.
         y: name of the vertical axis.
         wide: twice as wide as high.
@@ -88,7 +88,7 @@ def histogram(values: FloatArray, edges: FloatArray, *, x: str, y: str, wide: bo
 def stacked_bars(
     labels: Sequence[str], series: Mapping[str, FloatArray], *, x: str, y: str, wide: bool = False
 ) -> bytes:
-    """Bars cut into series, the first at the bottom.
+    """Stacked bar chart, the first series at the bottom.
 
     Args:
         labels: [N] names, one tick each.
@@ -119,15 +119,15 @@ def lines(
     zero_based: bool = False,
     markers: bool = False,
 ) -> bytes:
-    """Curves, e.g. of training.
+    """Line chart, e.g. of training.
 
     Args:
         series: name -> (float[N] horizontal, float[N] vertical); NaN leaves a gap.
         x: name of the horizontal axis.
         y: name of the vertical axis.
         wide: twice as wide as high.
-        zero_based: whether the vertical axis begins at 0.
-        markers: whether each value is a dot, too.
+        zero_based: start the vertical axis at 0.
+        markers: mark each value.
 
     Returns:
         PNG bytes.
@@ -146,15 +146,15 @@ def lines(
 def scatter(
     across: FloatArray, up: FloatArray, *, x: str, y: str, diagonal: bool = False, limit: float | None = None
 ) -> bytes:
-    """Two quantities against each other: dots where few, hexagons of counts where many.
+    """Scatter plot; hexagonal bins if there are many points.
 
     Args:
         across: float[N].
         up: float[N].
         x: name of the horizontal axis.
         y: name of the vertical axis.
-        diagonal: whether to draw the line of equality on a square plot.
-        limit: both axes run from 0 to it.
+        diagonal: draw the identity line on a square plot.
+        limit: upper limit of both axes, which start at 0.
 
     Returns:
         PNG bytes.
@@ -182,7 +182,7 @@ def heatmap(
     number_format: str = "{:,.0f}",
     shade: npt.NDArray[np.floating] | None = None,
 ) -> bytes:
-    """A table of numbers, shaded; a confusion matrix with truth in the rows.
+    """Heatmap with numbers, e.g. a confusion matrix.
 
     Args:
         values: [R, C] written into the cells; NaN cells stay empty.
@@ -190,8 +190,8 @@ def heatmap(
         columns: [C] names.
         x: name of the columns' axis.
         y: name of the rows' axis.
-        number_format: how a value is written.
-        shade: float[R, C] that the colour follows, e.g. shares per row; default: the values.
+        number_format: format of a value.
+        shade: float[R, C] for the colour, e.g. shares per row; default: the values.
 
     Returns:
         PNG bytes.
@@ -216,15 +216,15 @@ def heatmap(
 def reliability(
     stated: FloatArray, observed: FloatArray, counts: FloatArray, *, x: str, y: str, ideal: bool = True
 ) -> bytes:
-    """A reliability diagram: what was stated against what came true, dots as large as their share of the samples.
+    """Reliability diagram: observed share against predicted probability, dot area proportional to samples.
 
     Args:
-        stated: float[N] mean stated probability per bin, 0-1; NaN in empty bins.
-        observed: float[N] share that came true per bin, 0-1.
+        stated: float[N] mean predicted probability per bin, 0-1; NaN in empty bins.
+        observed: float[N] observed share per bin, 0-1.
         counts: float[N] samples per bin.
         x: name of the horizontal axis.
         y: name of the vertical axis.
-        ideal: whether to draw the line of equality.
+        ideal: draw the identity line.
 
     Returns:
         PNG bytes.
@@ -260,8 +260,8 @@ def _axes(x: str, y: str, wide: bool = False, *, square: bool = False, grid: boo
 
 
 def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
-    turned = sum(map(len, names)) > 60
-    axes.set_xticks(range(len(names)), names, rotation=40 if turned else 0, ha="right" if turned else "center")
+    rotate = sum(map(len, names)) > 60
+    axes.set_xticks(range(len(names)), names, rotation=40 if rotate else 0, ha="right" if rotate else "center")
 
 
 def _legend(axes: Axes) -> None:
@@ -272,6 +272,6 @@ def _legend(axes: Axes) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without metadata the same numbers give the same bytes.
+    # Without metadata the output is deterministic.
     figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A report page: one HTML file that carries its images, opens from ``file://`` and asks the network for nothing."""
+"""A report page: one self-contained HTML file that opens from ``file://`` and loads nothing from the network."""
 
 import base64
 import functools
@@ -11,18 +11,18 @@ import jinja2
 _NUMBER_AS_TEXT = re.compile(r"[-+−]?[\d.,]+ ?%?|–|")
 
 Cell = str | int | float | None
-"""One table cell. Numbers are set flush right; None is an en dash."""
+"""One table cell. Numbers are right-aligned; None is an en dash."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what it says in words.
+    """A chart with caption and alternative text.
 
     Attributes:
         png: the PNG file's bytes, e.g. from ``reports.figures``.
-        caption: what to see in it; stands below it.
-        alt: the same for who cannot see it.
-        wide: whether it takes the whole width of the page; else two stand side by side.
+        caption: shown below the chart.
+        alt: alternative text for screen readers.
+        wide: full page width; else two charts per row.
     """
 
     png: bytes
@@ -33,12 +33,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header.
+    """A table.
 
     Attributes:
         header: one name per column, with its unit.
-        rows: cells; a column whose cells are all numbers, shares such as ``13.6 %``, or None is set flush right.
-        caption: stands above it.
+        rows: cells; a column whose cells are all numbers, shares such as ``13.6 %``, or None is right-aligned.
+        caption: shown above the table.
         digits: decimals of float cells.
     """
 
@@ -49,7 +49,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds numbers alone."""
+        """Whether each column has only numbers."""
         columns = range(len(self.header))
         return [all(_is_number(row[column]) for row in self.rows) for column in columns]
 
@@ -60,8 +60,8 @@ class GridImage:
 
     Attributes:
         data: bytes of a JPEG or PNG file.
-        lines: the lines of its label; the first is set stronger.
-        alt: what it is, for who cannot see it; default: the lines.
+        lines: lines of the label; the first is emphasised.
+        alt: alternative text for screen readers; default: the lines.
     """
 
     data: bytes
@@ -71,7 +71,7 @@ class GridImage:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Images with their labels below (or, with ``beside``, to the right of) each."""
+    """Images, each with its label below (with ``beside``: to the right)."""
 
     images: Sequence[GridImage]
     caption: str = ""
@@ -81,14 +81,14 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it, in this order: text, notes, key numbers, figures, tables, grids.
+    """A section: heading, text, notes, key numbers, charts, tables, image grids, in this order.
 
     Attributes:
-        title: the heading; also its line in the table of contents.
-        text: paragraphs, parted by blank lines.
+        title: heading; also in the table of contents.
+        text: paragraphs, separated by blank lines.
         figures: charts.
         tables: tables.
-        notes: short warnings that belong to this section.
+        notes: short warnings about this section.
         facts: key numbers as (name, value).
         grids: images with labels.
     """
@@ -116,13 +116,13 @@ def render_page(
     Args:
         title: heading and window title.
         lead: one paragraph under the heading.
-        sections: in order; each gets a line in the table of contents.
-        warnings: what must not be overlooked, in a banner above everything else.
-        facts: the page's key numbers as (name, value), under the lead.
-        footer: last line, e.g. the command and version that made the page.
+        sections: in order; all are in the table of contents.
+        warnings: shown in a banner at the top.
+        facts: key numbers as (name, value), below the lead.
+        footer: last line, e.g. command and version.
 
     Returns:
-        HTML with every image as a data URI.
+        HTML with all images as data URIs.
     """
     return _template().render(title=title, lead=lead, sections=sections, warnings=warnings, facts=facts, footer=footer)
 
@@ -137,7 +137,7 @@ def _template() -> jinja2.Template:
 
 
 def format_cell(value: Cell, digits: int = 2) -> str:
-    """A cell as text: thousands parted by commas, floats to ``digits`` decimals, None as an en dash."""
+    """A cell as text: thousands separators, floats with ``digits`` decimals, None as an en dash."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -148,7 +148,7 @@ def format_cell(value: Cell, digits: int = 2) -> str:
 
 
 def data_uri(data: bytes) -> str:
-    """An image file's bytes as a ``data:`` address; JPEG where they begin as one, else PNG."""
+    """The bytes of a JPEG or PNG file as a ``data:`` URI."""
     kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 

@@ -1,4 +1,4 @@
-"""The page of a training run: how it went epoch by epoch, on which images, with which settings."""
+"""The report of a training run: metrics per epoch, split and settings."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ Row = Mapping[str, Any]
 def training_page(
     result: Row, history: Sequence[Row], split: pa.Table, settings: Row, examples: Sequence[Row] | None
 ) -> str:
-    """Draw report.html of a training run.
+    """Render report.html of a training run.
 
     Args:
         result: what ``run_train`` returns.
         history: rows of metrics.jsonl.
         split: rows of ``schema.SPLIT``.
         settings: the resolved config.
-        examples: validation images with jpeg, true and estimated age and gender; None: no faces are shown.
+        examples: validation images with jpeg, true and estimated age and gender; None: show no faces.
 
     Returns:
-        The HTML of the page.
+        HTML.
     """
     sections = [_curves(history), _parts(split), _speed(history)]
     if examples:
@@ -35,9 +35,9 @@ def training_page(
     sections += [_epochs(history), _settings(settings)]
     return render_page(
         "Training report",
-        f"{result['epochs']} epochs on {result['train_images']:,} images; model {result['model_id']}. The figures are of the last "
-        "epoch's averaged weights on the validation part, which also calibrates the intervals: for figures on images that "
-        "nothing was chosen by, run `agegender evaluate` on the test part.",
+        f"{result['epochs']} epochs on {result['train_images']:,} images; model {result['model_id']}. The metrics are those of the "
+        "last epoch's averaged weights on the validation part, which also calibrates the intervals. For metrics on held-out "
+        "images, run `agegender evaluate` on the test part.",
         sections,
         warnings=_warnings(result),
         facts=[
@@ -53,7 +53,7 @@ def training_page(
 def _warnings(result: Row) -> list[str]:
     seen = {part: result.get(f"{part}_images_seen_by_init", 0) for part in ("val", "test")}
     return [
-        f"The model that this run began with had been trained on {count:,} images of its {part} part: figures on them flatter."
+        f"The --init model was trained on {count:,} images of the {part} part: metrics on them are optimistic (data leakage)."
         for part, count in seen.items()
         if count
     ]
@@ -61,19 +61,19 @@ def _warnings(result: Row) -> list[str]:
 
 def _curve(history: Sequence[Row], series: Mapping[str, str], y: str, scale: float = 1.0) -> bytes | None:
     epochs = np.array([row["epoch"] for row in history], dtype=float)
-    drawn = {}
+    curves = {}
     for name, key in series.items():
         values = np.array([np.nan if row[key] is None else scale * row[key] for row in history], dtype=float)
         if np.isfinite(values).any():
-            drawn[name] = (epochs, values)
-    return figures.lines(drawn, x="epoch", y=y, markers=True) if drawn else None
+            curves[name] = (epochs, values)
+    return figures.lines(curves, x="epoch", y=y, markers=True) if curves else None
 
 
 def _curves(history: Sequence[Row]) -> Section:
     charts = [
         (
             _curve(history, {"training": "train_loss", "validation": "val_loss"}, "loss"),
-            "What is minimised: in training with augmentation and the weights of the moment, in validation with averaged weights.",
+            "Loss: training with augmentation and current weights, validation with averaged weights.",
         ),
         (
             _curve(history, {"validation": "age_mae_years"}, "age MAE (years)"),
@@ -81,14 +81,16 @@ def _curves(history: Sequence[Row]) -> Section:
         ),
         (
             _curve(history, {"validation": "gender_accuracy"}, "gender accuracy (%)", 100),
-            "Share of validation images with the right gender.",
+            "Share of validation images with the correct gender.",
         ),
         (
             _curve(history, {"learning rate": "learning_rate"}, "learning rate"),
             "Learning rate at the end of each epoch.",
         ),
     ]
-    return Section("How it went", figures=[Figure(png, caption, caption) for png, caption in charts if png is not None])
+    return Section(
+        "Training curves", figures=[Figure(png, caption, caption) for png, caption in charts if png is not None]
+    )
 
 
 def _parts(split: pa.Table) -> Section:
@@ -102,7 +104,7 @@ def _parts(split: pa.Table) -> Section:
         median = float(np.median(ages)) if ages else None
         cells.append([part, len(mine), groups, *(genders[code] for code in range(len(GENDERS))), median])
     header = ["part", "images", "groups", *GENDERS, "median age (years)"]
-    text = "Images that show the same (same bytes, same look, same capture stamp) form a group, and a group is in one part alone."
+    text = "Duplicates (same bytes, similar, or same capture stamp) form a group, and each group is in one part only."
     return Section("The split", text=text, tables=[Table(header, cells, digits=1)])
 
 
@@ -112,7 +114,7 @@ def _speed(history: Sequence[Row]) -> Section:
     caption = "Training images per second, over all workers."
     return Section(
         "Speed",
-        text=f"Of the training time {100 * waited:.1f} % was spent waiting for images.",
+        text=f"{100 * waited:.1f} % of the training time was spent waiting for data.",
         figures=[Figure(chart, caption, caption)] if chart else [],
     )
 
@@ -130,7 +132,7 @@ def _examples(examples: Sequence[Row]) -> Section:
     ]
     return Section(
         "Validation images",
-        grids=[ImageGrid(images, "Drawn at random, as the network sees them: estimated above, true below.")],
+        grids=[ImageGrid(images, "Random sample, as the network sees them: estimate above, label below.")],
     )
 
 
@@ -150,7 +152,7 @@ def _epochs(history: Sequence[Row]) -> Section:
         ]
         for row in history
     ]
-    return Section("Every epoch", tables=[Table(header, rows, digits=3)])
+    return Section("All epochs", tables=[Table(header, rows, digits=3)])
 
 
 def _settings(settings: Row) -> Section:

@@ -1,1 +1,1 @@
-"""A trained model at work: uint8 images in, predictions out."""
+"""Inference with a trained model: uint8 images to predictions."""

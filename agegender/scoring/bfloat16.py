@@ -1,8 +1,8 @@
-"""A model's graph in bfloat16, by OpenVINO: on CPUs that are made for it about twice as fast as in float32.
+"""Run a model's graph in bfloat16 with OpenVINO: about twice as fast as float32 on CPUs that support it.
 
     images -> [network, bfloat16] -> features -> [heads, readout, calibration, float32] -> predictions
 
-Cut in two, because sums of probabilities would be rounded to three digits otherwise.
+The graph is split because in bfloat16 sums of probabilities would be rounded to three digits.
 """
 
 from collections.abc import Sequence
@@ -18,38 +18,38 @@ from agegender.errors import InputError
 from agegender.scoring.predictions import Floats
 
 HEAD = "/network/age_head/Gemm_output_0"
-"""What the graph calls the result of the age head, from where its input is found."""
+"""Name of the age head's output in the graph, from which its input is found."""
 
 
 class Bfloat16Graph:
-    """A loaded graph for batches of one shape. Not safe to share between threads that score at once.
+    """A loaded graph for batches of one shape. Not thread-safe.
 
     Args:
         path: ONNX graph that ``model.export`` wrote.
         shape: of a batch, [B, S, S, 3].
         threads: of the forward pass.
-        outputs: names of what ``run`` gives, in this order.
+        outputs: names of the outputs of ``run``, in order.
 
     Raises:
-        InputError: no such graph.
+        InputError: the file is missing or not such a graph.
     """
 
     def __init__(self, path: Path, shape: Sequence[int], threads: int, outputs: Sequence[str]) -> None:
         core = openvino.Core()
         try:
-            below, above = (_read(core, path, shape) for _ in range(2))
-            network = openvino.Model([_features(below)], below.get_parameters())
-            features = _features(above)
-            given = operations.parameter(features.get_partial_shape(), np.float32)
+            lower, upper = (_read(core, path, shape) for _ in range(2))
+            network = openvino.Model([_features(lower)], lower.get_parameters())
+            features = _features(upper)
+            parameter = operations.parameter(features.get_partial_shape(), np.float32)
             for reader in features.get_target_inputs():
-                reader.replace_source_output(given.output(0))
-            heads = openvino.Model([above.output(name) for name in outputs], [given])
+                reader.replace_source_output(parameter.output(0))
+            heads = openvino.Model([upper.output(name) for name in outputs], [parameter])
         except RuntimeError as error:
             raise InputError(
                 f"{path}: OpenVINO {openvino.__version__} cannot run this graph ({str(error).strip()[-300:]}). Score with "
-                "--precision float32, or export it again with this release"
+                "--precision float32, or copy the model folder again"
             ) from error
-        # Pinned threads of several processes would all sit on the same core.
+        # Pinning would put the threads of several processes on the same cores.
         settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
         self._network, self._heads = (
             core.compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
@@ -69,14 +69,14 @@ def _read(core: openvino.Core, path: Path, shape: Sequence[int]) -> openvino.Mod
 
 
 def _features(model: openvino.Model) -> openvino.Output:
-    """What the heads take: the input of the first product above ``HEAD``."""
-    node = next((each for each in model.get_ops() if _gives(each, HEAD)), None)
+    """The input of the heads: that of the MatMul from which ``HEAD`` is computed."""
+    node = next((each for each in model.get_ops() if _has_output(each, HEAD)), None)
     while node is not None and node.get_type_name() != "MatMul":
         node = node.input_value(0).get_node() if node.get_input_size() else None
     if node is None:
-        raise RuntimeError(f"it has no {HEAD}")
+        raise RuntimeError(f"the graph has no node {HEAD}")
     return node.input_value(0)
 
 
-def _gives(node: openvino.Node, name: str) -> bool:
+def _has_output(node: openvino.Node, name: str) -> bool:
     return any(name in output.get_names() for output in node.outputs())

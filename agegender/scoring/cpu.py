@@ -1,4 +1,4 @@
-"""Score on CPUs with ONNX Runtime, or OpenVINO in bfloat16: starts in a fraction of a second, and no process needs torch."""
+"""Score on CPUs with ONNX Runtime, or with OpenVINO in bfloat16. Starts fast and does not import torch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ __all__ = ["CpuScorer", "Predictions"]
 
 
 class CpuScorer:
-    """One loaded model. Not safe to share between threads that score at once; load one per process."""
+    """One loaded model. Not thread-safe; load one per process."""
 
     info: ModelInfo
-    """What the model says of itself."""
+    """The content of ``model.json``."""
 
     image_size_px: int
-    """Side of the images that ``score`` takes."""
+    """Side of the input images."""
 
     precision: Precision
-    """In which the network computes."""
+    """Of the network's computation."""
 
     def __init__(
         self, model: LocalModel | Path, threads: int = 1, batch_size: int = 64, precision: PrecisionOrAuto = "float32"
@@ -39,10 +39,10 @@ class CpuScorer:
             model: an open model, or the folder that training wrote, which is verified.
             threads: of the forward pass.
             batch_size: images per forward pass.
-            precision: of the network; heads, readout and calibration are float32 in any case.
+            precision: of the network; heads, readout and calibration are always float32.
 
         Raises:
-            InputError: a model that is missing, damaged, foreign, or whose graph cannot be run.
+            InputError: the model is missing, damaged, not of this package, or its graph cannot be run.
         """
         model = LocalModel.open(model)
         self.info = model.info
@@ -57,7 +57,7 @@ class CpuScorer:
         )
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
-        """Predict; each image's result is the same bits whatever is scored beside it.
+        """Predict; the result of an image does not depend on the other images, bit for bit.
 
         Args:
             images: uint8[N, S, S, 3] RGB, S = ``image_size_px``; N may be 0.
@@ -69,7 +69,7 @@ class CpuScorer:
 
 
 Run = Callable[[npt.NDArray[np.uint8]], Sequence[Floats]]
-"""A batch, uint8[B, S, S, 3], to the graph's outputs, float32[B, ...] each."""
+"""Maps a batch, uint8[B, S, S, 3], to the graph's outputs, float32[B, ...] each."""
 
 
 def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
@@ -78,7 +78,7 @@ def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequenc
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
-    # a waiting thread that spins takes the core from the decoder beside it
+    # a spinning thread would take the core from the decoder
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -91,14 +91,14 @@ def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequenc
     ) as error:
         raise InputError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run this graph ({error}); "
-            "export it again with this release, or update onnxruntime"
+            "copy the model folder again, or update onnxruntime"
         ) from error
     inputs = {each.name: (each.type, list(each.shape[1:])) for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs()]
     if inputs != {GRAPH_INPUT: ("tensor(uint8)", list(shape[1:]))} or outputs != list(names):
         raise InputError(
             f"{path}: not the graph that model.json describes: takes {inputs}, gives {outputs}; "
-            "copy the whole model folder again, or train it again"
+            "copy the whole model folder again, or retrain"
         )
     return lambda batch: session.run(names, {GRAPH_INPUT: batch})
 
@@ -110,6 +110,8 @@ def _resolved(precision: PrecisionOrAuto) -> Precision:
 
 
 def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
-    from agegender.scoring.bfloat16 import Bfloat16Graph  # OpenVINO takes half a second, which float32 does without
+    from agegender.scoring.bfloat16 import (
+        Bfloat16Graph,
+    )  # imported here: OpenVINO takes 0.5 s, which float32 does not need
 
     return Bfloat16Graph(path, shape, threads, names).run

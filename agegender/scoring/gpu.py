@@ -1,4 +1,4 @@
-"""Score with torch: on GPUs, and on CPUs where the ONNX graph is to be compared with its origin."""
+"""Score with torch: on GPUs, and on CPUs to compare the ONNX graph with the network."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ class TorchScorer:
     """One loaded model, with the interface of ``CpuScorer``. bfloat16 on GPUs (heads in float32), float32 on CPUs."""
 
     info: ModelInfo
-    """What the model says of itself."""
+    """The content of ``model.json``."""
 
     image_size_px: int
-    """Side of the images that ``score`` takes."""
+    """Side of the input images."""
 
     def __init__(self, model: LocalModel | Path, device: str = "cuda", batch_size: int = 256) -> None:
         """Load the weights of a model.
@@ -32,8 +32,8 @@ class TorchScorer:
             batch_size: images per forward pass.
 
         Raises:
-            ConfigError: a GPU is asked for and torch sees none.
-            InputError: a model that is missing, damaged or foreign.
+            ConfigError: the device is a GPU and torch sees none.
+            InputError: the model is missing, damaged or not of this package.
         """
         self._device = torch.device(device)
         self._on_gpu = self._device.type == "cuda"
@@ -63,7 +63,7 @@ class TorchScorer:
     def _run(self, batch: npt.NDArray[np.uint8]) -> list[Floats]:
         images = torch.from_numpy(batch)
         if self._on_gpu:
-            # the bytes cross, not their floats; pinned, so that they cross by themselves
+            # transfer bytes, not floats, from pinned memory, so that the copy is asynchronous
             images = images.pin_memory().to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._on_gpu):
             outputs = self._model(images)

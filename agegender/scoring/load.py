@@ -1,4 +1,4 @@
-"""Open a trained model's folder and make sure that it is what it says, before any image is read. Torch is not needed."""
+"""Open and verify a model folder. Does not import torch."""
 
 import hashlib
 import json
@@ -39,24 +39,24 @@ class LocalModel:
         return model if isinstance(model, LocalModel) else cls(model, open_model(model))
 
 
-NEEDED_FILES = (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE)
+REQUIRED_FILES = (WEIGHTS_FILE, GRAPH_FILE, TRAINING_IMAGES_FILE)
 
 
 def open_model(folder: Path) -> ModelInfo:
-    """What ``model.json`` says, once every file beside it has been checked against its SHA-256.
+    """Read ``model.json`` and verify the SHA-256 of all other files.
 
     Args:
-        folder: local folder that training wrote.
+        folder: local model folder.
 
     Raises:
-        InputError: missing, damaged, of another format version, or no model of this package.
+        InputError: missing, damaged, of another format version, or not a model of this package.
     """
     info = _read_info(folder)
-    absent = [name for name in NEEDED_FILES if name not in info.files]
-    if absent:
-        raise InputError(f"{folder / INFO_FILE}: damaged model, no SHA-256 of {', '.join(absent)} in it; {_COPY_AGAIN}")
-    for name, wanted in info.files.items():
-        _check_file(folder, name, wanted)
+    missing = [name for name in REQUIRED_FILES if name not in info.files]
+    if missing:
+        raise InputError(f"{folder / INFO_FILE}: damaged model, no SHA-256 of {', '.join(missing)}; {_COPY_AGAIN}")
+    for name, sha256 in info.files.items():
+        _check_file(folder, name, sha256)
     return info
 
 
@@ -67,7 +67,7 @@ def training_images(folder: Path) -> npt.NDArray[np.uint64]:
         folder: of a model that ``open_model`` accepts.
 
     Returns:
-        uint64[N], sorted, without repeats.
+        uint64[N], sorted and unique.
 
     Raises:
         InputError: missing or damaged.
@@ -75,8 +75,8 @@ def training_images(folder: Path) -> npt.NDArray[np.uint64]:
     return _read_keys(folder / TRAINING_IMAGES_FILE)
 
 
-def learnt_images(folder: Path) -> npt.NDArray[np.uint64]:
-    """Those of ``training_images`` that the weights come from. In a model that does not say which they are, all.
+def weight_training_images(folder: Path) -> npt.NDArray[np.uint64]:
+    """The part of ``training_images`` that the weights were trained on; all of them if the model does not distinguish.
 
     Args, Returns, Raises: as ``training_images``.
     """
@@ -90,64 +90,64 @@ def _read_keys(path: Path) -> npt.NDArray[np.uint64]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {_COPY_AGAIN}") from error
     if len(data) % 8:
-        raise InputError(f"{path}: damaged, {len(data)} bytes are no whole number of 8-byte hashes; {_COPY_AGAIN}")
+        raise InputError(f"{path}: damaged, its {len(data)} bytes are not a multiple of 8; {_COPY_AGAIN}")
     hashes = np.frombuffer(data, dtype="<u8").astype(np.uint64)
     if np.any(hashes[1:] <= hashes[:-1]):
         raise InputError(f"{path}: damaged, its hashes are not in order; {_COPY_AGAIN}")
     return hashes
 
 
-_COPY_AGAIN = "copy the whole model folder again, or train it again"
-_TAKE_OURS = "give the model/ folder that `agegender train` wrote"
+_COPY_AGAIN = "copy the whole model folder again, or retrain"
+_GIVE_MODEL_FOLDER = "give the model/ folder that `agegender train` wrote"
 
 
 def _read_info(folder: Path) -> ModelInfo:
     path = folder / INFO_FILE
     if not folder.is_dir():
         what = "a file, not a model folder" if folder.exists() else "no such model folder"
-        raise InputError(f"{folder}: {what}; {_TAKE_OURS}")
+        raise InputError(f"{folder}: {what}; {_GIVE_MODEL_FOLDER}")
     if not path.is_file():
-        seen = ", ".join(sorted(each.name for each in folder.iterdir())[:5]) or "nothing"
+        names = ", ".join(sorted(each.name for each in folder.iterdir())[:5]) or "nothing"
         raise InputError(
-            f"{folder}: no model, or one that was never finished: no {INFO_FILE} in it, only {seen}; {_TAKE_OURS}"
+            f"{folder}: not a model, or an incomplete one: has no {INFO_FILE}, only {names}; {_GIVE_MODEL_FOLDER}"
         )
     try:
-        said: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {_COPY_AGAIN}") from error
     except ValueError as error:
-        raise InputError(f"{path}: damaged model, not whole JSON ({error}); {_COPY_AGAIN}") from error
-    if not isinstance(said, dict) or "format_version" not in said:
-        raise InputError(f"{path}: no model of this package: no format_version in it; {_TAKE_OURS}")
-    if said["format_version"] != FORMAT_VERSION:
+        raise InputError(f"{path}: damaged model, not valid JSON ({error}); {_COPY_AGAIN}") from error
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise InputError(f"{path}: not a model of this package: has no format_version; {_GIVE_MODEL_FOLDER}")
+    if content["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path}: model format version {said['format_version']!r}, this release reads {FORMAT_VERSION}; "
-            f"use the release that wrote it ({said.get('created_by', 'unknown')}), or train it again"
+            f"{path}: model format version {content['format_version']!r}, this release reads {FORMAT_VERSION}; "
+            f"use the release that wrote it ({content.get('created_by', 'unknown')}), or retrain"
         )
     try:
-        return ModelInfo.model_validate(said)
+        return ModelInfo.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"{path}: no model of this package, or a damaged one: {place}: {first['msg']}; {_TAKE_OURS}"
+            f"{path}: not a model of this package, or damaged: {field}: {first['msg']}; {_GIVE_MODEL_FOLDER}"
         ) from error
 
 
-def _check_file(folder: Path, name: str, wanted: str) -> None:
+def _check_file(folder: Path, name: str, sha256: str) -> None:
     if Path(name).name != name:
         raise InputError(
-            f"{folder / INFO_FILE}: damaged model, {name!r} in it is no file of this folder; {_COPY_AGAIN}"
+            f"{folder / INFO_FILE}: damaged model, it lists {name!r}, which is not a file of this folder; {_COPY_AGAIN}"
         )
     path = folder / name
     try:
         with path.open("rb") as file:
-            seen = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise InputError(f"{path}: damaged model, the file is missing; {_COPY_AGAIN}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {_COPY_AGAIN}") from error
-    if seen != wanted:
+    if actual != sha256:
         raise InputError(
-            f"{path}: damaged model, its SHA-256 is {seen[:12]}..., {INFO_FILE} says {wanted[:12]}...; {_COPY_AGAIN}"
+            f"{path}: damaged model, its SHA-256 is {actual[:12]}..., expected {sha256[:12]}... ({INFO_FILE}); {_COPY_AGAIN}"
         )

@@ -1,4 +1,4 @@
-"""What a scorer gives, whatever it runs on, and how batches are fed to it."""
+"""The predictions of any scorer, and batching with a fixed shape."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,13 +41,13 @@ def score_in_batches(
     has_distribution: bool,
     run: Callable[[npt.NDArray[np.uint8]], Sequence[Floats]],
 ) -> Predictions:
-    """Feed images in batches of one shape, so that a result does not depend on what is scored beside it.
+    """Score images in padded batches of one shape, so that a result does not depend on the other images.
 
     Args:
         images: uint8[N, S, S, 3] RGB, N >= 0.
-        side_px: S, what the model was trained on.
+        side_px: S, of the model.
         batch_size: B; the last batch is padded with black images, whose results are dropped.
-        has_distribution: whether ``run`` gives age probabilities as its fifth output.
+        has_distribution: whether ``run`` returns age probabilities as its fifth output.
         run: uint8[B, S, S, 3] -> the graph's outputs, float32[B, ...] each.
 
     Raises:

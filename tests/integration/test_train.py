@@ -30,7 +30,7 @@ from agegender.pipelines.train.fit import check_gpus
 from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
-from agegender.scoring.load import learnt_images, open_model, training_images
+from agegender.scoring.load import open_model, training_images, weight_training_images
 from tests.support.drawn import write_faces
 from tests.support.processes import kill_with_all_children
 from tests.support.trained import in_val, measured_again, metrics
@@ -98,7 +98,7 @@ def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, 
 def test_the_model_knows_the_images_it_has_seen(trained: tuple[TrainConfig, dict[str, Any]]) -> None:
     config, _ = trained
     model = Path(config.output) / "model"
-    seen, learnt = (set(images(model).tolist()) for images in (training_images, learnt_images))
+    seen, learnt = (set(images(model).tolist()) for images in (training_images, weight_training_images))
     for row in pq.read_table(Path(config.output) / "split.parquet").to_pylist():
         [key] = image_keys([content_hash(Path(row["uri"]).read_bytes())])
         assert (int(key) in seen) == (row["part"] != "test")

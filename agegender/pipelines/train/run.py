@@ -36,7 +36,7 @@ from agegender.pipelines.train.job import (
 )
 from agegender.pipelines.train.split import SplitImages, split_images
 from agegender.reports.training import training_page
-from agegender.scoring.load import learnt_images, training_images
+from agegender.scoring.load import training_images, weight_training_images
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _copy_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
         if info.network.age_head == "scalar":
             raise InputError(f"--teacher {teacher}: has a scalar age head; give a model with --age-head distribution")
         # Without its calibration images: soft targets are uncalibrated.
-        counts = _count_seen(split, learnt_images(model.folder))
+        counts = _count_seen(split, weight_training_images(model.folder))
         if any(counts.values()):
             raise InputError(
                 f"--teacher {teacher}: was trained on {counts['val']} images of this run's val part and {counts['test']} of "

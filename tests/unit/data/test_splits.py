@@ -128,5 +128,5 @@ def test_the_hash_is_fixed_for_all_time():
     ("fractions", "ids"), [((0.6, 0.6), np.arange(3)), ((-0.1, 0.1), np.arange(3)), ((0.1, 0.1), np.arange(4))]
 )
 def test_impossible_arguments_are_refused(fractions: tuple[float, float], ids: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"fraction|group ids"):
+    with pytest.raises(ValueError, match=r"fraction|group_ids"):
         split_table(make_facts(range(3)), ids, *fractions, 0)

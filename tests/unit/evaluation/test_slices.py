@@ -4,7 +4,7 @@ import pytest
 
 from agegender.evaluation.metrics import METRICS, MetricSums, Observations
 from agegender.evaluation.slices import (
-    MIN_CROSSED_IMAGES,
+    MIN_INTERSECTION_IMAGES,
     age_assurance,
     bounded_metrics,
     confusion,
@@ -40,7 +40,7 @@ def test_slices_agree_with_a_group_by(seen: Observations) -> None:
 def test_small_crossings_of_three_are_left_out(seen: Observations) -> None:
     rows = slice_rows(seen.take(np.arange(900)), rounds=100, seed=0)
     crossed = [row["n"] for row in rows if row["slice"] == "age_group x gender x race"]
-    assert all(n >= MIN_CROSSED_IMAGES for n in crossed)
+    assert all(n >= MIN_INTERSECTION_IMAGES for n in crossed)
     assert {row["race"] for row in rows if row["slice"] == "race"} == {"white", "black", "asian", "indian", "other"}
 
 

@@ -22,7 +22,7 @@ from agegender.model.checkpoint import (
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, build_network
 from agegender.recipe import Recipe
-from agegender.scoring.load import learnt_images, open_model, training_images
+from agegender.scoring.load import open_model, training_images, weight_training_images
 
 NO_IMAGES = np.zeros(0, np.uint64)
 CONFIG = NetworkConfig(backbone="compact", age_head="distribution", image_size_px=32)
@@ -119,7 +119,7 @@ def test_an_optimizer_over_other_parameters_is_refused(tmp_path):
 def test_foreign_versions_and_other_splits_are_refused(tmp_path):
     network, optimizer = make(0)
     save_training_state(tmp_path, state_of(network, optimizer, torch.Generator()))
-    with pytest.raises(InputError, match=r"belongs to the split abababababab, this run's is cdcdcdcdcdcd"):
+    with pytest.raises(InputError, match=r"is of split abababababab, this run's is cdcdcdcdcdcd"):
         load_training_state(tmp_path, "cd" * 32)
     path = tmp_path / "state.json"
     said = json.loads(path.read_text())
@@ -160,7 +160,7 @@ def test_a_model_folder_opens_and_holds_what_was_saved(tmp_path):
     written = save_model(folder, network, calibration, learnt, calibrated, "ab", {"epochs": 2}, metrics)
     assert open_model(folder) == written
     assert training_images(folder).tolist() == [3, 4, 9, 2**63 + 5]
-    assert learnt_images(folder).tolist() == [3, 9, 2**63 + 5]
+    assert weight_training_images(folder).tolist() == [3, 9, 2**63 + 5]
     assert written.model_id == hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:12]
     loaded, info = load_network(folder)
     assert info == written and not loaded.training
@@ -178,10 +178,10 @@ def test_saving_again_replaces_the_model(tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"model\.json: no trained model"):
+    with pytest.raises(InputError, match=r"model\.json: not a trained model"):
         load_network(tmp_path)
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(InputError, match=r"model\.json: no trained model"):
+    with pytest.raises(InputError, match=r"model\.json: not a trained model"):
         load_network(tmp_path)
 
 

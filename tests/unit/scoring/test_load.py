@@ -33,7 +33,7 @@ def test_missing(tmp_path):
     file.write_bytes(b"x")
     with pytest.raises(InputError, match="a file, not a model folder"):
         open_model(file)
-    with pytest.raises(InputError, match=r"no model\.json in it, only model\.onnx"):
+    with pytest.raises(InputError, match=r"has no model\.json, only model\.onnx"):
         open_model(tmp_path)
 
 
@@ -54,14 +54,14 @@ def test_damaged_info(folder):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\xff\xfe\x00"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"model\.json: damaged model, not whole JSON"):
+        with pytest.raises(InputError, match=r"model\.json: damaged model, not valid JSON"):
             open_model(folder)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"architectures": ["ViT"]}', "3"])
 def test_foreign_info(folder, content):
     (folder / "model.json").write_text(content)
-    with pytest.raises(InputError, match="no model of this package"):
+    with pytest.raises(InputError, match="not a model of this package"):
         open_model(folder)
 
 
@@ -80,14 +80,14 @@ def test_the_hashes_must_be_there_and_stay_in_the_folder(folder):
     with pytest.raises(InputError, match=r"no SHA-256 of model\.onnx"):
         open_model(folder)
     change_info(folder, files={**files, "../../etc/passwd": "0" * 64})
-    with pytest.raises(InputError, match="no file of this folder"):
+    with pytest.raises(InputError, match="not a file of this folder"):
         open_model(folder)
 
 
 def test_training_images_must_be_whole_and_sorted(folder):
     path = folder / "training_images.u64"
     path.write_bytes(b"123456789")
-    with pytest.raises(InputError, match="9 bytes are no whole number"):
+    with pytest.raises(InputError, match="9 bytes are not a multiple of 8"):
         training_images(folder)
     np.array([2, 1], "<u8").tofile(path)
     with pytest.raises(InputError, match="not in order"):
