@@ -1,9 +1,9 @@
-"""What each part of the recipe is worth: short trainings that differ in one thing, judged on the validation part alone.
+"""Ablations: short training runs that differ in one setting, compared on the validation part.
 
     agegender train --input UTKFace/ --output out/any --epochs 1        # for its split.parquet, which groups duplicates
     python benchmarks/ablations.py --split out/any/split.parquet --output out/ablations [--only base ...]
 
-The parts are the protocol's, 60 % to learn from, 20 % to judge on, 20 % never opened here. The network sees 64 of 72 px in
+The split is the protocol's: 60 % training, 20 % validation, 20 % test, which is not used here. The network sees 64 of 72 px in
 place of 112 of 128, a third of the pixels, so that a run takes minutes. One line per run in OUTPUT/runs.jsonl; what is there
 is not run again; the table is OUTPUT/table.md.
 """
@@ -31,17 +31,17 @@ BASE = {"image_size_px": 72, "crop_fraction": 0.889, "precision": "float32"}
 
 
 def mean_pool(network: FaceNetwork) -> None:
-    """A mean over places in place of a weight for each."""
+    """Mean pooling instead of a weight per position."""
     network.backbone.pool = nn.AdaptiveAvgPool2d(1)
 
 
 def halving_stem(network: FaceNetwork) -> None:
-    """To a quarter of the side in two steps, by the stem and the first stage, in place of one."""
+    """Reduce to a quarter of the side in two steps (stem and first stage) instead of one."""
     network.backbone = CompactBackbone(network.config.crop_size_px, strides=(2, 2, 2, 2), stem=(3, 2))
 
 
 def narrow(network: FaceNetwork) -> None:
-    """Early stages narrower, two blocks in the last."""
+    """Narrower early stages, two blocks in the last."""
     network.backbone = CompactBackbone(network.config.crop_size_px, widths=(32, 64, 128, 256), blocks=(1, 1, 2, 2))
 
 
@@ -66,14 +66,14 @@ ROWS: dict[str, tuple[dict[str, Any], Patch | None]] = {
     "target width 1.5 years": ({"age_sigma_years": 1.5}, None),
     "bfloat16": ({"precision": "bfloat16"}, None),
 }
-"""What differs from the default recipe with ``BASE``."""
+"""Differences of ``BASE`` from the default recipe."""
 
 READOUTS = (("", "median", 2), ("; one view", "median", 1), ("; one view, expectation", "expectation", 1))
-"""How a trained network is read; the first is the recipe's."""
+"""Readouts of a trained network; the first is the recipe's."""
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
+    """Run the missing runs, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", type=Path, required=True, help="split.parquet of a training run on the whole set")
     parser.add_argument("--output", type=Path, required=True)
@@ -100,7 +100,7 @@ def main() -> None:
             print(json.dumps(run), flush=True)
             with runs.open("a") as file:
                 file.write(json.dumps(run) + "\n")
-    (given.output / "table.md").write_text(_table(_read(runs)))  # with what others, beside this one, have added
+    (given.output / "table.md").write_text(_table(_read(runs)))  # including runs that other processes added
 
 
 def _read(runs: Path) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def _run(name: str, given: argparse.Namespace, seed: int, rows: pa.Table, pixels
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
-    """Means over the seeds, with each seed's MAE beside."""
+    """Means over the seeds, and the MAE of each seed."""
     lines = ["| what differs | epochs | MAE, years | by seed | gender right | images/s |", "|---|---|---|---|---|---|"]
     for name, epochs in dict.fromkeys((run["row"], run["epochs"]) for run in runs):
         same = [run for run in runs if (run["row"], run["epochs"]) == (name, epochs)]

@@ -1,10 +1,10 @@
-"""What a unit of work costs the driver of `agegender predict`: real Ray, listing and ledger, workers with nothing to do.
+"""Cost of a unit of work in the driver of `agegender predict`: real Ray, listing and ledger, with idle workers.
 
     python benchmarks/driver.py [--workers 10 100] [--units 10000] [--output out/driver]
 
 A unit is a line of a manifest, or several; an actor answers it with rows of status ``missing`` and puts them on storage, as it would
-a scored unit. All times are CPU time of the driver, so that a machine that is busy does not count, but ``wall``, in which the
-workers' own work is hidden or not. Each line is measured in a process of its own:
+a scored unit. All times are CPU time of the driver, which does not depend on other load, except ``wall``, which may include the
+workers' time. Each line is measured in its own process:
 
 - list: listing the source and writing the units down, in the driver's second thread;
 - pool: handing units to the actors and taking the results, in the main thread;

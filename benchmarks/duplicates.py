@@ -1,7 +1,7 @@
-"""Precision and recall of near-duplicate finding, by bound of the hash and of the confirming thumbnail.
+"""Precision and recall of near-duplicate detection, by threshold of the hash and of the thumbnail.
 
-Recall: every image is re-encoded, resized and cropped, and looked for again. Precision: all pairs of a set of real images
-that hash and thumbnail call alike are compared once more, finely (64 x 64 grey levels, best of 75 alignments).
+Recall: every image is re-encoded, resized and cropped, and searched again. Precision: all pairs of a set of real images
+that hash and thumbnail match are compared at higher resolution (64 x 64 grey levels, best of 75 alignments).
 
     python benchmarks/duplicates.py UTKFace/ --copies 400 --images 19000
 """
@@ -21,7 +21,7 @@ from agegender.data.images import Pixels, decode
 
 BITS = (4, 6, 8, 10)
 BOUNDS = (-1.0, 0.90, 0.92, 0.94, 0.95, 0.96)
-"""Least correlation of the thumbnails; -1: the hash alone."""
+"""Minimum correlation of the thumbnails; -1: hash only."""
 
 COLUMNS = (*((bits, -1.0) for bits in BITS), (8, 0.94), (8, 0.95), (8, 0.96))
 """Bounds of the recall table."""
@@ -34,7 +34,7 @@ MAX_PIXELS = 100_000_000
 
 
 def copies(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
-    """What becomes of a picture on its way through the web."""
+    """Typical modifications of an image on the web."""
     height, width = pixels.shape[:2]
     image = Image.fromarray(pixels)
     for quality in (75, 50):

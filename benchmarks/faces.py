@@ -1,4 +1,4 @@
-"""Face finding measured: chips pasted into large pictures, chips through detection, and throughput.
+"""Measure face detection: chips pasted into large pictures, chips through detection, and throughput.
 
     python benchmarks/faces.py pasted     --chips UTKFace/ --model out/train/model --split out/train/split.parquet
     python benchmarks/faces.py chips      --chips UTKFace/ --model out/train/model --split out/train/split.parquet
@@ -66,12 +66,12 @@ def finder_of(arguments: argparse.Namespace) -> FaceFinder:
 
 
 def config_of(arguments: argparse.Namespace) -> PredictConfig:
-    """What predict would be told."""
+    """The settings of predict."""
     return PredictConfig(input=["-"], output="-", model=str(arguments.model), detector_model=arguments.detector_model)
 
 
 def labelled_chips(arguments: argparse.Namespace) -> list[tuple[Pixels, float]]:
-    """Chips with their ages, drawn with a seed; of the test part where a split is given."""
+    """A random sample of chips with their ages; of the test part if a split is given."""
     names = sorted(path for path in arguments.chips.iterdir() if from_filename(path.name).age_years is not None)
     random.Random(0).shuffle(names)
     held_out = None
@@ -120,7 +120,7 @@ def chips(arguments: argparse.Namespace) -> None:
 
 
 def background(rng: np.random.Generator) -> Pixels:
-    """Coloured noise of several grains: nothing that is a face."""
+    """Coloured noise of several scales, without faces."""
     width, height = PICTURE_PX
     small = np.zeros((height // 4, width // 4, 3), np.float32)
     for grain in (4, 8, 16, 48, 192):
@@ -224,7 +224,7 @@ def throughput(arguments: argparse.Namespace) -> None:
 
 
 def measure(arguments: argparse.Namespace, search: FaceSearch, folder: Path, name: str) -> None:
-    """The same photographs each way, in turn and twice, the better of both."""
+    """Measure each way twice, alternating, on the same photographs; returns the better."""
     source = SourceOptions(input=[str(folder)], labels="none", unit_images=64)
     units = list(list_source(source))
     worker = UnitScorer(localize_model(str(arguments.model)), source.limits(), search=search)
@@ -252,7 +252,7 @@ def measure(arguments: argparse.Namespace, search: FaceSearch, folder: Path, nam
 
 
 def serial(files: list[bytes], finder: FaceFinder, scorer: CpuScorer) -> None:
-    """What the usual library does: one photograph after the other, one forward pass per face."""
+    """The usual loop: one photograph at a time, one forward pass per face."""
     for data in files:
         shown = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
         for face in finder.find(shown):

@@ -1,4 +1,4 @@
-"""How many faces a model scores on this machine's cores, decoding and everything else left out.
+"""Faces/s of a model on this machine's cores, without decoding and everything else.
 
     python benchmarks/forward.py [--model out/train/model] [--processes 2] [--batch-size 64] [--precision auto]
 
@@ -20,7 +20,7 @@ SECONDS = 6.0
 
 
 def main() -> None:
-    """Run them at once and add up."""
+    """Run all processes at once and add their rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=released.FOLDER)
     parser.add_argument("--processes", type=int, default=2)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def images_per_s(model: Path, batch_size: int, precision: PrecisionOrAuto) -> float:
-    """Of one process, after a first batch."""
+    """Rate of one process, after a warm-up batch."""
     scorer = CpuScorer(model, threads=1, batch_size=batch_size, precision=precision)
     side = scorer.image_size_px
     crops = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)

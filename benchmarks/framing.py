@@ -1,4 +1,4 @@
-"""Where the framing stands: the median of what a second look finds in crops of UTKFace, and how far single crops lie from it.
+"""Measure the framing: the median of the refined landmarks in UTKFace crops, and the deviation of single crops.
 
     python benchmarks/framing.py --chips UTKFace/ --detector-model face_detection_yunet.onnx
 
@@ -18,7 +18,7 @@ from agegender.data.faces import CANONICAL_LANDMARKS, FaceFinder, YuNetDetector
 
 
 def main() -> None:
-    """Find the landmarks in a sample of crops and print where they stand."""
+    """Detect the landmarks in a sample of crops and print their positions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chips", type=Path, required=True)
     parser.add_argument("--detector-model", type=Path, required=True)

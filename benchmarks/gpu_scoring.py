@@ -1,4 +1,4 @@
-"""What a GPU scores when processes on the CPUs decode for it, as in predict --use-gpu but without Ray.
+"""Images/s of a GPU with decoding processes on the CPUs, as in predict --use-gpu but without Ray.
 
     python benchmarks/gpu_scoring.py [--backbones compact resnet50] [--decoders 2 4 8 16] [--device cuda]
 
@@ -92,7 +92,7 @@ def model_folder(backbone: str) -> Iterator[Path]:
 
 
 def network_alone(folder: Path, device: str, batch_size: int, seconds: float) -> float:
-    """Images/s on one batch that lies on the device, in the precision that scoring takes there."""
+    """Images/s on one batch on the device, in the precision of scoring."""
     import torch
 
     from agegender.model.calibrated import CalibratedNetwork
@@ -149,7 +149,9 @@ def fed(
     try:
         for each in [*processes, *threads]:
             each.start()
-        while sum(done) < 2 * SLOTS * batch_size:  # until what was decoded before the GPU came is used up
+        while (
+            sum(done) < 2 * SLOTS * batch_size
+        ):  # until the batches that were decoded before the GPU was ready are used up
             time.sleep(0.05)
         began_s, before, busy = time.monotonic(), sum(done), []
         while time.monotonic() - began_s < seconds:
@@ -172,7 +174,7 @@ def fed(
 
 
 def decode_for_ever(files: list[bytes], names: list[str], free: Any, full: Any, batch_size: int, side: int) -> None:
-    """One decoding process: fill a free slot, hand it over, take the next."""
+    """One decoding process: fill free slots and pass them on."""
     slots = [SharedMemory(name) for name in names]
     position = 0
     while True:

@@ -1,10 +1,10 @@
-"""Training on one device, without Ray: agegender's batches and step against a loop as people write it, and against the network alone.
+"""Training on one device, without Ray: agegender's batches and step against a common training loop, and against the network alone.
 
     python benchmarks/gpu_training.py [--presets compact large] [--device cuda] [--images 8192] [--seconds 8]
 
 All three train the same network with the same loss and optimizer in the same precision, on random pixels in memory:
-- agegender: the package's batches, varied on the device, loaded while the one before trains (train_feed.Feed), and the averaged weights.
-- plain loop: a DataLoader whose processes vary each image with torchvision, pinned memory; no averaged weights.
+- agegender: the package's batches, augmented on the device, loaded while the one before trains (train.feed.Feed), and the averaged weights.
+- plain loop: a DataLoader whose processes augment each image with torchvision, pinned memory; no averaged weights.
 - network alone: forward, backward and update on one batch that lies on the device.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def random_samples(images: int, side: int) -> Samples:
-    """Pixels and labels of no meaning."""
+    """Random pixels and labels."""
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (images, side, side, 3), dtype=np.uint8)
     ages, genders = draw.integers(0, 100, images).astype(np.float32), draw.integers(0, 2, images)
@@ -67,7 +67,7 @@ def random_samples(images: int, side: int) -> Samples:
 def images_per_s(
     batches: Iterator[Batch], recipe: Recipe, device: torch.device, seconds: float, averaged: bool = False
 ) -> float:
-    """Of training on these batches, after some steps."""
+    """Images/s of training on these batches, after warm-up."""
     torch.manual_seed(0)
     network: FaceNetwork = build_network(network_config(recipe)).to(device)
     average = trainer.averaged_copy(network, recipe) if averaged else network
@@ -88,7 +88,7 @@ def images_per_s(
 
 
 def wait_for(device: torch.device) -> None:
-    """Let the device finish what it was given."""
+    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -104,7 +104,7 @@ def from_feed(recipe: Recipe, samples: Samples, device: torch.device) -> Iterato
 
 
 def on_one_batch(recipe: Recipe, samples: Samples, device: torch.device) -> Iterator[Batch]:
-    """The same varied batch again and again, already on the device."""
+    """The same augmented batch repeatedly, on the device."""
     first = next(from_feed(recipe, samples, device))
     while True:
         yield first
@@ -112,7 +112,7 @@ def on_one_batch(recipe: Recipe, samples: Samples, device: torch.device) -> Iter
 
 @dataclass
 class VariedImages(Dataset[tuple[Tensor, float, int]]):
-    """One image at a time, varied with torchvision about as the recipe does it."""
+    """One image at a time, augmented with torchvision similarly to the recipe."""
 
     samples: Samples
     crop_px: int
@@ -142,7 +142,7 @@ class VariedImages(Dataset[tuple[Tensor, float, int]]):
 
 
 def from_loader(recipe: Recipe, samples: Samples, device: torch.device, processes: int) -> Iterator[Batch]:
-    """As people make them."""
+    """A common DataLoader."""
     loader = DataLoader(
         VariedImages(samples, network_config(recipe).crop_size_px),
         recipe.batch_size,

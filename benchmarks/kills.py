@@ -3,7 +3,7 @@
     python benchmarks/kills.py --input demo/faces --model demo/train/model --kills 20 [--seed 0]
 
 Each kill hits everything at once, the driver alone, or one scoring process; after the first two the same command is started
-again. All the while readers (DuckDB, pandas, pyarrow) take OUTPUT as a table. Parts are closed after a few units here, so
+again. Meanwhile readers (DuckDB, pandas, pyarrow) take OUTPUT as a table. Parts are closed after a few units here, so
 that there is something to read. Ends with an error where a row is lost, doubled or different, a reader fails, or finished work is
 done again.
 """
@@ -44,17 +44,17 @@ TIMEOUT_S = 600
 
 @dataclass
 class Report:
-    """What the kills hit and what the readers saw."""
+    """Counts of kills and of reads."""
 
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     runs: int = 0
     reads: int = 0
     images_done_before: int = 0
-    """Images that were finished when a run began, summed over all that began on something."""
+    """Images that were finished at the start of a run, summed over resumed runs."""
 
 
 def main() -> None:
-    """Kill so often as was asked for."""
+    """Run the requested number of kills."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=released.FOLDER)
@@ -116,9 +116,9 @@ def _until_done(
                 print(f"killed: {kind}", file=sys.stderr, flush=True)
         code = process.wait(TIMEOUT_S)
         if code == 0:
-            # killed in the moment behind its end: the record is still that of the run before
+            # killed right after its end: the record is still that of the previous run
             scored_now = 0 if finished else _result(output)["images_scored_now"]
-            # workers outlive their driver by a moment, so that less may be left than was seen
+            # workers briefly outlive their driver, so that less may be left than was observed
             assert scored_now <= images - before, f"{scored_now} images scored where {images - before} were left"
             return
         assert code < 0, f"predict ended by itself with exit code {code}"
@@ -172,7 +172,7 @@ def rows_of(output: Path) -> pa.Table:
 
 @contextmanager
 def _readers(output: Path, report: Report) -> Iterator[None]:
-    """Read OUTPUT over and over while the block runs; whatever a reader raises comes out at its end."""
+    """Read OUTPUT repeatedly while the block runs; raises the readers' errors at its end."""
     ended, failures = threading.Event(), []
 
     def read() -> None:

@@ -1,4 +1,4 @@
-"""How much memory `agegender predict` holds while it scores few and many images, sampled twice a second.
+"""Memory of `agegender predict` for few and many images, sampled twice a second.
 
     python benchmarks/memory.py --input UTKFace/ --output out/memory [--counts 20000 200000 1000000] [--model out/notebook/model]
 
@@ -33,7 +33,7 @@ WHAT = ("driver", "worker", "object store")
 
 
 def main() -> None:
-    """Run what is missing, then draw and print."""
+    """Run the missing sizes, then plot and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="folder of .jpg face crops")
     parser.add_argument("--output", type=Path, required=True)
@@ -90,7 +90,7 @@ def _run(tree: Path, output: Path, model: Path, count: int) -> pd.DataFrame:
 
 
 def _follow(job: "subprocess.Popen[str]", seen: list[tuple[float, int]], started_s: float) -> None:
-    """Note how many images each line of progress counts."""
+    """Record the image count of each progress line."""
     assert job.stderr is not None
     for line in job.stderr:
         print(line, end="", file=sys.stderr, flush=True)
@@ -99,7 +99,7 @@ def _follow(job: "subprocess.Popen[str]", seen: list[tuple[float, int]], started
 
 
 def _memory(driver_pid: int) -> dict[str, float]:
-    """Bytes of each part at this moment; a process that ends meanwhile counts nothing."""
+    """Current bytes of each part; a process that has ended counts 0."""
     found = dict.fromkeys(WHAT, 0.0)
     try:
         driver = psutil.Process(driver_pid)

@@ -37,7 +37,7 @@ STORED_PX = 128
 
 
 def main() -> None:
-    """Train one recipe and keep the model."""
+    """Train one recipe and save the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -69,14 +69,14 @@ def main() -> None:
 
 
 def network_config(recipe: Recipe) -> NetworkConfig:
-    """The part of a recipe that says what the network looks like."""
+    """The architecture in a recipe."""
     return NetworkConfig(**{field: getattr(recipe, field) for field in NetworkConfig.model_fields})
 
 
 def fit(
     network: FaceNetwork, recipe: Recipe, train: Samples, device: torch.device, val: Samples | None = None
 ) -> tuple[FaceNetwork, float]:
-    """Train, saying after each epoch how it does on ``val`` if there is one.
+    """Train, and print the metrics on ``val``, if given, after each epoch.
 
     Returns:
         The averaged network in eval mode, and the seconds spent on training alone.

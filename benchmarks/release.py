@@ -1,4 +1,4 @@
-"""Put a trained and evaluated model into the package, with its card and the golden values that a test holds it to.
+"""Put a trained and evaluated model into the package, with its card and the golden values of its test.
 
     make release UTKFACE=path/to/UTKFace
 
@@ -27,7 +27,7 @@ GOLDEN = HERE.parent / "tests" / "unit" / "scoring" / "released_golden.json"
 CARD = Path(released.__file__).parent / "MODEL_CARD.md"
 
 FACES = [(2, 0), (9, 1), (24, 0), (35, 1), (52, 0), (78, 1)]
-"""Age and gender of the drawn faces whose predictions are kept."""
+"""Age and gender of the synthetic faces whose predictions are the golden values."""
 
 LEAD = (
     ("age, mean absolute error, years", "age_mae_years", False),
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def golden() -> dict[str, Any]:
-    """What the model says of drawn faces."""
+    """The model's predictions for synthetic faces."""
     scorer = CpuScorer(released.FOLDER)
     drawn = np.stack([draw_face(age, gender, i, scorer.image_size_px) for i, (age, gender) in enumerate(FACES)])
     said = scorer.score(drawn)
@@ -104,7 +104,7 @@ def number(value: float, share: bool = False) -> str:
 
 
 def cell(row: dict[str, Any], metric: str, share: bool = False) -> str:
-    """A figure with its bounds, short."""
+    """A value with its bounds, short."""
     scale, digits = (100, 0) if share else (1, 1)
     value, low, high = (f"{scale * row[f'{metric}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
     return f"{value} ({low} to {high})"

@@ -1,9 +1,9 @@
-"""How fast a prefix of S3 is listed: by boto3's paginator, and as the jobs list it.
+"""Speed of listing an S3 prefix: by boto3's paginator, and by the jobs.
 
     python benchmarks/s3_listing.py --prefix s3://bucket/listing [--count 50000] [--folders 50] [--round-trip-s 0.05]
 
-Server and keys come from the AWS variables (docs/s3.md); `tests/s3/server.sh serve` starts one on this machine. One so near
-answers at once, so each way is measured with ROUND_TRIP_S of waiting before each request, too. Puts COUNT objects of one byte
+Server and keys come from the AWS variables (docs/s3.md); `tests/s3/server.sh serve` starts one on this machine. A local
+server has no latency, so each way is also measured with ROUND_TRIP_S of delay before each request. Puts COUNT objects of one byte
 there (those that are there stay). Prints Markdown.
 """
 

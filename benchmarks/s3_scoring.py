@@ -1,4 +1,4 @@
-"""How predict keeps up with a store of many small objects.
+"""Throughput of predict on an object store with many small objects.
 
     python benchmarks/s3_scoring.py --input UTKFace/ --prefix s3://bucket/faces [--count 50000] [--model out/notebook/model]
 
@@ -69,7 +69,7 @@ def _objects_per_s(uris: list[str], processes: int, in_flight: int) -> float:
 
 
 def _read(uris: list[str], in_flight: int) -> float:
-    """Objects/s of one process, over and over until the time is up."""
+    """Objects/s of one process, reading repeatedly until the time is up."""
     started_s, done = time.monotonic(), 0
     for _ in files.read_many(itertools.cycle(uris), in_flight):
         done += 1

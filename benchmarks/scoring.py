@@ -1,10 +1,10 @@
-"""How fast `agegender predict` is beside other ways to do the same job: whole processes, in turn, on the same images.
+"""Speed of `agegender predict` and of alternatives: whole processes, alternating, on the same images.
 
     python benchmarks/scoring.py --input UTKFace/ [--model out/train/model] [--rounds 3] [--only agegender torch-loop ...]
 
 Each runs on a part, by default a half, and on all of the images. The difference of the two times is the steady state; what
-remains is start-up: imports, Ray, loading the model, listing. Figures are medians over the rounds, ratios are taken within
-each round, so that a machine that is busy for a while does not favour one side. The peers are in ``scoring_peers.py``; daft
+remains is start-up: imports, Ray, loading the model, listing. Values are medians over the rounds; ratios are taken within
+each round, so that other load does not favour one side. The peers are in ``scoring_peers.py``; daft
 must be installed for its row (pip install daft). Prints Markdown.
 """
 
@@ -70,13 +70,13 @@ def _table(seconds: dict[str, list[tuple[float, ...]]], counts: tuple[int, int])
     ]
     for name, runs in seconds.items():
         startup = median(full - whole / rate for (_, full), rate in zip(runs, steady[name], strict=True))
-        figures = [f"{median(steady[name]):.0f}", f"{startup:.1f}", f"{median(full for _, full in runs):.1f}"]
+        cells = [f"{median(steady[name]):.0f}", f"{startup:.1f}", f"{median(full for _, full in runs):.1f}"]
         if OURS in seconds:
             rates = zip(steady[OURS], steady[name], strict=True)
             times = zip(runs, seconds[OURS], strict=True)
-            figures.append(f"{median(ours / its for ours, its in rates):.2f}")
-            figures.append(f"{median(its[1] / ours[1] for its, ours in times):.2f}")
-        lines.append(f"| {name} | {' | '.join(figures)} |")
+            cells.append(f"{median(ours / its for ours, its in rates):.2f}")
+            cells.append(f"{median(its[1] / ours[1] for its, ours in times):.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     if {"decode", "forward"} <= steady.keys():
         limit = 1 / (1 / median(steady["decode"]) + 1 / median(steady["forward"]))
         lines.append(f"\nThe machine's limit, 1 / (1 / decode + 1 / forward): {limit:.0f} images/s")

@@ -1,12 +1,12 @@
-"""Other ways to do what `agegender predict --faces none` does, each as its own documentation or common practice has it.
+"""Alternatives to `agegender predict --faces none`, each after its own documentation or common practice.
 
     python benchmarks/scoring_peers.py PEER --input UTKFace/ --model agegender/released/model --count 4000 --output out.parquet
 
 Same images, same model, same columns: uri, age with its interval, probability of female. ``benchmarks/scoring.py`` runs and
 times them as whole processes. Peers:
 
-torch-loop   two processes; Pillow, resize, float32 eager PyTorch in batches, Parquet at the end: as people write it
-graph-loop   the same loop with this project's decoder and graph in it, in its precision: what is left is what an engine costs
+torch-loop   two processes; Pillow, resize, float32 eager PyTorch in batches, Parquet at the end: the common way
+graph-loop   the same loop with this project's decoder and graph in it, in its precision: the difference is the cost of the engine
 ray-data     ray.data.read_images(...).map_batches(class).write_parquet(...), eager PyTorch
 daft         Daft's download, decode_image and resize, a batch method of a class with two instances, write_parquet
 decode       no peer: decoding and resizing alone, in two processes
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def torch_loop(paths: list[str], model: Path, output: Path) -> None:
-    """The loop that people write."""
+    """A common inference loop."""
     _loop(_torch_part, paths, model, output)
 
 
@@ -86,7 +86,7 @@ def _graph_part(paths: list[str], model: Path) -> pa.Table:
 
 
 def _scorer(model: Path) -> CpuScorer:
-    """In the precision that predict takes here."""
+    """In predict's precision on this machine."""
     return CpuScorer(model, threads=1, batch_size=BATCH, precision="auto")
 
 
@@ -105,7 +105,7 @@ def _table(uris: Iterable[str], said: Predictions) -> pa.Table:
 
 
 def ray_data(paths: list[str], model: Path, output: Path) -> None:
-    """Ray Data as its guide to batch inference has it; CPUs are left for reading, or it would wait for ever."""
+    """Ray Data after its guide to batch inference; leaves CPUs for reading, without which it would wait forever."""
     import ray
 
     side = open_model(model).network.image_size_px

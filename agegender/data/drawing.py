@@ -294,9 +294,9 @@ def _hairline(traits: Traits) -> list[tuple[float, float]]:
 
 
 def _draw_extras(pen: Pen, features: Pen, traits: Traits) -> None:
-    for name, drawn in _EXTRAS.items():
+    for name, draw_extra in _EXTRAS.items():
         if name in traits.extras:
-            drawn(features if name in ("glasses", "pacifier") else pen, traits)
+            draw_extra(features if name in ("glasses", "pacifier") else pen, traits)
 
 
 def _draw_glasses(pen: Pen, traits: Traits) -> None:

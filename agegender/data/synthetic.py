@@ -58,7 +58,7 @@ def sample_name(index: int, seed: int) -> str:
 
 
 def draw_sample(index: int, seed: int, size_px: int) -> tuple[str, bytes]:
-    """One labelled drawing of a sample; it depends on the arguments alone.
+    """One labelled drawing of a sample; depends only on the arguments.
 
     Args:
         index: number of the drawing in its sample, below 10**8.
@@ -80,7 +80,7 @@ def draw_face(age_years: float, gender: int, seed: int, size_px: int, race: int 
         gender: index into ``schema.GENDERS``.
         seed: everything that age and gender leave open.
         size_px: S, its side in pixels.
-        race: index into ``schema.RACES``, decides the tone of the skin; None: drawn from the seed.
+        race: index into ``schema.RACES``, sets the skin tone; None: random by seed.
 
     Returns:
         uint8[S, S, 3].
@@ -230,8 +230,8 @@ def _choose_extras(person: _Person, style: str, rng: np.random.Generator) -> fro
         "bun": person.typical(0.08 + 0.2 * person.ageing, 0.01) if haired and years > 12 else 0.0,
         "pacifier": 0.25 if years < 2.5 else 0.0,
     }
-    drawn = frozenset(name for name, draw_bool in chances.items() if rng.random() < draw_bool)
-    return drawn - {"bow", "bun"} if "hat" in drawn else drawn
+    extras = frozenset(name for name, chance in chances.items() if rng.random() < chance)
+    return extras - {"bow", "bun"} if "hat" in extras else extras
 
 
 def _pick(colours: tuple[Colour, ...], rng: np.random.Generator) -> Colour:

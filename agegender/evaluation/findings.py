@@ -106,6 +106,6 @@ def _robustness(metrics: Row) -> Iterable[str]:
         held, error = worse["interval_coverage"], worse["age_mae_years"]
         if worse["n"] >= MIN_IMAGES and held["value"] is not None and held["high"] < promised:
             yield (
-                f"The {promised:.0%} interval loses coverage on corrupted images: with {worse['what']} it covers {held['value']:.0%} "
+                f"The {promised:.0%} interval loses coverage on corrupted images ({worse['what']}): it covers {held['value']:.0%} "
                 f"({held['low']:.0%} to {held['high']:.0%}), and MAE is {error['value']:.1f} years."
             )

@@ -53,8 +53,8 @@ def test_without_a_model_the_one_of_the_package_scores(faces: Path, tmp_path: Pa
     assert PredictConfig(input=["a"], output="b").model == RELEASED_MODEL
     predict(faces, tmp_path / "out", RELEASED_MODEL, limit=3)
     (part,) = (tmp_path / "out").glob("part-*.parquet")
-    told = pyarrow.parquet.read_metadata(part).metadata
-    assert told[b"agegender.model_id"].decode() == open_model(released.FOLDER).model_id
+    metadata = pyarrow.parquet.read_metadata(part).metadata
+    assert metadata[b"agegender.model_id"].decode() == open_model(released.FOLDER).model_id
     assert rows(tmp_path / "out")["age_years"].null_count == 0
 
 

@@ -180,7 +180,7 @@ def test_fine_tuning_with_two_workers(
     before, _ = load_network(Path(trained[0].output) / "model")
     after, _ = load_network(tmp_path / "tuned" / "model")
     assert torch.allclose(before.age_head.weight, after.age_head.weight, atol=1e-5)
-    # Another seed split the images anew: what the first model had seen is counted and stays known.
+    # Another seed gives another split: images that the first model was trained on are counted and recorded.
     assert result["val_images_seen_by_init"] > 0
     known, before_known = (set(training_images(Path(f) / "model").tolist()) for f in (config.output, trained[0].output))
     assert before_known <= known

@@ -22,7 +22,7 @@ class Faults(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = urlsplit(endpoint).netloc
         self.busy_every, self.delay_s = busy_every, delay_s
-        self.asked = self.refused = 0
+        self.requests = self.refused = 0
         self._lock = threading.Lock()
 
     @property
@@ -32,8 +32,8 @@ class Faults(ThreadingHTTPServer):
     def refuses(self) -> bool:
         """Whether the request that has just come in is one of those that are refused."""
         with self._lock:
-            self.asked += 1
-            refused = self.asked % self.busy_every == 0
+            self.requests += 1
+            refused = self.requests % self.busy_every == 0
             self.refused += refused
             return refused
 

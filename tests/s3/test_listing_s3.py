@@ -56,5 +56,5 @@ def test_folders_are_listed_side_by_side_and_hidden_ones_not_at_all(
         began_s = time.monotonic()
         assert len(list(storage.list_files(f"{s3_bucket}/images"))) == 20
         seconds = time.monotonic() - began_s
-    assert server.asked == 1 + 1 + 20, "whether it is one object, its folders, and each of them"
-    assert seconds < server.asked * server.delay_s, "what one after the other would take at least"
+    assert server.requests == 1 + 1 + 20, "whether it is one object, its folders, and each of them"
+    assert seconds < server.requests * server.delay_s, "what one after the other would take at least"

@@ -93,7 +93,7 @@ def test_a_busy_and_slow_server_costs_nothing_but_time(job: str, place: str, s3_
         started(command(job, output), {"AWS_ENDPOINT_URL": between.endpoint}) as run,
     ):
         assert_as_undisturbed(job, output, run)
-    assert between.asked > IMAGES
+    assert between.requests > IMAGES
     assert between.refused > IMAGES / 4
 
 

@@ -179,7 +179,7 @@ def test_a_bucket_of_somebody_else_is_refused_in_words(s3_bucket: str, s3_env: C
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"AWS_ACCESS_KEY_ID": "wrongkey"}, "InvalidAccessKeyId"),
         ({"AWS_SECRET_ACCESS_KEY": "wrongsecret"}, "SignatureDoesNotMatch"),
@@ -191,7 +191,7 @@ def test_wrong_keys_are_a_resource_error_without_a_key_in_it(
     s3_bucket: str,
     s3_env: Callable[..., None],
     variables: dict[str, str | None],
-    said: str,
+    message: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     uri = f"{s3_bucket}/x"
@@ -208,7 +208,7 @@ def test_wrong_keys_are_a_resource_error_without_a_key_in_it(
         lambda: storage.delete(uri),
         lambda: list(storage.read_many([uri, uri])),
     ):
-        with pytest.raises(ResourceError, match=said) as caught:
+        with pytest.raises(ResourceError, match=message) as caught:
             ask()
         assert "AWS_ACCESS_KEY_ID" in str(caught.value)
         assert not any(secret in str(caught.value) + caplog.text for secret in SECRETS)

@@ -21,9 +21,9 @@ def test_every_metric_is_explained_and_every_query_asks_for_one_that_there_is() 
 
 
 def test_queries_select_by_tags_that_the_metric_has() -> None:
-    asked = re.findall(r"ray_(agegender_\w+)\{([^}]*)\}", PAGE)
-    assert asked
-    for name, selectors in asked:
+    queries = re.findall(r"ray_(agegender_\w+)\{([^}]*)\}", PAGE)
+    assert queries
+    for name, selectors in queries:
         tags = {"command"} if name in GAUGES else set(COUNTERS[name][1])
         assert set(re.findall(r"(\w+)[=!]", selectors)) <= tags, name
 

@@ -81,8 +81,8 @@ def test_what_the_queries_answer_is_right(output: Path) -> None:
 
 def test_the_ddl_has_the_contracts_columns() -> None:
     (ddl,) = blocks("hive")
-    told = re.findall(r"^  (\w+) (.+?),?$", ddl, flags=re.MULTILINE)
-    assert told == [(field.name, _hive(field.type)) for field in prediction_schema()]
+    columns = re.findall(r"^  (\w+) (.+?),?$", ddl, flags=re.MULTILINE)
+    assert columns == [(field.name, _hive(field.type)) for field in prediction_schema()]
 
 
 def _hive(kind: pa.DataType) -> str:

@@ -45,8 +45,8 @@ def test_the_learning_rate_follows_the_batch_size_unless_it_is_given(flags: list
 
 
 def test_what_is_said_wins_over_the_preset_and_the_preset_over_defaults() -> None:
-    said = ["--preset", "notebook", "--epochs", "2", "--augment.zoom-min", "0.9"]
-    config = parse_config(TrainConfig, [*TRAIN, *said], "train")
+    flags = ["--preset", "notebook", "--epochs", "2", "--augment.zoom-min", "0.9"]
+    config = parse_config(TrainConfig, [*TRAIN, *flags], "train")
     assert (config.epochs, config.age_head, config.backbone) == (2, "scalar", "notebook")
     assert (config.augment.zoom_min, config.augment.zoom_max, config.augment.flip_probability) == (0.9, 1.0, 0.0)
 

@@ -20,5 +20,5 @@ def observe(n: int, seed: int = 0) -> Observations:
 
 
 @pytest.fixture
-def seen() -> Observations:
+def observations() -> Observations:
     return observe(3000)

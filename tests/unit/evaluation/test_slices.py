@@ -13,8 +13,8 @@ from agegender.evaluation.slices import (
 from agegender.schema import AGE_GROUPS, age_group
 
 
-def test_every_metric_lies_within_its_bounds(seen: Observations) -> None:
-    metrics = bounded_metrics(seen, rounds=200, seed=0)
+def test_every_metric_lies_within_its_bounds(observations: Observations) -> None:
+    metrics = bounded_metrics(observations, rounds=200, seed=0)
     assert set(metrics) == {*METRICS, "age_median_error_years"}
     for bounded in metrics.values():
         low, value, high = (bounded[name] for name in ("low", "value", "high"))
@@ -22,9 +22,15 @@ def test_every_metric_lies_within_its_bounds(seen: Observations) -> None:
         assert low <= value <= high
 
 
-def test_slices_agree_with_a_group_by(seen: Observations) -> None:
-    rows = pd.DataFrame(slice_rows(seen, rounds=100, seed=0))
-    frame = pd.DataFrame({"age": seen.age_true, "gender": seen.gender_true, "error": seen.age_pred - seen.age_true})
+def test_slices_agree_with_a_group_by(observations: Observations) -> None:
+    rows = pd.DataFrame(slice_rows(observations, rounds=100, seed=0))
+    frame = pd.DataFrame(
+        {
+            "age": observations.age_true,
+            "gender": observations.gender_true,
+            "error": observations.age_pred - observations.age_true,
+        }
+    )
     frame = frame[frame.age.notna()]
     frame["age_group"] = [age_group(age) for age in frame.age]
     by_group = frame.groupby("age_group").error
@@ -37,18 +43,18 @@ def test_slices_agree_with_a_group_by(seen: Observations) -> None:
     assert set(crossed.gender) == {"male", "female"}
 
 
-def test_small_crossings_of_three_are_left_out(seen: Observations) -> None:
-    rows = slice_rows(seen.take(np.arange(900)), rounds=100, seed=0)
+def test_small_crossings_of_three_are_left_out(observations: Observations) -> None:
+    rows = slice_rows(observations.take(np.arange(900)), rounds=100, seed=0)
     crossed = [row["n"] for row in rows if row["slice"] == "age_group x gender x race"]
     assert all(n >= MIN_INTERSECTION_IMAGES for n in crossed)
     assert {row["race"] for row in rows if row["slice"] == "race"} == {"white", "black", "asian", "indian", "other"}
 
 
-def test_confusion_counts_each_known_age_once(seen: Observations) -> None:
-    table = confusion(seen)
+def test_confusion_counts_each_known_age_once(observations: Observations) -> None:
+    table = confusion(observations)
     assert table.shape == (len(AGE_GROUPS), len(AGE_GROUPS))
-    assert table.sum() == MetricSums.of(seen).n_age
-    known = seen.take(seen.age_labelled)
+    assert table.sum() == MetricSums.of(observations).n_age
+    known = observations.take(observations.age_labelled)
     twenties = [age_group(age) for age in known.age_pred[(known.age_true >= 21) & (known.age_true <= 30)]]
     assert table[AGE_GROUPS.index("21-30"), AGE_GROUPS.index("11-20")] == twenties.count("11-20")
 
@@ -66,8 +72,8 @@ def test_age_assurance_counts_both_errors() -> None:
     assert result["adults"]["estimated_under_25"]["value"] == pytest.approx(2 / 3, abs=1e-4)
 
 
-def test_age_assurance_without_anybody_has_no_value(seen: Observations) -> None:
-    result = age_assurance(seen.take(seen.age_true < 10))
+def test_age_assurance_without_anybody_has_no_value(observations: Observations) -> None:
+    result = age_assurance(observations.take(observations.age_true < 10))
     assert result["adults"] == {
         "n": 0,
         "estimated_under_18": {"value": None, "low": None, "high": None},

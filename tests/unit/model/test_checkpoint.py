@@ -122,8 +122,8 @@ def test_foreign_versions_and_other_splits_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"is of split abababababab, this run's is cdcdcdcdcdcd"):
         load_training_state(tmp_path, "cd" * 32)
     path = tmp_path / "state.json"
-    said = json.loads(path.read_text())
-    path.write_text(json.dumps({**said, "format_version": 99}))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "format_version": 99}))
     with pytest.raises(InputError, match="format version 99, this release reads 1"):
         load_training_state(tmp_path)
 
@@ -133,15 +133,15 @@ def test_missing_and_damaged_states_are_refused(tmp_path):
         load_training_state(tmp_path)
     network, optimizer = make(0)
     save_training_state(tmp_path, state_of(network, optimizer, torch.Generator()))
-    tensors, said = tmp_path / "state.safetensors", tmp_path / "state.json"
-    whole = said.read_bytes()
-    said.write_bytes(whole[: len(whole) // 2])
+    tensors, content = tmp_path / "state.safetensors", tmp_path / "state.json"
+    complete = content.read_bytes()
+    content.write_bytes(complete[: len(complete) // 2])
     with pytest.raises(InputError, match=r"state\.json"):
         load_training_state(tmp_path)
-    said.write_bytes(b"[]")
+    content.write_bytes(b"[]")
     with pytest.raises(InputError, match=r"state\.json"):
         load_training_state(tmp_path)
-    said.write_bytes(whole)
+    content.write_bytes(complete)
     data = bytearray(tensors.read_bytes())
     data[-1] ^= 1
     tensors.write_bytes(data)

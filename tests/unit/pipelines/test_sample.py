@@ -51,7 +51,7 @@ def test_the_same_sample_goes_on_and_grows(tmp_path):
     [
         ({"seed": 1}, "seed was 0, is now 1"),
         ({"size_px": 48}, "size_px was 32, is now 48"),
-        ({"count": 4}, "holds 2 files beyond the 4 drawings asked for"),
+        ({"count": 4}, "has 2 files beyond --count 4"),
     ],
 )
 def test_another_sample_is_not_mixed_in(tmp_path, options, message):

@@ -54,6 +54,6 @@ def test_contradicting_labels_are_noted_and_faces_carry_their_labels():
     page, charts = draw(
         summary, samples={"all": [("x/a.jpg", 31.0, 1, b"\xff\xd8")], "31-40": [("x/b.jpg", None, None, b"")]}
     )
-    assert "2 groups of identical files carry different ages or genders" in page
+    assert "2 groups of identical files have different ages or genders" in page
     assert list(charts) == ["races"]
     assert "<strong>31 years</strong><span>female</span>" in page and "no age" in page

@@ -84,9 +84,9 @@ def test_images_of_another_shape_or_type_are_refused(model_folder, wrong):
 def replace_graph(folder, data: bytes) -> None:
     (folder / "model.onnx").write_bytes(data)
     path = folder / "model.json"
-    said = json.loads(path.read_text())
-    said["files"]["model.onnx"] = hashlib.sha256(data).hexdigest()
-    path.write_text(json.dumps(said))
+    content = json.loads(path.read_text())
+    content["files"]["model.onnx"] = hashlib.sha256(data).hexdigest()
+    path.write_text(json.dumps(content))
 
 
 def test_a_graph_that_is_none_or_another_is_refused(model_folder, scalar_folder, tmp_path):

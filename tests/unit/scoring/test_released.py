@@ -1,4 +1,4 @@
-"""The model that comes with the package: whole, small, and still saying what it said when it was measured."""
+"""The released model: complete, small, and with unchanged predictions."""
 
 import hashlib
 import json
@@ -31,10 +31,10 @@ def test_it_says_of_drawn_faces_what_it_said() -> None:
     drawn = np.stack(
         [draw_face(age, gender, i, scorer.image_size_px) for i, (age, gender) in enumerate(GOLDEN["faces"])]
     )
-    said = scorer.score(drawn)
+    predictions = scorer.score(drawn)
     for name, tolerance in ACROSS_CPUS.items():
-        assert getattr(said, name) == pytest.approx(GOLDEN[name], abs=tolerance), name
-    assert np.std(GOLDEN["age_years"]) > 1, "faces that look alike to it would hold nothing"
+        assert getattr(predictions, name) == pytest.approx(GOLDEN[name], abs=tolerance), name
+    assert np.std(GOLDEN["age_years"]) > 1, "predictions that do not vary would prove nothing"
 
 
 def test_its_graph_says_what_its_weights_say_of_500_images() -> None:

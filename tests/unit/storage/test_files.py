@@ -20,9 +20,9 @@ from agegender.storage import files, local
 
 
 def as_user_without_rights(code: str, *arguments: str) -> str:
-    """Run Python code as ``nobody`` where we are root, to whom nothing is forbidden; print what it printed."""
+    """Run Python code as user ``nobody`` if we are root, who may do anything; returns its output."""
     drop = "import os\nif os.geteuid() == 0:\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-    # imports first: nobody may not be allowed to read where the package is installed
+    # imports first: the user nobody may not be able to read the installed package
     program = "import sys\nfrom agegender import storage\n" + drop + code
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -16,7 +16,7 @@ ANSWER = """<?xml version="1.0"?><ListBucketResult{namespace}><Name>b</Name><IsT
 
 
 def parsed(status: int, body: bytes) -> dict[str, Any]:
-    """What botocore's own parser makes of an answer."""
+    """A response as parsed by botocore."""
     shape = Session().get_service_model("s3").operation_model("ListObjectsV2").output_shape
     assert shape is not None
     answer = {"status_code": status, "body": body, "headers": {}}

@@ -35,14 +35,14 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_it_tells_how_far_the_run_is_and_a_few_examples_of_what_failed_and_why(output: Path) -> None:
-    told = run_status(StatusConfig(output=str(output)))
-    assert (told["listed"], told["left"]) == ("not finished", "unknown")
+    status = run_status(StatusConfig(output=str(output)))
+    assert (status["listed"], status["left"]) == ("not finished", "unknown")
     files.write_json(f"{output}/_work/listing/listing.json", {"images": 12})
-    told = run_status(StatusConfig(output=str(output)))
-    assert (told["listed"], told["scored"], told["left"], told["readable_in_parts"]) == (12, 9, 3, 7)
-    assert told["by_status"] == {"ok": 3, "missing": 4, "empty": 1, "no_face": 1}
-    assert told["failed"] == ["empty: 0-5: why", "missing: 0-1: why", "missing: 0-2: why", "missing: 0-3: why"]
-    assert (told["changed_files"], told["changed_examples"], told["left_to_score_again"]) == (1, ["0-0"], None)
+    status = run_status(StatusConfig(output=str(output)))
+    assert (status["listed"], status["scored"], status["left"], status["readable_in_parts"]) == (12, 9, 3, 7)
+    assert status["by_status"] == {"ok": 3, "missing": 4, "empty": 1, "no_face": 1}
+    assert status["failed"] == ["empty: 0-5: why", "missing: 0-1: why", "missing: 0-2: why", "missing: 0-3: why"]
+    assert (status["changed_files"], status["changed_examples"], status["left_to_score_again"]) == (1, ["0-0"], None)
 
 
 def test_the_output_is_named_without_a_flag(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
