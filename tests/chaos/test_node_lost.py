@@ -63,5 +63,5 @@ def test_eda_counts_each_image_once_though_a_node_was_lost(faces: Path, tmp_path
     # Units are given out in order: one of the first two was on the node that was lost.
     both_s = max((summaries / f"unit-{number:07d}.json").stat().st_mtime for number in (0, 1))
     print(f"a lost node: {both_s - killed_s:.1f} s from the kill until eda has finished its unit elsewhere")
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (output, tmp_path / "undisturbed")]
-    assert summaries[0] == summaries[1]
+    results = [json.loads((folder / "summary.json").read_text()) for folder in (output, tmp_path / "undisturbed")]
+    assert results[0] == results[1]

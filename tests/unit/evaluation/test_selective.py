@@ -9,7 +9,9 @@ from agegender.evaluation.selective import selective_prediction
 
 def test_error_falls_where_the_width_knows_it(observations: Observations) -> None:
     half = ((1 + np.abs(observations.age_pred - np.nan_to_num(observations.age_true, nan=50.0))) / 2).astype(np.float32)
-    rows = selective_prediction(replace(observations, age_low=observations.age_pred - half, age_high=observations.age_pred + half))
+    rows = selective_prediction(
+        replace(observations, age_low=observations.age_pred - half, age_high=observations.age_pred + half)
+    )
     assert rows[0]["answered"] == 1.0 and rows[0]["n"] == np.count_nonzero(observations.age_labelled)
     errors = [row["age_mae_years"] for row in rows]
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 3

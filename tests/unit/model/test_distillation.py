@@ -3,8 +3,8 @@ import torch
 
 from agegender.artifact import NetworkConfig
 from agegender.model.batches import Samples, load_batch
-from agegender.model.network import FaceNetwork, build_network
 from agegender.model.distillation import SOFT_TARGET_COLUMNS, teacher_predict
+from agegender.model.network import FaceNetwork, build_network
 
 CPU = torch.device("cpu")
 

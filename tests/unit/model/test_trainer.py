@@ -54,7 +54,9 @@ def test_ranks_together_take_the_step_of_one(world_size: int) -> None:
 
     def gradient(rank: int, of: int) -> torch.Tensor:
         batch = batches.load_batch(samples, rows, rank, of, CPU)
-        loss, _ = total_loss(network(batch.images), batch.age_years_B, batch.gender_B, trainer._scaled_recipe(recipe, batch))
+        loss, _ = total_loss(
+            network(batch.images), batch.age_years_B, batch.gender_B, trainer._scaled_recipe(recipe, batch)
+        )
         network.zero_grad()
         loss.backward()
         return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
