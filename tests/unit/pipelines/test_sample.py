@@ -64,6 +64,6 @@ def test_another_sample_is_not_mixed_in(tmp_path, options, message):
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"holds other files, e\.g\. holiday\.jpg.*another --output"):
+    with pytest.raises(ConfigError, match=r"has other files, e\.g\. holiday\.jpg.*another --output"):
         sample(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
