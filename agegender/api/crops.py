@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from agegender.config import SourceOptions
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.errors import AgegenderError
-from agegender.pipelines.source.listing import fetch, read_unit, unit_uri
+from agegender.pipelines.runtime.layout import OutputLayout, unit_uri
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import read_unit
 from agegender.schema import Status
 from agegender.storage import files
 
@@ -50,7 +52,7 @@ def cut_crops(output: str, source: SourceOptions, rows: Sequence[dict[str, Any]]
 
 def _pictures(output: str, source: SourceOptions, wanted: set[str]) -> Iterator[tuple[str, Pixels]]:
     for number in range(SEARCHED_UNITS):
-        unit = unit_uri(files.join(output, "_work", "listing"), number)
+        unit = unit_uri(OutputLayout(output).listing, number)
         if not wanted or files.stat(unit) is None:
             return
         listed: pa.Table = read_unit(unit)

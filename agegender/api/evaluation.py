@@ -74,17 +74,17 @@ class Evaluation:
         self._output = output
         self.output = output.uri
         self.metrics = metrics
-        self.report = output.file("report.html")
+        self.report = output.layout.report
 
     @cached_property
     def slices(self) -> pa.Table:
         """The same figures by age group, gender, race and their crossings, with bounds."""
-        return read_rows(self._output.file("slices.parquet"))
+        return read_rows(self._output.layout.path("slices.parquet"))
 
     @cached_property
     def table(self) -> pa.Table:
         """One row per image: the columns of predict, then ``true_age_years``, ``true_gender``, ``true_race``, ..."""
-        return read_rows(self._output.file("predictions.parquet"))
+        return read_rows(self._output.layout.predictions)
 
     @cached_property
     def df(self) -> "pd.DataFrame":

@@ -74,13 +74,13 @@ class Exploration:
     def __init__(self, output: Output) -> None:
         self._output = output
         self.output = output.uri
-        self.report = output.file("report.html")
+        self.report = output.layout.report
         self.tables: Mapping[str, pa.Table] = _Tables(output)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The content of ``summary.json``; docs/eda.md explains every key."""
-        found: dict[str, Any] = files.read_json(self._output.file("summary.json"))
+        found: dict[str, Any] = files.read_json(self._output.layout.path("summary.json"))
         return found
 
     @cached_property
@@ -122,8 +122,9 @@ class _Tables(Mapping[str, pa.Table]):
         if name not in TABLES:
             raise KeyError(f"{name!r}; there are {', '.join(TABLES)}")
         if name not in self._read:
-            file = "images" if name == "images" else f"{name}.parquet"
-            self._read[name] = read_rows(self._output.file("tables", file))
+            layout = self._output.layout
+            uri = layout.facts if name == "images" else layout.path("tables", f"{name}.parquet")
+            self._read[name] = read_rows(uri)
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -12,7 +12,7 @@ from agegender.api.crops import cut_crops
 from agegender.api.keywords import build_config, keywords_of
 from agegender.api.results import Output, dataset, read_rows, run_job, to_pandas
 from agegender.api.sources import PreparedSource
-from agegender.config import RELEASED_MODEL, PredictConfig, SourceOptions
+from agegender.config import RELEASED_MODEL, PredictConfig
 from agegender.reports.notebook import FaceRow, faces_html
 from agegender.schema import AGE_GROUPS, GENDERS, Status
 
@@ -128,9 +128,7 @@ class Faces:
 
     def _repr_html_(self) -> str:
         first = dataset(self.output).head(SHOWN_ROWS).to_pylist()
-        crops = (
-            cut_crops(self.output, _source_options(self._config), first) if self.show_images else [None] * len(first)
-        )
+        crops = cut_crops(self.output, self._config.source(), first) if self.show_images else [None] * len(first)
         return faces_html(
             self.summary["by_status"],
             faces=self.summary["faces"],
@@ -151,10 +149,6 @@ class Faces:
             )
             np.add.at(counts, (group, gender), 1)
         return {group: (int(male), int(female)) for group, (male, female) in zip(AGE_GROUPS, counts, strict=True)}
-
-
-def _source_options(config: PredictConfig) -> SourceOptions:
-    return SourceOptions(**{name: getattr(config, name) for name in SourceOptions.model_fields})
 
 
 def _shown(row: dict[str, Any], jpeg: bytes | None) -> FaceRow:

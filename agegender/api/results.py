@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from agegender.api.sources import PreparedSource, prepare_source
 from agegender.config import SourceOptions
 from agegender.errors import ConfigError
+from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.storage import files
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow.dataset as pads
 
     from agegender.api.sources import Source
 
@@ -47,9 +48,10 @@ class Output:
         if self._finalizer is not None:
             self._finalizer()
 
-    def file(self, *parts: str) -> str:
-        """Address of a file below it."""
-        return files.join(self.uri, *parts)
+    @property
+    def layout(self) -> OutputLayout:
+        """The addresses below it."""
+        return OutputLayout(self.uri)
 
 
 def _remove(folder: str, pid: int) -> None:
@@ -107,8 +109,10 @@ def read_rows(folder: str, columns: list[str] | None = None) -> pa.Table:
     return dataset(folder).to_table(columns=columns)
 
 
-def dataset(folder: str) -> pads.Dataset:
+def dataset(folder: str) -> "pads.Dataset":
     """The Parquet files of a folder as Arrow's data set, which reads them in pieces."""
+    import pyarrow.dataset as pads  # loads pandas, where there is one: not before a result is looked at
+
     filesystem, path = files.arrow_filesystem(folder)
     return pads.dataset(path, filesystem=filesystem, format="parquet")
 

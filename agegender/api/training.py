@@ -69,12 +69,11 @@ class TrainingRun:
     """
 
     def __init__(self, output: Output, summary: dict[str, Any]) -> None:
+        layout = output.layout
         self.output = output.uri
-        self.model = output.file("model")
-        self.split = output.file("split.parquet")
-        self.report = output.file("report.html")
+        self.model, self.split, self.report = layout.model, layout.split, layout.report
         self.summary = summary
-        self._metrics_uri = output.file("metrics.jsonl")
+        self._metrics_uri = layout.history
 
     @cached_property
     def metrics(self) -> pa.Table:

@@ -18,7 +18,7 @@ from agegender.data.images import decode
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.source.listing import fetch, list_source
 from agegender.schema import Status
-from tests.corpus import PICTURE, encoded, exif
+from tests.support.corpus import PICTURE, encoded, exif
 
 RGB = Image.fromarray(PICTURE)
 
