@@ -15,7 +15,8 @@ TIMEOUT_S = 300
 
 @pytest.fixture
 def notebook() -> nbformat.NotebookNode:
-    return nbformat.read(PATH, as_version=4)
+    found: nbformat.NotebookNode = nbformat.read(PATH, as_version=4)
+    return found
 
 
 def test_it_is_kept_without_outputs(notebook: nbformat.NotebookNode) -> None:

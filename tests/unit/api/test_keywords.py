@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_what_a_function_does_not_take_is_not_offered() -> None:
         ({"faces": "all", "limit": -1}, "faces: .*; limit: "),
     ],
 )
-def test_a_value_out_of_its_bounds_is_named_with_what_is_allowed(options: dict, words: str) -> None:
+def test_a_value_out_of_its_bounds_is_named_with_what_is_allowed(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build_config(PredictConfig, "predict", {**GIVEN, **options})
 

@@ -94,7 +94,7 @@ def test_a_pil_image_is_taken_as_a_viewer_shows_it(tmp_path: Path) -> None:
     assert np.array_equal(seen[0], np.rot90(PICTURE, -1))
     assert np.array_equal(seen[1], np.asarray(cmyk.convert("RGB")))
     assert np.array_equal(seen[2], np.asarray(grey.convert("RGB")))
-    assert (seen[3] == 255).all(), "transparency lies over white"
+    assert np.all(seen[3] == 255), "transparency lies over white"
     assert seen[4] == Status.UNSUPPORTED
 
 
