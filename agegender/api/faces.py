@@ -25,9 +25,11 @@ SHOWN_ROWS = 8
 """In a notebook."""
 
 _WITHOUT = ("dry_run",)
+_DEFAULTS = {"max_bad_fraction": 1.0}
+"""An error would take the rows away that say which files are bad."""
 
 
-@keywords_of(PredictConfig, _WITHOUT)
+@keywords_of(PredictConfig, _WITHOUT, _DEFAULTS)
 def predict(
     source: "Source",
     *,
@@ -67,7 +69,7 @@ def predict(
         >>> faces.df[["uri", "age_years", "gender"]]
         >>> faces = agegender.predict([array, pil_image, jpeg_bytes], faces="none")
     """
-    given = {"max_bad_fraction": 1.0, **options, "input": ["-"], "output": "-", "model": model}
+    given = {**_DEFAULTS, **options, "input": ["-"], "output": "-", "model": model}
     config = build_config(PredictConfig, "predict", given, _WITHOUT)
     from agegender.pipelines.predict.run import run_predict  # takes a second, not for a wrong call
 

@@ -15,7 +15,9 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-def keywords_of(config_class: type[BaseModel], without: tuple[str, ...] = ()) -> Callable[[FunctionT], FunctionT]:
+def keywords_of(
+    config_class: type[BaseModel], without: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[FunctionT], FunctionT]:
     """Show the fields of a config in the signature and the docstring of a function that takes them as ``**options``.
 
     Notebooks complete what the signature names, and ``help()`` prints the docstring.
@@ -23,6 +25,7 @@ def keywords_of(config_class: type[BaseModel], without: tuple[str, ...] = ()) ->
     Args:
         config_class: the config of the job.
         without: fields that the function does not take.
+        defaults: of the function, where they are not those of the config.
     """
 
     def decorate(function: FunctionT) -> FunctionT:
@@ -30,14 +33,10 @@ def keywords_of(config_class: type[BaseModel], without: tuple[str, ...] = ()) ->
         named = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         taken = {"input", *without, *signature.parameters}
         fields = {name: field for name, field in config_class.model_fields.items() if name not in taken}
+        values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+        values |= defaults or {}
         options = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.get_default(call_default_factory=True),
-                annotation=field.annotation,
-            )
-            for name, field in fields.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in values.items()
         ]
         function.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
         lines = [_entry(name, field.description or "") for name, field in fields.items()]

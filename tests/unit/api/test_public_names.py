@@ -48,6 +48,10 @@ def test_each_function_is_there_with_the_options_of_its_command_in_signature_and
     parameters = inspect.signature(function).parameters
     options = set(JOBS[name].config.model_fields) - {"input", "dry_run"}
     assert set(parameters) - {"source", "show_images"} == options
+    differing = {"max_bad_fraction": 1.0} if name == "predict" else {}
+    for option in options - {"output", "model"}:
+        field = JOBS[name].config.model_fields[option]
+        assert parameters[option].default == differing.get(option, field.get_default(call_default_factory=True))
     assert "Example" in function.__doc__
     for option in options - {"output", "model"}:
         assert f"    {option}: " in function.__doc__
