@@ -13,11 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-COLOURS = ("#2a7f9e", "#e0843a", "#6a9a4e", "#b25a8b", "#8a7bc8", "#7f7f7f")
-"""Colour-blind safe palette, in order of use."""
+from agegender.reports.palette import COLOURS, GRID, INK
 
-INK = "#30383d"
-GRID = "#e3e6e8"
 DPI = 144
 WIDTH_INCHES = 5.6
 

@@ -1,0 +1,131 @@
+"""What all results have in common: the folder that a job wrote, and how a call without one runs."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from agegender.api.sources import PreparedSource, prepare_source
+from agegender.config import SourceOptions
+from agegender.errors import ConfigError
+from agegender.pipelines.runtime.layout import OutputLayout
+from agegender.storage import files
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.dataset as pads
+
+    from agegender.api.sources import Source
+
+ConfigT = TypeVar("ConfigT", bound=SourceOptions)
+
+
+@dataclass(eq=False)
+class Output:
+    """OUTPUT of a run: what the caller named, or a temporary folder that goes with the last object that holds this one."""
+
+    uri: str
+    is_temporary: bool = False
+    _finalizer: Any = field(init=False, repr=False, default=None)
+
+    @classmethod
+    def at(cls, given: "str | os.PathLike[str] | None") -> "Output":
+        """What the caller named, made absolute; a new temporary folder for None."""
+        if given is not None:
+            return cls(files.absolute(os.fspath(given)))
+        output = cls(tempfile.mkdtemp(prefix="agegender-"), is_temporary=True)
+        output._finalizer = weakref.finalize(output, _remove, output.uri, os.getpid())
+        return output
+
+    def remove(self) -> None:
+        """Delete a temporary folder now; leaves what the caller named."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    @property
+    def layout(self) -> OutputLayout:
+        """The addresses below it."""
+        return OutputLayout(self.uri)
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # a forked process has a copy of the object, and is not to delete its parent's folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_job(
+    job: Callable[[ConfigT], dict[str, Any]],
+    config: ConfigT,
+    source: "Source",
+    output: Output,
+    adapt: Callable[[ConfigT, PreparedSource], dict[str, Any]],
+    *,
+    rename: bool = False,
+) -> tuple[ConfigT, dict[str, Any]]:
+    """Make a source readable and run a job on it; where the job refuses, nothing is left behind that was made for it.
+
+    Args:
+        job: takes the config, returns its closing summary.
+        config: of the job, without input and output.
+        source: what the caller gave.
+        output: where the job writes.
+        adapt: what of the config depends on the source.
+        rename: see ``prepare_source``.
+
+    Returns:
+        The config as it was run, and the summary.
+    """
+    columns = {"uri_column": config.uri_column, "bytes_column": config.bytes_column}
+    written = None
+    try:
+        prepared = prepare_source(source, output.uri, **columns, rename=rename)
+        written = prepared.written
+        changes = {"input": prepared.addresses, "output": output.uri, **adapt(config, prepared)}
+        config = config.model_copy(update=changes)
+        return config, job(config)
+    except ConfigError:
+        if written is not None:
+            files.delete(written)  # OUTPUT holds another run, which does not know it
+        output.remove()
+        raise
+    except BaseException:
+        output.remove()
+        raise
+
+
+def with_labels(config: SourceOptions, source: PreparedSource) -> dict[str, Any]:
+    """Of images without names no label is looked for, unless the caller says where one is."""
+    return {"labels": "none"} if not source.names_its_images and "labels" not in config.model_fields_set else {}
+
+
+def read_rows(folder: str, columns: list[str] | None = None) -> pa.Table:
+    """All rows of the Parquet files in a folder or of one file, local or on S3."""
+    return dataset(folder).to_table(columns=columns)
+
+
+def dataset(folder: str) -> "pads.Dataset":
+    """The Parquet files of a folder as Arrow's data set, which reads them in pieces."""
+    import pyarrow.dataset as pads  # loads pandas, where there is one: not before a result is looked at
+
+    filesystem, path = files.arrow_filesystem(folder)
+    return pads.dataset(path, filesystem=filesystem, format="parquet")
+
+
+def to_pandas(table: pa.Table) -> "pd.DataFrame":
+    """As pandas has it; dictionary columns become categories."""
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def link(uri: str) -> str | None:
+    """A relative address for a page's reader, which a notebook's server serves; None where it cannot be reached so."""
+    if files.is_s3(uri):
+        return None
+    path = Path(uri)
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else None

@@ -1,0 +1,262 @@
+"""What a caller calls a source -> addresses that the jobs read.
+
+Addresses pass as they are. What lies in memory is written to ``OUTPUT/_input`` as one Parquet file, whose name is that of
+its content: the same data is the same source again, so that a call that was stopped goes on where it was.
+"""
+
+import hashlib
+import itertools
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from agegender.errors import ConfigError, InputError
+from agegender.pipelines.source.reader import IMAGE_EXTENSIONS
+from agegender.schema import LISTING, prediction_schema
+from agegender.storage import files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Address: TypeAlias = str | os.PathLike[str]
+    InMemoryImage: TypeAlias = bytes | npt.NDArray[np.uint8] | Image.Image
+    Source: TypeAlias = Address | InMemoryImage | Iterable[Address] | Iterable[InMemoryImage] | pa.Table | pd.DataFrame
+
+ROWS_IN_GROUP = 64
+"""Images in one row group: what a reader of one image reads along."""
+
+ALLOWED = (
+    "an address, a list of addresses, an image (bytes, uint8[H, W, 3] array or PIL image), a list of images, or a table "
+    "(pyarrow or pandas) with a column of bytes or of uris"
+)
+
+_PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
+_TIFF_MODES = frozenset({"F", "LAB"})
+"""What has no agreed way to become RGB; the decoder is to say so of the row."""
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """A source that the jobs can read."""
+
+    addresses: list[str]
+
+    written: str | None = None
+    """The file that was written for it; None where there was one already, or none was needed."""
+
+    columns: tuple[str, ...] = ()
+    """Of a table, the columns beside the address, the bytes and what is renamed, under the names that they have now."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Of a table: columns that had the name of a column of the result -> their new name."""
+
+    names_its_images: bool = True
+    """False where images have no names of their own, and no label can stand in one."""
+
+
+def prepare_source(
+    source: "Source", output: str, *, uri_column: str = "uri", bytes_column: str = "bytes", rename: bool = False
+) -> PreparedSource:
+    """Make a source readable for the jobs.
+
+    Args:
+        source: an address or several; or what lies in memory: encoded images as bytes, uint8[H, W, 3] RGB arrays, a
+            uint8[N, H, W, 3] array, PIL images, a list of those; or a table, of pyarrow, pandas or anything that exports
+            Arrow's C stream, with a column of bytes or of addresses.
+        output: OUTPUT of the run, local or ``s3://``.
+        uri_column: of a table, the column of addresses, or of names where there is a column of bytes.
+        bytes_column: of a table, the column that holds image files.
+        rename: give columns of a table another name where the result has one of that name: ``source_NAME``.
+
+    Raises:
+        ConfigError: it is nothing of the above.
+        InputError: it is, but cannot be used: an array of another shape or type, a table without either column, no image.
+        ResourceError: OUTPUT cannot be written.
+    """
+    if isinstance(source, str | os.PathLike):
+        return PreparedSource([os.fspath(source)])
+    table = _as_table(source)
+    if table is not None:
+        return _prepare_table(table, output, uri_column, bytes_column, rename)
+    items = _items(source)
+    first = next(items, None)
+    if first is None:
+        raise InputError("the source is an empty list: there is no image in it")
+    items = itertools.chain([first], items)
+    if isinstance(first, str | os.PathLike):
+        return _prepare_addresses(items, output, uri_column)
+    uri, is_new = _write(_image_batches(items, uri_column, bytes_column), output)
+    return PreparedSource([uri], uri if is_new else None, names_its_images=False)
+
+
+def _items(source: Any) -> Iterator[Any]:  # Any: what a caller passed, to be found out
+    if isinstance(source, bytes | bytearray | memoryview | Image.Image):
+        return iter([source])
+    if isinstance(source, np.ndarray):
+        if source.dtype.kind in "UO":
+            return iter(source.tolist())
+        return iter(source if source.ndim == 4 else [source])
+    if isinstance(source, Iterable) and not isinstance(source, Mapping):
+        return iter(source)
+    raise ConfigError(f"a source cannot be {type(source).__name__}. Give {ALLOWED}")
+
+
+def _prepare_addresses(items: Iterable[Any], output: str, uri_column: str) -> PreparedSource:
+    addresses = []
+    for position, item in enumerate(items):
+        if not isinstance(item, str | os.PathLike):
+            raise ConfigError(f"item {position} of the source is {type(item).__name__} among addresses. Give either")
+        addresses.append(os.fspath(item))
+    if not all(Path(address).suffix.lower() in IMAGE_EXTENSIONS for address in addresses):
+        return PreparedSource(addresses)
+    # A manifest: one that is not there is then a row, as among the files of a folder, and a run's record stays short.
+    table = pa.table({uri_column: pa.array([files.absolute(address) for address in addresses], pa.string())})
+    uri, is_new = _write(table.to_batches(), output)
+    return PreparedSource([uri], uri if is_new else None)
+
+
+def _as_table(source: Any) -> pa.Table | None:
+    if isinstance(source, pa.Table):
+        return source
+    try:
+        # Not imported for this: who has a DataFrame has pandas.
+        if (pandas := sys.modules.get("pandas")) is not None and isinstance(source, pandas.DataFrame):
+            return pa.Table.from_pandas(source, preserve_index=False)
+        if hasattr(source, "__arrow_c_stream__"):
+            return _without_views(pa.table(source))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(f"the {type(source).__name__} does not convert to an Arrow table: {error}") from error
+    return None
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Polars hands over views of strings and bytes, which Parquet has no type for."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return table.cast(pa.schema([field.with_type(plain.get(field.type, field.type)) for field in table.schema]))
+
+
+def _prepare_table(table: pa.Table, output: str, uri_column: str, bytes_column: str, rename: bool) -> PreparedSource:
+    names = table.column_names
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"the table has several columns of the name {', '.join(twice)}. Give each another name")
+    if not table.num_rows:
+        raise InputError("the table has no rows: there is no image in it")
+    renamed = {}
+    if rename:
+        ours = {*prediction_schema(age_distribution=True).names, *LISTING.names}
+        clashing = ours - {uri_column, bytes_column}
+        renamed = {name: _free_name(name, names) for name in names if name in clashing}
+        table = table.rename_columns([renamed.get(name, name) for name in names])
+    if bytes_column in names:
+        table = _with_names(table, uri_column, bytes_column)
+    elif uri_column in names:
+        addresses = table.column(uri_column).to_pylist()
+        absolute = [None if address is None else files.absolute(str(address)) for address in addresses]
+        table = table.set_column(names.index(uri_column), uri_column, pa.array(absolute, pa.string()))
+    else:
+        raise InputError(
+            f"the table has neither a column {bytes_column!r} of image files nor a column {uri_column!r} of addresses; its "
+            f"columns are {names}. Name it by bytes_column or uri_column"
+        )
+    columns = tuple(name for name in table.column_names if name not in (uri_column, bytes_column))
+    try:
+        uri, is_new = _write(table.to_batches(max_chunksize=ROWS_IN_GROUP), output)
+    except (pa.ArrowException, TypeError) as error:
+        raise InputError(f"the table cannot be written as Parquet: {error}") from error
+    return PreparedSource([uri], uri if is_new else None, columns, renamed)
+
+
+def _with_names(table: pa.Table, uri_column: str, bytes_column: str) -> pa.Table:
+    kind = table.schema.field(bytes_column).type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
+        raise InputError(f"the column {bytes_column!r} is of type {kind}; it must hold image files as bytes")
+    if uri_column in table.column_names:
+        return table
+    return table.append_column(uri_column, pa.array([_name(row) for row in range(table.num_rows)], pa.string()))
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    name = f"source_{name}"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _name(number: int) -> str:
+    return f"image-{number:06d}"
+
+
+def _image_batches(items: Iterable[Any], uri_column: str, bytes_column: str) -> Iterator[pa.RecordBatch]:
+    schema = pa.schema([(uri_column, pa.string()), (bytes_column, pa.large_binary())])
+    numbered = enumerate(items)
+    while some := list(itertools.islice(numbered, ROWS_IN_GROUP)):
+        columns = [[_name(number) for number, _ in some], [_encoded(item, number) for number, item in some]]
+        yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _encoded(item: Any, number: int) -> bytes:
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    if isinstance(item, np.ndarray):
+        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or not item.size:
+            raise InputError(
+                f"image {number} is an array of {item.dtype}{list(item.shape)}; it must be uint8[H, W, 3], RGB, 0-255"
+            )
+        return _saved(Image.fromarray(np.ascontiguousarray(item)), "PNG")
+    if isinstance(item, Image.Image):
+        try:
+            return _encoded_pil(item)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"image {number} is a PIL image that does not load: {error}. Give its bytes") from error
+    if isinstance(item, str | os.PathLike):
+        raise ConfigError(f"item {number} of the source is an address among images in memory. Give either")
+    raise ConfigError(f"item {number} of the source is {type(item).__name__}. Give {ALLOWED}")
+
+
+def _encoded_pil(image: Image.Image) -> bytes:
+    """Lossless, upright as a viewer shows it."""
+    if image.mode in _TIFF_MODES:
+        return _saved(image, "TIFF")
+    upright = ImageOps.exif_transpose(image)
+    return _saved(upright if upright.mode in _PNG_MODES else upright.convert("RGB"), "PNG")
+
+
+def _saved(image: Image.Image, kind: str) -> bytes:
+    target = BytesIO()
+    fast = {"compress_level": 1, "exif": b""} if kind == "PNG" else {}
+    image.save(target, kind, **fast)
+    return target.getvalue()
+
+
+def _write(batches: Iterable[pa.RecordBatch], output: str) -> tuple[str, bool]:
+    """Write batches, a row group each, under the name of their content; returns where, and whether that was not there."""
+    with tempfile.TemporaryDirectory(prefix="agegender-") as folder:
+        path = Path(folder) / "input.parquet"
+        writer = None
+        try:
+            for batch in batches:
+                writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
+                writer.write_batch(batch)
+        finally:
+            if writer is not None:
+                writer.close()
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        uri = files.join(files.absolute(output), "_input", f"{digest}.parquet")
+        if files.stat(uri) is not None:
+            return uri, False
+        with path.open("rb") as stream:
+            files.write_from(stream, uri)
+        return uri, True
