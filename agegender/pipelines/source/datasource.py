@@ -91,15 +91,16 @@ def read(
     _check_columns(_first_image(given, keep_columns).schema)
     listed = _dataset(SourceDatasource(given, keep_columns), LISTING_BLOCKS, num_cpus=LISTING_CPUS, **where)
     listed.context.raise_original_map_exception = True  # so that an outage comes out as the ResourceError that it is
-    return listed.map_batches(
-        _fetch,
-        fn_kwargs={"limits": given.limits()},
-        batch_format="pyarrow",
-        batch_size=given.unit_images,
-        zero_copy_batch=True,
-        num_cpus=FETCH_CPUS,
-        **where,
-    )
+    with _without_deprecations():
+        return listed.map_batches(
+            _fetch,
+            fn_kwargs={"limits": given.limits()},
+            batch_format="pyarrow",
+            batch_size=given.unit_images,
+            zero_copy_batch=True,
+            num_cpus=FETCH_CPUS,
+            **where,
+        )
 
 
 def read_units(
