@@ -77,6 +77,14 @@ LISTING = pa.schema(
 )
 """One row per listed image; ``--keep-columns`` follow."""
 
+TRUE_LABELS = {
+    "true_age_years": "age_years",
+    "true_gender": "gender",
+    "true_race": "race",
+    "unlabelled_because": "label_problem",
+}
+"""Name of a label beside predictions, whose columns have the names of the labels -> its column in the listing."""
+
 FACTS = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),

@@ -21,7 +21,7 @@ def test_eda_ends_with_its_exit_code_and_the_same_command_goes_on(faces: Path, t
         workers[0].kill()
         assert run.end() == 4, run.log
     assert "the cluster failed: " in run.log
-    assert "Run the same command again to go on" in run.log
+    assert "Run the same command again to resume" in run.log
     hold.unlink()
     with started(command, variables) as again:
         assert again.end() == 0, again.log

@@ -21,7 +21,7 @@ from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
-from agegender.pipelines.source.image_facts import facts_uris, gather_facts
+from agegender.pipelines.source.image_facts import gather_facts
 from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.eda import eda_page
@@ -82,7 +82,7 @@ def _look(
 ) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
     layout = OutputLayout(config.output)
     samples = SampleSet(config.seed) if config.images else SampleSet(config.seed, overall=0, per_group=0)
-    statistics = gather_facts(
+    found = gather_facts(
         listing,
         config,
         layout.facts,
@@ -91,7 +91,7 @@ def _look(
         search=search,
         placement=placement.options(),
     )
-    return statistics, write_lists(facts_uris(listing, layout.facts), layout.path("tables"), config.near_duplicate_bits)
+    return found.statistics, write_lists(found.uris, layout.path("tables"), config.near_duplicate_bits)
 
 
 def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], listing: Listing) -> dict[str, Any]:

@@ -5,9 +5,9 @@
 An image is one crop, or a photograph that gives a crop of each face; its own pixels go as soon as its crops are cut.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +90,7 @@ class UnitScorer:
         self._side_px = model.info.network.image_size_px
         if submit is None:
             here = CpuScorer(model, threads, batch_size, precision)
-            submit, self.precision = _at_once(here), here.precision
+            submit, self.precision = score_at_once(here), here.precision
         self._submit = submit
         self._clock = clock or StageClock()
         self._limits = limits
@@ -110,10 +110,48 @@ class UnitScorer:
         alter: Callable[[Pixels], Pixels] | None = None,
         poison_rows: Container[int] = (),
     ) -> pa.Table:
-        """Score the images of a unit.
+        """Read and score the images of a unit.
 
         Args:
             listing: rows of ``schema.LISTING``; columns after those are carried into the result.
+            with_content_hash: as for ``score_images``, like all that follow.
+            wanted: see there.
+            keep_crop: see there.
+            alter: see there.
+            poison_rows: see there.
+
+        Raises:
+            ResourceError: storage does not answer; the unit is undone.
+        """
+        return self.score_images(
+            listing,
+            self._clock.each("fetch", fetch(listing, self._limits)),
+            keep_columns=listing.column_names[len(LISTING) :],
+            with_content_hash=with_content_hash,
+            wanted=wanted,
+            keep_crop=keep_crop,
+            alter=alter,
+            poison_rows=poison_rows,
+        )
+
+    def score_images(
+        self,
+        listing: pa.Table,
+        images: Iterable[Fetched],
+        *,
+        keep_columns: Sequence[str] = (),
+        with_content_hash: bool = False,
+        wanted: Callable[[bytes], bool] | None = None,
+        keep_crop: Callable[[int, int, Pixels], None] | None = None,
+        alter: Callable[[Pixels], Pixels] | None = None,
+        poison_rows: Container[int] = (),
+    ) -> pa.Table:
+        """Score images whose bytes were read.
+
+        Args:
+            listing: a row for each image, with its ``uri``.
+            images: the bytes of each row's image, or why there are none; taken one by one.
+            keep_columns: of the listing, to be carried into the result.
             with_content_hash: whether ``content_hash`` follows as the last column.
             keep_crop: is handed each crop before it is scored: row of its image in the listing, face_index, uint8[S, S, 3].
             alter: is handed each crop, and gives what is scored in its place, of the same shape.
@@ -124,14 +162,11 @@ class UnitScorer:
         Returns:
             One row per face or per image without one, in listing order: ``schema.prediction_schema`` of the kept
             columns.
-
-        Raises:
-            ResourceError: storage does not answer; the unit is undone.
         """
         hashed = with_content_hash or wanted is not None
         rows: list[_Row] = []
         scored: list[Callable[[], Predictions]] = []
-        for batch in _batches(self._rows(listing, hashed, wanted, alter, poison_rows), self._batch_size):
+        for batch in _batches(self._rows(images, hashed, wanted, alter, poison_rows), self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
@@ -141,9 +176,9 @@ class UnitScorer:
                 scored.append(self._submit(self._crops(batch)))
         with self._clock.stage("score"):
             predictions = _joined([fetched() for fetched in scored])
-        keep = [listing.schema.field(i) for i in range(len(LISTING), listing.num_columns)]
+        keep = [listing.schema.field(name) for name in keep_columns]
         schema = prediction_schema(keep, self._age_distribution)
-        columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri", *(field.name for field in keep)])
+        columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri", *keep_columns])
         if with_content_hash:
             schema = schema.append(CONTENT_HASH)
             columns["content_hash"] = pa.array([row.content_hash for row in rows], CONTENT_HASH.type)
@@ -151,13 +186,13 @@ class UnitScorer:
 
     def _rows(
         self,
-        listing: pa.Table,
+        images: Iterable[Fetched],
         hashed: bool,
         wanted: Callable[[bytes], bool] | None,
         alter: Callable[[Pixels], Pixels] | None,
         poison_rows: Container[int],
     ) -> Iterator[_Row]:
-        for image, found in enumerate(self._clock.each("fetch", fetch(listing, self._limits))):
+        for image, found in enumerate(images):
             fetched = _POISON if image in poison_rows else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if wanted is not None and (digest is None or not wanted(digest)):
@@ -221,7 +256,17 @@ class UnitScorer:
         return columns
 
 
-def _at_once(scorer: CpuScorer) -> Submit:
+class Scores(Protocol):
+    """What ``CpuScorer`` and ``TorchScorer`` both are."""
+
+    def score(self, images: Pixels) -> Predictions:
+        """Predict uint8[N, S, S, 3]."""
+        ...
+
+
+def score_at_once(scorer: Scores) -> Submit:
+    """For ``UnitScorer``: a scorer of this process, whose predictions are there when it was called."""
+
     def submit(crops: Pixels) -> Callable[[], Predictions]:
         said = scorer.score(crops)
         return lambda: said

@@ -15,19 +15,11 @@ import pyarrow.parquet as pq
 from agegender.evaluation.metrics import Observations
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.source.listing import Listing
-from agegender.schema import Status
+from agegender.schema import TRUE_LABELS, Status
 from agegender.storage import files, tables
 
 Keys = npt.NDArray[np.uint64]
 """Sorted first 8 bytes of content hashes."""
-
-LABELS = {
-    "true_age_years": "age_years",
-    "true_gender": "gender",
-    "true_race": "race",
-    "unlabelled_because": "label_problem",
-}
-"""Column of predictions.parquet -> column of the listing."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Gathered:
 
 def with_label_columns(listed: pa.Table) -> pa.Table:
     """A listing's labels once more, as columns that scoring carries through."""
-    for name, source in LABELS.items():
+    for name, source in TRUE_LABELS.items():
         listed = listed.append_column(name, listed.column(source))
     return listed
 

@@ -22,7 +22,8 @@ from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.runtime.placement import Placement, pool_shape
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import restore_default_signal_handlers
-from agegender.pipelines.source.listing import Listing, read_unit, unit_dataset
+from agegender.pipelines.source.datasource import unit_dataset
+from agegender.pipelines.source.listing import Listing, read_unit
 from agegender.storage import files, tables
 
 

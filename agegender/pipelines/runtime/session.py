@@ -40,22 +40,42 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
         yield
         return
     _quieten()
+    _start(address, num_cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ensure_ray() -> None:
+    """Make sure that Ray is there until this process ends: the one that is connected, the one of ``RAY_ADDRESS``, or one of its own.
+
+    For the Python API, whose datasets outlive the call that makes them. Ray's own progress bars stay as they are.
+
+    Raises:
+        ResourceError: no cluster answers at the address.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _start(None, None, object_store_bytes=None)
+
+
+def _start(address: str | None, num_cpus: int | None, object_store_bytes: int | None = OBJECT_STORE_BYTES) -> None:
+    import ray
+
     address = cluster_address(address)
     try:
         with _kept_sigterm_handler():
             if address:
                 ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
             else:
-                _start_own(num_cpus)
+                _start_own(num_cpus, object_store_bytes)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ResourceError(
             f"Ray does not answer {where}: {error}. Check `ray status` there, or leave --address out"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -72,7 +92,7 @@ def _kept_sigterm_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, ours)
 
 
-def _start_own(num_cpus: int | None) -> None:
+def _start_own(num_cpus: int | None, object_store_bytes: int | None) -> None:
     """Start Ray on this machine; a busy one may need more than the 30 s that Ray allows itself."""
     import ray
 
@@ -82,7 +102,7 @@ def _start_own(num_cpus: int | None) -> None:
                 address="local",
                 num_cpus=num_cpus,
                 include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=object_store_bytes,
                 logging_level=logging.WARNING,
                 log_to_driver=logger.isEnabledFor(logging.DEBUG),
             )

@@ -20,6 +20,16 @@ from agegender.storage import files
 REMOTE_READS_IN_FLIGHT = 32
 """A small object costs a round trip, not bandwidth: many must be under way at once."""
 
+BLOCK_BYTES = 16 * 1024 * 1024
+"""Of images in one table of ``fetch_blocks``; a single larger image is a table of its own."""
+
+BYTES_FIELDS = (
+    pa.field("bytes", pa.large_binary()),  # the image's file; null where there is a status that says why
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+)
+"""Columns that ``fetch_blocks`` puts after those of a listing. Status: ``ok``, or why there are no bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -30,7 +40,7 @@ class Fetched:
     error: str | None = None
 
 
-def fetch(listing: pa.Table, limits: ImageLimits) -> Iterator[Fetched]:
+def fetch(listing: pa.Table, limits: ImageLimits) -> Generator[Fetched, None, None]:
     """Read the images of a listing table, in its order.
 
     Args:
@@ -46,6 +56,40 @@ def fetch(listing: pa.Table, limits: ImageLimits) -> Iterator[Fetched]:
             yield from _from_table(container, list(members), limits)
         else:
             yield from _from_files(list(members), limits)
+
+
+def fetch_blocks(listing: pa.Table, limits: ImageLimits, block_bytes: int = BLOCK_BYTES) -> Iterator[pa.Table]:
+    """The rows of a listing with the bytes of their images, in tables that are bounded by bytes.
+
+    Args:
+        listing: rows of ``schema.LISTING`` and any other columns.
+        limits: what is too large, and the name of the column of bytes.
+        block_bytes: of images in one table; exceeded only by the last image of a table.
+
+    Yields:
+        Consecutive rows of the listing, followed by ``BYTES_FIELDS``.
+
+    Raises:
+        ResourceError: storage does not answer.
+    """
+    pending: list[Fetched] = []
+    first = size_bytes = 0
+    with closing(fetch(listing, limits)) as images:
+        for image in images:
+            pending.append(image)
+            size_bytes += len(image.data or b"")
+            if size_bytes >= block_bytes:
+                yield _with_bytes(listing.slice(first, len(pending)), pending)
+                first, size_bytes, pending = first + len(pending), 0, []
+    if pending:
+        yield _with_bytes(listing.slice(first), pending)
+
+
+def _with_bytes(listed: pa.Table, images: list[Fetched]) -> pa.Table:
+    columns = ([each.data for each in images], [each.status.value for each in images], [each.error for each in images])
+    for field, values in zip(BYTES_FIELDS, columns, strict=True):
+        listed = listed.append_column(field, pa.array(values, field.type))
+    return listed
 
 
 def _from_files(rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:

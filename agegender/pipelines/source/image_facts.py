@@ -1,22 +1,22 @@
-"""One look at every image of a listing: units on Ray Data, one Parquet of facts each, and their summary.
+"""One look at every image of a listing, as a Ray Dataset: images, their facts, one Parquet of facts and a summary per unit.
 
-    Listing -> [fetch, decode, facts, summary] per unit -> facts_uri/unit-*.parquet, SetStatistics
+    Listing -> read_units -> _unit_facts -> _store -> facts_uri/unit-*.parquet and summaries -> SetStatistics
 
-Image rows never reach the driver: a unit comes back as one small summary.
+The three are one task for each unit, and image rows never reach the driver: a unit comes back as one small summary.
 """
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from ray.util.annotations import RayDeprecationWarning
+import pyarrow.compute as pc
 
-from agegender.config import SourceOptions
+from agegender.config import ImageLimits, SourceOptions
 from agegender.data.faces import FaceSearch, largest_face
 from agegender.data.facts import image_facts
 from agegender.data.samples import SampleSet, thumbnail_jpeg
@@ -24,8 +24,9 @@ from agegender.data.statistics import SetStatistics
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import own_errors, restore_default_signal_handlers
-from agegender.pipelines.source.listing import Listing, fetch, read_unit, unit_dataset, unit_name
-from agegender.schema import FACTS
+from agegender.pipelines.source.datasource import UNIT_FIELDS, Rows, Step, read_units
+from agegender.pipelines.source.listing import Listing, unit_name, unit_number
+from agegender.schema import FACTS, Status
 from agegender.storage import files, tables
 
 _TASK_CPUS = 1.0
@@ -33,7 +34,58 @@ FACE_PX = 200
 """Side of a face that is cut out of a photograph, as of UTKFace's crops."""
 
 _MAX_RETRIES = 3
-"""Of a unit whose process died; Ray Data's default is for ever."""
+"""Of a unit whose process died; Ray Data's default is forever."""
+
+SUMMARIES_IN_FLIGHT = 16
+
+_SAMPLE = pa.field("sample", pa.binary())
+"""Thumbnail of an image that was drawn to be looked at, as JPEG."""
+
+_STORED = pa.schema([("piece", pa.string()), ("is_last", pa.bool_()), ("summary", pa.large_binary())])
+
+_PIECE_NAME = re.compile(r"(unit-\d+)(?:-rows-(\d+)-(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a unit whose facts were written together: all of them, unless its facts are larger than a block."""
+
+    unit: str
+    """Name of the unit, as ``unit_name`` gives it."""
+
+    rows: Rows | None = None
+    """First row, and the row after the last; None: the whole unit."""
+
+    @property
+    def name(self) -> str:
+        """Names the files that hold its facts and its summary."""
+        return self.unit if self.rows is None else f"{self.unit}-rows-{self.rows[0]:07d}-{self.rows[1]:07d}"
+
+    @property
+    def order(self) -> tuple[int, Rows]:
+        """Sorts pieces as the listing does; a whole unit comes before its pieces."""
+        return unit_number(self.unit), self.rows or (-1, 0)
+
+    def overlaps(self, before: Self) -> bool:
+        """Whether it has a row that an earlier piece of the same unit has."""
+        return self.rows is None or before.rows is None or self.rows[0] < before.rows[1]
+
+    @classmethod
+    def of_file(cls, uri: str) -> Self | None:
+        """The piece that a file is named after; None: a file of another kind."""
+        found = _PIECE_NAME.fullmatch(files.name(uri).partition(".")[0])
+        if found is None:
+            return None
+        return cls(found[1], None if found[2] is None else (int(found[2]), int(found[3])))
+
+
+@dataclass(frozen=True)
+class GatheredFacts:
+    """What ``gather_facts`` made."""
+
+    statistics: SetStatistics
+    uris: list[str]
+    """The files with the facts, in the order of the listing; one per unit, unless a unit's facts are larger than a block."""
 
 
 def gather_facts(
@@ -46,10 +98,10 @@ def gather_facts(
     search: FaceSearch | None = None,
     command: str = "eda",
     placement: dict[str, Any] | None = None,
-) -> SetStatistics:
+) -> GatheredFacts:
     """Note the facts of every listed image; units that are done already are not done again.
 
-    Needs a running Ray. Each unit takes one CPU and holds one image and the facts of its rows at a time.
+    Needs a running Ray. Each unit takes one CPU, and holds a block of images, about 32 MB, and the facts of its rows.
 
     Args:
         listing: what to look at.
@@ -61,97 +113,134 @@ def gather_facts(
         samples: an empty draw that says how many images to draw and with which seed; None: none.
         placement: Ray's options of where the tasks may run; None: anywhere.
 
-    Returns:
-        The summary of all units.
-
     Raises:
         ResourceError: storage or cluster failed; finished units stay.
     """
-    arguments = {
-        "options": options,
-        "facts_uri": facts_uri,
-        "summary_uri": summary_uri or files.join(facts_uri, "_summaries"),
-        "samples": samples or SampleSet(overall=0, per_group=0),
-        "search": search,
-    }
+    summary_uri = summary_uri or files.join(facts_uri, "_summaries")
+    samples = samples or SampleSet(overall=0, per_group=0)
+    done = _done_pieces(listing, summary_uri)
+    names = {unit_name(unit): unit for unit in listing.units}
+    pending = {unit: _rows_of(done[name]) for name, unit in names.items() if Piece(name) not in done[name]}
+    steps = (
+        (_unit_facts, {"max_pixels": options.max_image_pixels, "search": search, "samples": samples}),
+        (_store, {"facts_uri": facts_uri, "summary_uri": summary_uri, "samples": samples}),
+    )
+    earlier = _read_summaries([piece for name in names for piece in done[name]], summary_uri)
+    fresh = _look(pending, options.limits(), steps, placement)
+    pieces: list[Piece] = []
     total: SetStatistics | None = None
-    with warnings.catch_warnings():
-        # The only way to bound retries in Ray 2.60 is announced to go in 2.64; unbounded, a file that kills its process
-        # would be tried for ever.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        found = unit_dataset(listing.units).map_batches(
-            _unit_facts,
-            fn_kwargs=arguments,
-            batch_size=1,
-            num_cpus=_TASK_CPUS,
-            max_retries=_MAX_RETRIES,
-            **(placement or {}),
-        )
     with Progress(listing.images, "images", "look at images") as progress, own_errors():
-        for row in found.iter_rows():
-            part = SetStatistics.from_bytes(row["summary"])
+        for piece, is_last, part in itertools.chain(earlier, fresh):
+            pieces.append(piece)
             total = part if total is None else total.merged(part)
-            bad = total.images - total.statuses["ok"]
-            progress.update(part.images, bad=bad)
-            metrics.count("agegender_units_total", 1, command)
+            progress.update(part.images, bad=total.images - total.statuses["ok"])
+            metrics.count("agegender_units_total", int(is_last), command)
             for status, images in part.statuses.items():
                 metrics.count("agegender_images_total", images, command, status=str(status))
-    return total or SetStatistics()
+    uris = [_facts_file(facts_uri, piece) for piece in sorted(pieces, key=lambda piece: piece.order)]
+    _remove_others(facts_uri, set(uris))
+    return GatheredFacts(total or SetStatistics(), uris)
 
 
-def facts_uris(listing: Listing, facts_uri: str) -> list[str]:
-    """Where ``gather_facts`` writes, one address per unit, in the order of the listing."""
-    return [_facts_uri(facts_uri, unit) for unit in listing.units]
+def read_facts(uris: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """What ``gather_facts`` wrote, as one table; for sets whose facts fit into memory."""
+    return pa.concat_tables(tables.read_table(uri, columns) for uri in uris)
 
 
-def read_facts(listing: Listing, facts_uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """What ``gather_facts`` wrote, in the order of the listing; for sets whose facts fit into memory."""
-    return pa.concat_tables(tables.read_table(uri, columns) for uri in facts_uris(listing, facts_uri))
+def _done_pieces(listing: Listing, summary_uri: str) -> dict[str, list[Piece]]:
+    """Name of each unit -> what earlier runs finished of it, ascending, no row twice."""
+    done: dict[str, list[Piece]] = {unit_name(unit): [] for unit in listing.units}
+    found = (Piece.of_file(file.uri) for file in files.list_files(summary_uri, allow_empty=True))
+    for piece in sorted((piece for piece in found if piece is not None), key=lambda piece: piece.order):
+        before = done.get(piece.unit)
+        if before is not None and not (before and piece.overlaps(before[-1])):
+            before.append(piece)
+    return done
 
 
-def _facts_uri(facts_uri: str, unit: str) -> str:
-    return files.join(facts_uri, unit_name(unit) + ".parquet")
+def _rows_of(pieces: Sequence[Piece]) -> list[Rows]:
+    return [piece.rows for piece in pieces if piece.rows is not None]
 
 
-def _unit_facts(
-    batch: dict[str, npt.NDArray[Any]],
-    options: SourceOptions,
-    facts_uri: str,
-    summary_uri: str,
-    samples: SampleSet,
-    search: FaceSearch | None,
-) -> dict[str, npt.NDArray[Any]]:
-    """The task: a unit's address in, its summary out; the facts go to storage from here."""
+def _read_summaries(pieces: Sequence[Piece], summary_uri: str) -> Iterator[tuple[Piece, bool, SetStatistics]]:
+    """(Piece, whether it is a whole unit, its summary) of earlier runs."""
+    wanted = (_summary_file(summary_uri, piece) for piece in pieces)
+    for piece, data in zip(pieces, files.read_many(wanted, SUMMARIES_IN_FLIGHT), strict=True):
+        if isinstance(data, files.ObjectAnswer):
+            raise data
+        yield piece, piece.rows is None, SetStatistics.from_bytes(data)
+
+
+def _look(
+    pending: dict[str, list[Rows]], limits: ImageLimits, steps: Sequence[Step], placement: dict[str, Any] | None
+) -> Iterator[tuple[Piece, bool, SetStatistics]]:
+    """(Piece, whether its unit ends with it, its summary) as they are done."""
+    if not pending:
+        return
+    found = read_units(pending, limits, steps, num_cpus=_TASK_CPUS, max_retries=_MAX_RETRIES, placement=placement)
+    for row in found.iter_rows():
+        piece = Piece.of_file(row["piece"])
+        assert piece is not None
+        yield piece, row["is_last"], SetStatistics.from_bytes(row["summary"])
+
+
+def _unit_facts(images: pa.Table, max_pixels: int, search: FaceSearch | None, samples: SampleSet) -> pa.Table:
+    """Rows of ``UNIT_FIELDS``, ``schema.FACTS`` and ``_SAMPLE`` of images with their bytes, which are not needed any more."""
     restore_default_signal_handlers()
-    summaries = [_summary(str(unit), options, facts_uri, summary_uri, samples, search) for unit in batch["unit"]]
-    return {"summary": np.array(summaries, dtype=object)}
-
-
-def _summary(
-    unit: str,
-    options: SourceOptions,
-    facts_uri: str,
-    summary_uri: str,
-    samples: SampleSet,
-    search: FaceSearch | None,
-) -> bytes:
-    done_uri = files.join(summary_uri, unit_name(unit) + ".json")
-    if files.exists(done_uri):
-        return files.read_bytes(done_uri)
-    drawn = replace(samples, drawn={})
-    facts = _look(read_unit(unit), options, drawn, search)
-    tables.write_table(_facts_uri(facts_uri, unit), facts)
-    summary = SetStatistics.of_facts(facts, drawn).to_bytes()
-    files.write_bytes(done_uri, summary)  # last: from here on the unit counts as done
-    return summary
-
-
-def _look(listed: pa.Table, options: SourceOptions, samples: SampleSet, search: FaceSearch | None) -> pa.Table:
     cut = None if search is None else largest_face(search, FACE_PX)
+    drawn = replace(samples, drawn={})
     rows = []
-    for label, got in zip(listed.to_pylist(), fetch(listed, options), strict=True):
-        row, pixels = image_facts(label["uri"], got.data, (got.status, got.error), label, options.max_image_pixels, cut)
-        rows.append(row)
+    for label, data in zip(images.drop_columns(["bytes"]).to_pylist(), images.column("bytes"), strict=True):
+        read = (Status(label["status"]), label["error"])
+        row, pixels = image_facts(label["uri"], data.as_py(), read, label, max_pixels, cut)
+        rows.append(row | {field.name: label[field.name] for field in UNIT_FIELDS})
         if pixels is not None:
-            samples.offer(row["uri"], row["age_years"], row["gender"], partial(thumbnail_jpeg, pixels))
-    return pa.Table.from_pylist(rows, schema=FACTS)
+            drawn.offer(row["uri"], row["age_years"], row["gender"], partial(thumbnail_jpeg, pixels))
+    jpegs = {sample.uri: sample.jpeg for samples in drawn.drawn.values() for sample in samples}
+    for row in rows:
+        row[_SAMPLE.name] = jpegs.get(row["uri"])
+    return pa.Table.from_pylist(rows, schema=pa.schema([*UNIT_FIELDS, *FACTS, _SAMPLE]))
+
+
+def _store(facts: pa.Table, facts_uri: str, summary_uri: str, samples: SampleSet) -> pa.Table:
+    """Write the facts that ``_unit_facts`` gave and their summary; the summary comes back."""
+    stored = [_store_piece(rows, facts_uri, summary_uri, samples) for rows in _consecutive(facts)]
+    return pa.Table.from_pylist(stored, schema=_STORED)
+
+
+def _store_piece(facts: pa.Table, facts_uri: str, summary_uri: str, samples: SampleSet) -> dict[str, Any]:
+    unit, first, unit_rows = (facts.column(field.name)[0].as_py() for field in UNIT_FIELDS)
+    rows = (first, first + facts.num_rows)
+    piece = Piece(unit_name(unit), None if rows == (0, unit_rows) else rows)
+    drawn = replace(samples, drawn={})
+    for row in facts.filter(pc.is_valid(facts.column(_SAMPLE.name))).to_pylist():
+        drawn.offer(row["uri"], row["age_years"], row["gender"], partial(bytes, row[_SAMPLE.name]))
+    facts = facts.select(FACTS.names)
+    tables.write_table(_facts_file(facts_uri, piece), facts)
+    summary = SetStatistics.of_facts(facts, drawn).to_bytes()
+    files.write_bytes(_summary_file(summary_uri, piece), summary)  # last: from here on the rows count as done
+    return {"piece": piece.name, "is_last": rows[1] == unit_rows, "summary": summary}
+
+
+def _consecutive(facts: pa.Table) -> Iterator[pa.Table]:
+    """Cut a table where another unit begins, or where rows are left out that an earlier run has done."""
+    units, rows = facts.column("unit").to_numpy(), facts.column("row").to_numpy()
+    cuts = np.flatnonzero((units[1:] != units[:-1]) | (np.diff(rows) != 1)) + 1
+    for first, end in itertools.pairwise([0, *cuts.tolist(), facts.num_rows]):
+        if end > first:
+            yield facts.slice(first, end - first)
+
+
+def _facts_file(facts_uri: str, piece: Piece) -> str:
+    return files.join(facts_uri, piece.name + ".parquet")
+
+
+def _summary_file(summary_uri: str, piece: Piece) -> str:
+    return files.join(summary_uri, piece.name + ".json")
+
+
+def _remove_others(facts_uri: str, uris: set[str]) -> None:
+    """Delete facts of rows that stand in another file, too: of a unit that a killed process had begun to write in pieces."""
+    for file in list(files.list_files(facts_uri, allow_empty=True)):
+        if file.uri not in uris and Piece.of_file(file.uri) is not None:
+            files.delete(file.uri)

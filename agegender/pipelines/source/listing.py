@@ -1,7 +1,7 @@
 """SOURCE -> units of work -> bytes: every job reads its images through here.
 
 A listing is made once per run and written down in units of a few hundred rows; a unit is what is done, or done again, as
-a whole. Only ``unit_dataset`` knows of Ray.
+a whole. No Ray.
 
     SourceReader -> StreamingListing (unit tables in OUTPUT/_work) -> [fetch]
 """
@@ -9,7 +9,6 @@ a whole. Only ``unit_dataset`` knows of Ray.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +22,7 @@ from agegender.storage import tables
 
 __all__ = [
     "Fetched", "Listing", "SourceCounts", "fetch", "list_source", "list_units", "nothing_found", "read_unit", "to_table",
-    "unit_dataset", "unit_name", "unit_number", "unit_uri",
+    "unit_name", "unit_number", "unit_uri",
 ]  # fmt: skip
 
 
@@ -121,10 +120,3 @@ def nothing_found(options: SourceOptions, counts: SourceCounts) -> str:
         seen = ", ".join(f"{n} {extension or 'without extension'}" for extension, n in counts.ignored.most_common(5))
         return f"no images in {where}: only other files ({seen}). Point --input at a folder of images, a manifest, Parquet or tar"
     return f"no images in {where}: it is empty. Point --input at a folder of images, a manifest, Parquet or tar"
-
-
-def unit_dataset(units: Sequence[str]) -> Any:  # a ray.data.Dataset; Ray is imported by the jobs that use it
-    """A Ray dataset with one row ``{"unit": address}`` and one block per unit, for ``map_batches(..., batch_size=1)``."""
-    import ray
-
-    return ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=max(1, len(units)))

@@ -63,8 +63,7 @@ def split_images(config: TrainConfig, search: FaceSearch | None = None) -> Split
 
 
 def _split(config: TrainConfig, search: FaceSearch | None, listing: Listing, facts_uri: str) -> pa.Table:
-    gather_facts(listing, config, facts_uri, search=search, command="train")
-    facts = read_facts(listing, facts_uri)
+    facts = read_facts(gather_facts(listing, config, facts_uri, search=search, command="train").uris)
     split = split_table(
         facts,
         group_ids_of_facts(facts, config.near_duplicate_bits),
