@@ -25,7 +25,7 @@ from agegender.storage import local
 from agegender.storage.answers import FileInfo, ObjectAnswer
 
 __all__ = [
-    "FileInfo", "ObjectAnswer", "Range", "absolute", "arrow_filesystem", "delete", "download_folder", "exists", "is_s3",
+    "FileInfo", "ObjectAnswer", "Range", "absolute", "arrow_filesystem", "delete", "delete_folder", "download_folder", "exists", "is_s3",
     "join", "list_files", "name", "open_for_reading", "parent", "read_ahead", "read_bytes", "read_json", "read_many", "stat",
     "upload_folder", "write_bytes", "write_from", "write_json",
 ]  # fmt: skip
@@ -271,6 +271,16 @@ def delete(uri: str) -> None:
         ResourceError: no permission, or storage does not answer.
     """
     _backend(uri).delete(uri)
+
+
+def delete_folder(uri: str) -> None:
+    """Delete every file under a folder or prefix, hidden ones too; nothing there is no error.
+
+    Raises:
+        ResourceError: storage does not answer.
+    """
+    for info in list(list_files(uri, allow_empty=True, hidden=True)):
+        delete(info.uri)
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -27,7 +27,6 @@ from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.runtime import metrics as counters
 from agegender.pipelines.train import fit as train_fit
 from agegender.pipelines.train.fit import check_gpus
-from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
 from agegender.scoring.load import open_model, training_images, weight_training_images
@@ -92,7 +91,7 @@ def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, 
     assert "data:image/png" in page
     record = json.loads((output / "run.json").read_text())
     assert record["state"] == "done"
-    assert not (output / WORK_FOLDER).exists() or not [p for p in (output / WORK_FOLDER).rglob("*") if p.is_file()]
+    assert not (output / "_work").exists() or not [p for p in (output / "_work").rglob("*") if p.is_file()]
 
 
 def test_the_model_knows_the_images_it_has_seen(trained: tuple[TrainConfig, dict[str, Any]]) -> None:
@@ -199,7 +198,7 @@ def test_a_student_learns_from_a_teacher_that_has_not_seen_what_it_is_judged_on(
     assert result["train_images"] == trained[1]["train_images"]
     first, first_alone = (metrics(output)[0] for output in (str(tmp_path / "student"), trained[0].output))
     assert first["train_age_distribution"] < 0.8 * first_alone["train_age_distribution"], "a softer target"
-    assert not [path for path in (tmp_path / "student" / WORK_FOLDER).rglob("*") if path.is_file()]
+    assert not [path for path in (tmp_path / "student" / "_work").rglob("*") if path.is_file()]
 
 
 def test_a_finished_run_does_nothing_again(
@@ -266,7 +265,7 @@ def _command(faces: Path, output: Path) -> list[str]:
 
 def _steps_of_whole_checkpoints(output: Path) -> dict[Path, int]:
     found = {}
-    for state in output.glob(f"{WORK_FOLDER}/attempts/*/checkpoint_*/state.json"):
+    for state in output.glob("_work/attempts/*/checkpoint_*/state.json"):
         with contextlib.suppress(InputError):  # still being written, or already being removed
             found[state.parent] = load_training_state(state.parent).step
     return found

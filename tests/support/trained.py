@@ -14,7 +14,6 @@ from agegender.evaluation.bootstrap import mean_bounds, share_bounds
 from agegender.model import batches, trainer
 from agegender.model.checkpoint import load_network
 from agegender.model.trainer import Estimates, Tally
-from agegender.pipelines.train.job import WORK_FOLDER
 from agegender.recipe import Recipe
 from tests.support.corpus import pixels_of
 
@@ -54,7 +53,7 @@ def bounds(output: Path | str) -> dict[str, tuple[float, float]]:
 def checkpoint_steps(output: Path) -> dict[Path, int]:
     """Folder of each checkpoint -> its step; the newest may not be whole yet."""
     found = {}
-    for state in output.glob(f"{WORK_FOLDER}/attempts/*/checkpoint_*/state.json"):
+    for state in output.glob("_work/attempts/*/checkpoint_*/state.json"):
         with contextlib.suppress(OSError, ValueError):  # still being written, or already being removed
             found[state.parent] = int(json.loads(state.read_bytes())["step"])
     return found

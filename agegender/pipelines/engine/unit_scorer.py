@@ -22,7 +22,6 @@ from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.listing import Fetched, fetch
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
-from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Predictions
 
@@ -89,6 +88,8 @@ class UnitScorer:
     ) -> None:
         self._side_px = model.info.network.image_size_px
         if submit is None:
+            from agegender.scoring.cpu import CpuScorer  # ONNX Runtime takes a tenth of a second; drivers do without
+
             here = CpuScorer(model, threads, batch_size, precision)
             submit, self.precision = score_at_once(here), here.precision
         self._submit = submit
@@ -268,8 +269,8 @@ def score_at_once(scorer: Scores) -> Submit:
     """For ``UnitScorer``: a scorer of this process, whose predictions are there when it was called."""
 
     def submit(crops: Pixels) -> Callable[[], Predictions]:
-        said = scorer.score(crops)
-        return lambda: said
+        predictions = scorer.score(crops)
+        return lambda: predictions
 
     return submit
 

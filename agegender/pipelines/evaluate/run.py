@@ -244,5 +244,4 @@ def _discard_work(output: str) -> None:
     """The scores are in predictions.parquet; the listing's index goes first, so that a part of a listing is not resumed."""
     layout = OutputLayout(output)
     files.delete(listing_index(layout.listing))
-    for info in list(files.list_files(layout.work(), allow_empty=True, hidden=True)):
-        files.delete(info.uri)
+    files.delete_folder(layout.work())

@@ -179,8 +179,7 @@ class RescoreCollector:
         """Delete everything, the index first."""
         self.units = self.images = 0
         files.delete(self._index_uri)
-        for info in list(files.list_files(self.layout.output, allow_empty=True, hidden=True)):
-            files.delete(info.uri)
+        files.delete_folder(self.layout.output)
 
     def _uris(self, statuses: Sequence[str]) -> Iterator[str]:
         """Uris of the rows of some statuses, read from the parts."""

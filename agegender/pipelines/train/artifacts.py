@@ -24,13 +24,7 @@ from agegender.model.trainer import Estimates
 from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import search_identity
 from agegender.pipelines.runtime.model_cache import localize_model
-from agegender.pipelines.train.job import (
-    EXAMPLES_FILE,
-    METRICS_FILE,
-    MODEL_FOLDER,
-    TENSORBOARD_FOLDER,
-    TrainJob,
-)
+from agegender.pipelines.train.job import TrainJob
 from agegender.recipe import Recipe
 from agegender.scoring.load import training_images
 from agegender.storage import files, tables
@@ -50,9 +44,9 @@ class MetricsLog:
     """
 
     def __init__(self, job: TrainJob, history: list[dict[str, Any]]) -> None:
-        self._output = job.config.output
-        self._upload = files.is_s3(self._output)
-        folder = tempfile.mkdtemp() if self._upload else files.join(self._output, TENSORBOARD_FOLDER)
+        self._layout = job.layout
+        self._upload = files.is_s3(self._layout.output)
+        folder = tempfile.mkdtemp() if self._upload else self._layout.tensorboard
         self._folder = Path(folder)
         self._writer = SummaryWriter(folder, purge_step=len(history) + 1)
         if history:
@@ -66,11 +60,11 @@ class MetricsLog:
                 self._writer.add_scalar(name, value, history[-1]["epoch"])
         self._writer.flush()
         if self._upload:
-            files.upload_folder(self._folder, files.join(self._output, TENSORBOARD_FOLDER))
+            files.upload_folder(self._folder, self._layout.tensorboard)
 
     def _write(self, history: list[dict[str, Any]]) -> None:
         lines = "".join(f"{json.dumps(row)}\n" for row in history)
-        files.write_bytes(files.join(self._output, METRICS_FILE), lines.encode())
+        files.write_bytes(self._layout.history, lines.encode())
 
 
 def save_calibrated_model(
@@ -100,7 +94,7 @@ def save_calibrated_model(
         val.age_years, estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit
     )
     if job.config.images:
-        tables.write_table(job.work(EXAMPLES_FILE), _examples(val, estimates, job.config.recipe()))
+        tables.write_table(job.layout.examples, _examples(val, estimates, job.config.recipe()))
     with tempfile.TemporaryDirectory() as folder:
         info = save_model(
             Path(folder),
@@ -111,13 +105,13 @@ def save_calibrated_model(
             job.config.identity(OUTPUT, LABELS) | search_identity(job.search) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
         )
-        files.upload_folder(Path(folder), files.join(job.config.output, MODEL_FOLDER), last=INFO_FILE)
+        files.upload_folder(Path(folder), job.layout.model, last=INFO_FILE)
     return info
 
 
 def _image_keys_by_use(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Keys of the images that the weights were trained on, those of ``--init`` included, and of the calibration images."""
-    split = tables.read_table(job.split_uri)
+    split = tables.read_table(job.layout.split)
     training, calibration = (
         image_keys(split.filter(pc.equal(split["part"], part))["content_hash"].to_pylist()) for part in ("train", "val")
     )

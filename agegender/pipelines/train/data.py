@@ -39,7 +39,7 @@ def decode_images(job: TrainJob) -> None:
     context = ray.train.get_context()
     if context.get_local_rank() != 0 or job.cache_path.exists():
         return
-    rows = train_and_val(tables.read_table(job.split_uri))
+    rows = train_and_val(tables.read_table(job.layout.split))
     build_cache(
         job.cache_path,
         _encoded(job, rows),
@@ -79,7 +79,7 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
         raise ResourceError(
             f"{job.cache_path}: the decoded images were deleted while in use: run the same command again"
         )
-    rows = train_and_val(tables.read_table(job.split_uri))
+    rows = train_and_val(tables.read_table(job.layout.split))
     usable = _usable_everywhere(images.usable)
     lost = int((~usable).sum())
     if lost:

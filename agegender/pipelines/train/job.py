@@ -14,8 +14,8 @@ from agegender.artifact import NetworkConfig
 from agegender.config import TrainConfig
 from agegender.data.faces import FaceSearch
 from agegender.errors import AgegenderError
+from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.schema import CONTRACT_VERSION
-from agegender.storage import files
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,10 @@ class TrainJob:
     teachers: tuple[str, ...] = ()
     """Model folders to distill from."""
 
-    def work(self, *names: str) -> str:
-        """An address in the run's working folder."""
-        return files.join(self.config.output, WORK_FOLDER, *names)
-
     @property
-    def split_uri(self) -> str:
-        """Address of the split."""
-        return files.join(self.config.output, SPLIT_FILE)
+    def layout(self) -> OutputLayout:
+        """Addresses under OUTPUT."""
+        return OutputLayout(self.config.output)
 
     @property
     def cache_path(self) -> Path:
@@ -63,15 +59,6 @@ class TrainJob:
         folder = self.config.cache_dir or f"{tempfile.gettempdir()}/agegender-images-{os.getuid()}"
         key = (self.config.output, self.split_hash, self.network.image_size_px, CONTRACT_VERSION)
         return Path(folder) / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
-
-
-WORK_FOLDER = "_work"
-SPLIT_FILE = "split.parquet"
-METRICS_FILE = "metrics.jsonl"
-MODEL_FOLDER = "model"
-TENSORBOARD_FOLDER = "tensorboard"
-EXAMPLES_FILE = "examples.parquet"
-SUMMARY_FILE = "training.json"
 
 
 @dataclass(frozen=True)

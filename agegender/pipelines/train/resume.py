@@ -10,17 +10,15 @@ from pathlib import Path
 
 from agegender.errors import InputError
 from agegender.model.checkpoint import STATE_FILE, load_training_state
-from agegender.pipelines.train.job import WORK_FOLDER
+from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = "attempts"
-
 
 def attempts_uri(output: str) -> str:
     """The folder of all attempts."""
-    return files.join(output, WORK_FOLDER, _ATTEMPTS)
+    return OutputLayout(output).attempts
 
 
 def newest_checkpoint(output: str, split_hash: str) -> tuple[str | None, int]:

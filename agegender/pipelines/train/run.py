@@ -25,25 +25,13 @@ from agegender.pipelines.runtime.model_cache import localize_model, model_addres
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
-from agegender.pipelines.train.job import (
-    EXAMPLES_FILE,
-    METRICS_FILE,
-    MODEL_FOLDER,
-    SPLIT_FILE,
-    WORK_FOLDER,
-    TrainJob,
-    start_monitor,
-)
+from agegender.pipelines.train.job import TrainJob, start_monitor
 from agegender.pipelines.train.split import SplitImages, split_images
 from agegender.reports.training import training_page
 from agegender.scoring.load import training_images, weight_training_images
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
-
-REPORT_FILE = "report.html"
-INIT_FOLDER = "init"
-TEACHERS_FOLDER = "teachers"
 
 
 def run_train(config: TrainConfig) -> dict[str, Any]:
@@ -78,12 +66,12 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
     result = _result(config, split, seen_before, time.monotonic() - started_s)
     _write_report(config, split, result)
     finish_record(config.output, "train", config, identity, result)
-    _delete_folder(files.join(config.output, WORK_FOLDER))
+    files.delete_folder(OutputLayout(config.output).work())
     return result
 
 
 def _model_info_uri(config: TrainConfig) -> str:
-    return files.join(config.output, MODEL_FOLDER, INFO_FILE)
+    return files.join(OutputLayout(config.output).model, INFO_FILE)
 
 
 def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
@@ -91,15 +79,15 @@ def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfi
 
     An error here leaves OUTPUT free for a corrected command.
     """
-    resumes = files.exists(files.join(config.output, SPLIT_FILE))
+    resumes = files.exists(OutputLayout(config.output).split)
     try:
         config = _with_init_network(config)
         split = split_images(config, search)
         return config, split, _copy_teachers(config, split)
     except (ConfigError, InputError):
         if not resumes:
-            _delete_folder(files.join(config.output, WORK_FOLDER))
-            files.delete(files.join(config.output, SPLIT_FILE))
+            files.delete_folder(OutputLayout(config.output).work())
+            files.delete(OutputLayout(config.output).split)
             files.delete(OutputLayout(config.output).record("train"))
         raise
 
@@ -108,7 +96,7 @@ def _with_init_network(config: TrainConfig) -> TrainConfig:
     """The config with the architecture of ``--init``, which is copied to where all workers can read it."""
     if config.init is None:
         return config
-    copied = files.join(config.output, WORK_FOLDER, INIT_FOLDER)
+    copied = OutputLayout(config.output).work("init")
     if not files.exists(files.join(copied, INFO_FILE)):
         files.upload_folder(localize_model(model_address(config.init)).folder, copied, last=INFO_FILE)
     info = localize_model(copied).info
@@ -130,7 +118,7 @@ def _copy_teachers(config: TrainConfig, split: SplitImages) -> tuple[str, ...]:
     """
     copied = []
     for number, teacher in enumerate(config.teacher):
-        folder = files.join(config.output, WORK_FOLDER, TEACHERS_FOLDER, str(number))
+        folder = OutputLayout(config.output).work("teachers", str(number))
         if not files.exists(files.join(folder, INFO_FILE)):
             files.upload_folder(localize_model(model_address(teacher)).folder, folder, last=INFO_FILE)
         model = localize_model(folder)
@@ -198,19 +186,19 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
 
 
 def _history(config: TrainConfig) -> list[dict[str, Any]]:
-    lines = files.read_bytes(files.join(config.output, METRICS_FILE)).decode().splitlines()
+    lines = files.read_bytes(OutputLayout(config.output).history).decode().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def _result(config: TrainConfig, split: SplitImages, seen_before: dict[str, int], elapsed_s: float) -> dict[str, Any]:
-    info = localize_model(files.join(config.output, MODEL_FOLDER)).info
+    info = localize_model(OutputLayout(config.output).model).info
     history = _history(config)
     last = history[-1]
     used_s = sum(row["seconds"] for row in history)
     return {
-        "model": files.join(config.output, MODEL_FOLDER),
+        "model": OutputLayout(config.output).model,
         "model_id": info.model_id,
-        "report": files.join(config.output, REPORT_FILE),
+        "report": OutputLayout(config.output).report,
         "images": split.listed,
         **{f"{part}_images": count for part, count in split.parts.items()},
         **{f"{part}_images_seen_by_init": count for part, count in seen_before.items()},
@@ -225,7 +213,7 @@ def _result(config: TrainConfig, split: SplitImages, seen_before: dict[str, int]
 
 
 def _write_report(config: TrainConfig, split: SplitImages, result: dict[str, Any]) -> None:
-    examples_uri = files.join(config.output, WORK_FOLDER, EXAMPLES_FILE)
+    examples_uri = OutputLayout(config.output).examples
     with_images = config.images and files.exists(examples_uri)
     page = training_page(
         result,
@@ -234,9 +222,4 @@ def _write_report(config: TrainConfig, split: SplitImages, result: dict[str, Any
         config.model_dump(mode="json"),
         tables.read_table(examples_uri).to_pylist() if with_images else None,
     )
-    files.write_bytes(files.join(config.output, REPORT_FILE), page.encode())
-
-
-def _delete_folder(uri: str) -> None:
-    for info in list(files.list_files(uri, allow_empty=True, hidden=True)):
-        files.delete(info.uri)
+    files.write_bytes(OutputLayout(config.output).report, page.encode())

@@ -12,10 +12,10 @@ from agegender.data.faces import FaceSearch
 from agegender.data.fingerprints import group_ids_of_facts
 from agegender.data.splits import split_hash, split_table
 from agegender.errors import ConfigError, InputError
+from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.source.image_facts import gather_facts, read_facts
 from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
-from agegender.pipelines.train.job import SPLIT_FILE, WORK_FOLDER
 from agegender.schema import SPLIT_PARTS
 from agegender.storage import files, tables
 
@@ -49,13 +49,12 @@ def split_images(config: TrainConfig, search: FaceSearch | None = None) -> Split
         InputError: no image, none with a label, or too few for a part.
         ConfigError: the decoded images would exceed ``cache_limit_gb``.
     """
-    work_uri = files.join(config.output, WORK_FOLDER)
-    split_uri = files.join(config.output, SPLIT_FILE)
-    listing = drain(config.source(), files.join(work_uri, "listing"))
-    if not files.exists(split_uri):
-        split = _split(config, search, listing, files.join(work_uri, "facts"))
-        tables.write_table(split_uri, split)
-    split = tables.read_table(split_uri)
+    layout = OutputLayout(config.output)
+    listing = drain(config.source(), layout.listing)
+    if not files.exists(layout.split):
+        split = _split(config, search, listing, layout.work("facts"))
+        tables.write_table(layout.split, split)
+    split = tables.read_table(layout.split)
     _check_size(config, split)
     images = SplitImages(listing.units, listing.images, split_hash(split), split)
     logger.info("split %s: %s", images.hash[:12], ", ".join(f"{count} {part}" for part, count in images.parts.items()))
