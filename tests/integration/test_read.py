@@ -55,10 +55,10 @@ def test_a_folder_gives_bytes_and_labels(folder):
 def test_a_manifest_with_its_own_columns_and_a_missing_file(folder, tmp_path):
     paths = sorted(folder.iterdir())[:5]
     with (tmp_path / "people.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["photo", "years", "sex", "camera"])
-        rows.writerows([str(path), 20 + index, "female", f"c{index}"] for index, path in enumerate(paths))
-        rows.writerows([["gone.jpg", 33, "male", "c9"], [str(paths[0]), 70, "male", "c9"]])  # the second is a repeat
+        out = csv.writer(file)
+        out.writerow(["photo", "years", "sex", "camera"])
+        out.writerows([str(path), 20 + index, "female", f"c{index}"] for index, path in enumerate(paths))
+        out.writerows([["gone.jpg", 33, "male", "c9"], [str(paths[0]), 70, "male", "c9"]])  # the second is a repeat
     found = read(
         str(tmp_path / "people.csv"),
         uri_column="photo",

@@ -34,7 +34,8 @@ def rows_of(source: str, **variables: str) -> list[list[object]] | str:
     env = {**os.environ, "RAY_ADDRESS": "", **variables}
     run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    rows: list[list[object]] | str = json.loads(run.stdout.splitlines()[-1])
+    return rows
 
 
 def test_a_prefix_gives_every_object_and_refused_keys_give_none(s3_bucket: str, tmp_path: Path) -> None:

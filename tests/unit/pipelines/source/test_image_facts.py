@@ -1,6 +1,7 @@
 """Units of facts in pieces, as they come where a unit's facts are larger than a block, or where a run was killed between two."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -36,8 +37,11 @@ def facts_of(listing: Listing, unit: int, options: SourceOptions, samples: Sampl
     return pa.concat_tables(image_facts._unit_facts(block, 10**8, None, samples) for block in blocks)
 
 
-def store(facts: pa.Table, folder: Path, samples: SampleSet = NONE) -> list[dict]:
-    return image_facts._store(facts, str(folder / "facts"), str(folder / "summaries"), samples).to_pylist()
+def store(facts: pa.Table, folder: Path, samples: SampleSet = NONE) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = image_facts._store(
+        facts, str(folder / "facts"), str(folder / "summaries"), samples
+    ).to_pylist()
+    return rows
 
 
 @pytest.mark.parametrize("piece", [Piece("unit-0000003"), Piece("unit-0000003", (5, 100)), Piece("unit-12345678")])
