@@ -39,7 +39,7 @@ JOBS = {
     "eda": Job(config.EdaConfig, "agegender.pipelines.eda.run", "run_eda"),
     "train": Job(config.TrainConfig, "agegender.pipelines.train.run", "run_train"),
     "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate.run", "run_evaluate"),
-    "predict": Job(config.PredictConfig, "agegender.pipelines.predict.run", "run_predict"),
+    "predict": Job(config.PredictConfig, "agegender.pipelines.predict.launch", "launch_predict"),
     "rescore": Job(config.RescoreConfig, "agegender.pipelines.predict.rescore", "run_rescore"),
     "preview": Job(config.PreviewConfig, "agegender.pipelines.preview", "run_preview"),
     "status": Job(config.StatusConfig, "agegender.pipelines.predict.status", "run_status"),

@@ -30,27 +30,44 @@ def mark(name):
     marks.setdefault(name, time.time() - began)
 
 from agegender import cli
-from agegender.pipelines.predict import run, scoring
-from agegender.pipelines.engine import actor_pool
-from agegender.pipelines.predict import ledger
-mark("imports of the driver")
-check, on_ready, add = run.check_run, actor_pool.UnitPool._on_ready, ledger.Ledger.add
+from agegender.pipelines.predict import launch
+may_be_local, warm_up = launch.may_be_local, launch.local.warm_up
 
-def timed_check(config):
-    checked = check(config)
-    mark("reading the command, checking model and detector")
-    return checked
+def install():
+    if "imports of the driver" in marks:
+        return
+    from agegender.pipelines.predict import run
+    mark("imports of the driver")
+    pool, ledger = run.score_into.__globals__["UnitPool"], run.Ledger
+    check, on_ready, add = run.check_run, pool._on_ready, ledger.add
 
-def timed_on_ready(self, ready):
-    on_ready(self, ready)
-    if self._workers:
-        mark("Ray, and a process that scores")
+    def timed_check(config):
+        checked = check(config)
+        mark("reading the command, checking model and detector")
+        return checked
 
-def timed_add(self, unit, counts):
-    mark("first unit: loading the model, decoding, finding, scoring, staging")
-    add(self, unit, counts)
+    def timed_on_ready(self, ready):
+        on_ready(self, ready)
+        if self._workers:
+            mark("Ray where there is one, and a process that scores")
 
-run.check_run, actor_pool.UnitPool._on_ready, ledger.Ledger.add = timed_check, timed_on_ready, timed_add
+    def timed_add(self, unit, counts):
+        mark("first unit: loading the model, decoding, finding, scoring, staging")
+        add(self, unit, counts)
+
+    run.check_run, pool._on_ready, ledger.add = timed_check, timed_on_ready, timed_add
+
+def timed_may_be_local(config):
+    local = may_be_local(config)
+    if not local:
+        install()
+    return local
+
+def timed_warm_up(*given):
+    warm_up(*given)
+    install()
+
+launch.may_be_local, launch.local.warm_up = timed_may_be_local, timed_warm_up
 code = cli.main(sys.argv[1:])
 mark("the end of the command")
 print(json.dumps(marks))

@@ -71,10 +71,10 @@ def predict(
     """
     given = {**_DEFAULTS, **options, "input": ["-"], "output": "-", "model": model}
     config = build_config(PredictConfig, "predict", given, _WITHOUT)
-    from agegender.pipelines.predict.run import run_predict  # takes a second, not for a wrong call
+    from agegender.pipelines.predict.launch import launch_predict  # not for a wrong call
 
     place = Output.at(output)
-    config, summary = run_job(run_predict, config, source, place, _kept, rename=True)
+    config, summary = run_job(launch_predict, config, source, place, _kept, rename=True)
     return Faces(place, summary, config, show_images)
 
 

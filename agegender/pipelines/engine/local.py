@@ -5,6 +5,7 @@ plain child processes, not ``multiprocessing``'s: a notebook or a script without
 """
 
 import contextlib
+import importlib
 import os
 import pickle
 import signal
@@ -53,6 +54,14 @@ class _Process:
     """Our end of a pipe that tells the child, by its closing, that this process has ended."""
     owed: deque[_Future] = field(default_factory=deque)
 
+    def end(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.connection.close()
+        if self.alive >= 0:
+            os.close(self.alive)
+            self.alive = -1
+
 
 class LocalProcesses:
     """Processes that each hold one ``make(*arguments)``, which has a method ``do(Task)``.
@@ -65,23 +74,12 @@ class LocalProcesses:
 
     def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...], threads: int = 1) -> None:
         self._start_message = pickle.dumps((make, arguments))
-        self._environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        self._module, self._threads = make.__module__, threads
 
     def start(self) -> _Process:
-        """A new process, which imports what it needs while this one goes on."""
-        ours, theirs = Pipe()
-        alive_read, alive_write = os.pipe()
-        # The same modules as here, whatever the working directory holds.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _main; _main({theirs.fileno()}, {alive_read})"
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            pass_fds=(theirs.fileno(), alive_read),
-            stdin=subprocess.DEVNULL,
-            env=self._environment,
-        )
-        theirs.close()
-        os.close(alive_read)
-        process = _Process(child, ours, alive_write)
+        """A new process, or one that was warmed up for this module."""
+        key = self._module, self._threads
+        process = _warm.pop(key) if key in _warm else _spawn(*key)
         self._send(process, self._start_message)
         return process
 
@@ -139,12 +137,38 @@ class LocalProcesses:
 
     def kill(self, worker: _Process) -> None:
         """End the process."""
-        worker.child.kill()
-        worker.child.wait()
-        worker.connection.close()
-        if worker.alive >= 0:
-            os.close(worker.alive)
-            worker.alive = -1
+        worker.end()
+
+
+_warm: dict[tuple[str, int], _Process] = {}
+"""By module and threads, processes that have no worker yet."""
+
+
+def warm_up(module: str, threads: int = 1) -> None:
+    """Start a process that imports a module, for the next ``LocalProcesses`` whose ``make`` is in it."""
+    _warm[module, threads] = _spawn(module, threads)
+
+
+def discard_warm() -> None:
+    """End the warm processes that were not needed."""
+    while _warm:
+        _warm.popitem()[1].end()
+
+
+def _spawn(module: str, threads: int) -> _Process:
+    ours, theirs = Pipe()
+    alive_read, alive_write = os.pipe()
+    call = f"_main({module!r}, {theirs.fileno()}, {alive_read})"
+    child = subprocess.Popen(
+        # The same modules as here; -P: none of the working directory.
+        [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _main; {call}"],
+        pass_fds=(theirs.fileno(), alive_read),
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))},
+    )
+    theirs.close()
+    os.close(alive_read)
+    return _Process(child, ours, alive_write)
 
 
 def _exit_reason(code: int) -> str:
@@ -156,12 +180,14 @@ def _exit_reason(code: int) -> str:
         return f"it was ended by signal {-code}."
 
 
-def _main(connection_fd: int, alive_fd: int) -> None:
-    """The child: makes its worker, then answers one message after the other until nobody asks any longer."""
+def _main(module: str, connection_fd: int, alive_fd: int) -> None:
+    """The child: imports, makes its worker, then answers messages until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
     restore_default_signal_handlers()
     threading.Thread(target=_end_with_parent, args=(alive_fd,), daemon=True).start()
     connection = Connection(connection_fd)
+    with contextlib.suppress(Exception):  # unpickling ``make`` raises it again, for the first task to report
+        importlib.import_module(module)
     worker: Any = None
     try:
         make, arguments = pickle.loads(connection.recv_bytes())

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from agegender.config import PredictConfig, RescoreConfig
 from agegender.errors import AccountingError, ConfigError, InputError
 from agegender.pipelines.engine import local
+from agegender.pipelines.predict.launch import may_be_local
 from agegender.pipelines.predict.lease import Lease
 from agegender.pipelines.predict.ledger import (
     COUNTS_KEY,
@@ -124,7 +125,7 @@ def _score_and_commit(run: Run, collector: "RescoreCollector", stats: PredictSta
     ledger = Ledger(collector.layout.output, run.metadata, lease.check)
     units = [collector.address(number) for number in range(collector.units) if not ledger.is_done(number)]
     if units:
-        locally = run.may_be_local() and collector.images <= local.MAX_IMAGES
+        locally = may_be_local(run.config) and collector.images <= local.MAX_IMAGES
         score_into(inner, iter(units), ledger, stats, locally=locally, label="rescore")
     ledger.publish_rest()
     lease.check()

@@ -12,6 +12,7 @@ from typing import Any
 from agegender.config import PredictConfig
 from agegender.errors import AccountingError, InputError
 from agegender.pipelines.engine import local
+from agegender.pipelines.predict.launch import may_be_local
 from agegender.pipelines.predict.lease import Lease
 from agegender.pipelines.predict.ledger import Ledger
 from agegender.pipelines.predict.rescore import RescoreCollector
@@ -65,7 +66,7 @@ def _predict(run: Run, earlier: dict[str, Any] | None, lease: Lease) -> dict[str
         if first is not None:
             if was_done:
                 reopen_record(config.output, "predict", config, run.identity)
-            locally = run.may_be_local() and listing.ends_within(local.MAX_IMAGES + before)
+            locally = may_be_local(run.config) and listing.ends_within(local.MAX_IMAGES + before)
             units = itertools.chain([first], pending)
             score_into(run, units, ledger, stats, locally=locally, listing=listing)
     changed = _changed(config, listing)

@@ -29,7 +29,7 @@ from agegender.pipelines.runtime.detector import check_framing, face_search, sea
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.runtime.session import cluster_address, own_errors, ray_session
+from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.streaming_listing import StreamingListing
 from agegender.schema import CONTRACT_VERSION, Status
 
@@ -52,11 +52,6 @@ class Run:
     def placement(self) -> Placement:
         """Where its work may be done."""
         return Placement(self.config.cluster(), self.config.opened_by_workers())
-
-    def may_be_local(self) -> bool:
-        """Whether processes of this machine do where the images are few: no cluster, workers or GPUs were asked for."""
-        config = self.config
-        return cluster_address(config.address) is None and config.num_workers is None and not config.use_gpu
 
 
 def check_run(config: PredictConfig) -> Run:
