@@ -9,7 +9,7 @@ workers' time. Each line is measured in its own process:
 - list: listing the source and writing the units down, in the driver's second thread;
 - pool: handing units to the actors and taking the results, in the main thread;
 - ledger: counting, and joining the staged rows into parts of as many units as real parts hold; here in the main thread, so
-  that its time can be told apart, in a real run in a thread of its own;
+  that its time is measured separately; a real run uses a separate thread;
 - Ray: its threads in the driver's process.
 
 Memory is resident memory of the driver and of Ray's head process (gcs_server), and what the raylet holds of the object store,

@@ -7,7 +7,7 @@
 pasted: share of the pasted faces found, and the mean absolute error of their ages against that of the same chips scored
 whole. chips: the same for chips as they are. With --split, only chips that the model has not been trained on.
 throughput: photographs/s on one core for photographs of 1 and of 12 megapixels, the fused worker against the limits of
-decoding and finding alone and against a loop over single faces; and the resident memory while it goes on.
+decoding and finding alone and against a loop over single faces; and the resident memory meanwhile.
 The detector's file is found as `agegender predict` finds it.
 """
 

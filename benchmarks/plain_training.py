@@ -56,9 +56,11 @@ def main() -> None:
     network.config = shape.for_scoring(recipe.augment.zoom_min)
     network, seconds = fit(network, recipe, train, device, val)
     round_weights(network)
-    said, tally = trainer.evaluate(network, val, range(len(val)), recipe, device)
+    estimates, tally = trainer.evaluate(network, val, range(len(val)), recipe, device)
     metrics = tally.means() | {"images_per_s": len(train) * recipe.epochs / seconds}
-    calibration = fit_calibration(val.age_years, said.age_years, said.age_spread_years, val.gender, said.gender_logit)
+    calibration = fit_calibration(
+        val.age_years, estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit
+    )
     parts, hashes = np.array(rows["part"].to_pylist()), np.array(rows["content_hash"].to_pylist(), dtype=object)
     learnt, calibrated = (image_keys(hashes[parts == part]) for part in ("train", "val"))
     config = recipe.model_dump(mode="json") | {"precision": trainer.resolve_precision(recipe.precision, device)}

@@ -63,9 +63,9 @@ def golden() -> dict[str, Any]:
     """The model's predictions for synthetic faces."""
     scorer = CpuScorer(released.FOLDER)
     drawn = np.stack([draw_face(age, gender, i, scorer.image_size_px) for i, (age, gender) in enumerate(FACES)])
-    said = scorer.score(drawn)
+    predictions = scorer.score(drawn)
     names = ("age_years", "age_low_years", "age_high_years", "female_probability")
-    return {"faces": FACES} | {name: [round(float(v), 4) for v in getattr(said, name)] for name in names}
+    return {"faces": FACES} | {name: [round(float(v), 4) for v in getattr(predictions, name)] for name in names}
 
 
 def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str) -> str:

@@ -100,8 +100,8 @@ def _batches(paths: list[str]) -> Iterable[list[str]]:
     return (paths[start : start + BATCH] for start in range(0, len(paths), BATCH))
 
 
-def _table(uris: Iterable[str], said: Predictions) -> pa.Table:
-    return pa.table({"uri": pa.array(list(uris))} | {name: getattr(said, name) for name in COLUMNS})
+def _table(uris: Iterable[str], predictions: Predictions) -> pa.Table:
+    return pa.table({"uri": pa.array(list(uris))} | {name: getattr(predictions, name) for name in COLUMNS})
 
 
 def ray_data(paths: list[str], model: Path, output: Path) -> None:
@@ -120,8 +120,8 @@ def ray_data(paths: list[str], model: Path, output: Path) -> None:
             self._scorer = TorchScorer(model.absolute(), device="cpu", batch_size=BATCH)
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            said = self._scorer.score(batch["image"])
-            return {"uri": batch["path"]} | {name: getattr(said, name) for name in COLUMNS}
+            predictions = self._scorer.score(batch["image"])
+            return {"uri": batch["path"]} | {name: getattr(predictions, name) for name in COLUMNS}
 
     ray.init(num_cpus=PROCESSES, include_dashboard=False, logging_level="ERROR")
     images = ray.data.read_images(paths, size=(side, side), mode="RGB", include_paths=True)
@@ -151,16 +151,16 @@ def daft(paths: list[str], model: Path, output: Path) -> None:
 
         @daft.method.batch(return_dtype=fields, batch_size=BATCH)  # type: ignore[untyped-decorator]  # daft may be absent
         def score(self, images: Series) -> list[dict[str, float]]:
-            said = self._scorer.score(np.stack(images.to_pylist()))
-            columns = [getattr(said, name).tolist() for name in COLUMNS]
+            predictions = self._scorer.score(np.stack(images.to_pylist()))
+            columns = [getattr(predictions, name).tolist() for name in COLUMNS]
             return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
 
     pictures = daft.from_pydict({"uri": paths}).with_column(
         "image", col("uri").download().decode_image(mode="RGB").resize(side, side)
     )
-    said = pictures.with_column("said", Scorer().score(col("image")))
-    columns = [col("uri"), *(col("said").get(name).alias(name) for name in COLUMNS)]
-    said.select(*columns).write_parquet(str(output))
+    predictions = pictures.with_column("predictions", Scorer().score(col("image")))
+    columns = [col("uri"), *(col("predictions").get(name).alias(name) for name in COLUMNS)]
+    predictions.select(*columns).write_parquet(str(output))
 
 
 def decode_alone(paths: list[str], model: Path, output: Path) -> None:

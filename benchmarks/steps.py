@@ -84,8 +84,8 @@ def _each(decoder: Callable[[bytes], Pixels], files: list[bytes]) -> Callable[[]
 
 
 def _score(scorer: CpuScorer, crops: np.ndarray) -> Scores:
-    said = scorer.score(crops)
-    return said.age_years, said.female_probability
+    predictions = scorer.score(crops)
+    return predictions.age_years, predictions.female_probability
 
 
 def _forwards(model: Path) -> dict[str, Callable[[np.ndarray], Scores]]:
@@ -113,12 +113,12 @@ def _torch(model: Path, order: torch.memory_format, autocast: bool) -> Callable[
 
     @torch.inference_mode()
     def run(crops: np.ndarray) -> Scores:
-        said: list[list[np.ndarray]] = []
+        predictions: list[list[np.ndarray]] = []
         for start in range(0, len(crops), BATCH):
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 outputs = whole(torch.from_numpy(crops[start : start + BATCH]))
-            said.append([outputs[place].float().numpy() for place in (0, 3)])
-        ages, female = (np.concatenate(parts) for parts in zip(*said, strict=True))
+            predictions.append([outputs[place].float().numpy() for place in (0, 3)])
+        ages, female = (np.concatenate(parts) for parts in zip(*predictions, strict=True))
         return ages, female
 
     return run

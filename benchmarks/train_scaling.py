@@ -81,13 +81,13 @@ def two_loops(run: Path, folder: Path, epochs: int, batch_size: int) -> float:
 def one_loop(
     split: Path,
     cache: Path,
-    said: dict[str, int],
+    settings: dict[str, int],
     begin: Barrier,
     speeds: "multiprocessing.SimpleQueue[float]",
 ) -> None:
     """One thread, one network; begins when all loops are ready, so that both cores are busy for all of it."""
     torch.set_num_threads(1)
-    recipe = Recipe(**said)
+    recipe = Recipe(**settings)
     shape = network_config(recipe)
     rows, pixels = load_images(split, cache, 0.1, 0.1)
     samples = part_samples(rows, pixels, "train", shape.image_size_px)
