@@ -7,6 +7,7 @@ checkpoint; a new driver looks for it itself, in the checkpoints of all earlier 
 is not written whole-or-absent.
 """
 
+import importlib.util
 import json
 import logging
 import time
@@ -18,7 +19,7 @@ from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
 from agegender.data.faces import FaceSearch
-from agegender.errors import ConfigError, InputError
+from agegender.errors import ConfigError, InputError, train_extra_missing
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import check_storage
@@ -45,6 +46,9 @@ REPORT_FILE = "report.html"
 INIT_FOLDER = "init"
 TEACHERS_FOLDER = "teachers"
 
+TRAIN_PACKAGES = ("onnx", "safetensors", "tensorboard", "torch", "torchvision")
+"""What the extra ``train`` brings beside Ray's own; looked for before any image is read."""
+
 
 def run_train(config: TrainConfig) -> dict[str, Any]:
     """Train into OUTPUT, or go on where an earlier run of the same command was stopped.
@@ -53,10 +57,13 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         The closing summary: where the model and the report are, images per part, metrics of the last epoch.
 
     Raises:
-        ConfigError: OUTPUT holds another run, or the settings cannot work together.
+        ConfigError: OUTPUT holds another run, the settings cannot work together, or torch is not installed.
         InputError: no labelled image or too few, or ``init`` is no usable model.
         ResourceError: storage, disk or cluster failed; the same command goes on.
     """
+    missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise train_extra_missing("training", ", ".join(missing))
     config = config.model_copy(update={"output": files.absolute(config.output)})
     if config.init is not None and config.weights is not None:
         raise ConfigError(
