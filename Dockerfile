@@ -3,9 +3,12 @@
 #     docker build --tag registry.example.com/agegender:0.1.0-ray2.60.0-cpu .
 #     docker build --tag registry.example.com/agegender:0.1.0-ray2.60.0-gpu --build-arg VARIANT=gpu .
 #
+# A cluster that only scores and explores on CPUs needs no torch: --build-arg EXTRAS= leaves it out (docs/install.md).
+#
 # Keys to storage are never in it: nodes have a role, or the standard AWS variables (docs/s3.md).
 ARG VARIANT=cpu
 FROM rayproject/ray:2.60.0-py311-${VARIANT}
+ARG EXTRAS=train
 
 # A number, because Kubernetes cannot tell by a name that it is not root.
 USER 1000:100
@@ -17,5 +20,5 @@ COPY --chown=1000:100 pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=1000:100 agegender agegender
 COPY --chown=1000:100 jobs jobs
 RUN pip install --no-cache-dir --constraint constraints.txt uv \
-    && uv pip install --system --no-cache --compile-bytecode --constraint constraints.txt . \
+    && uv pip install --system --no-cache --compile-bytecode --constraint constraints.txt ".[${EXTRAS}]" \
     && agegender --version

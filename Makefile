@@ -9,11 +9,21 @@ UTKFACE ?= UTKFace
 TEST_PROCESSES ?= 2
 RELEASE := out/release
 RELEASE_FLAGS := --val-fraction 0.1 --test-fraction 0.1 --num-workers 2
+RAY_VENV = .ray/$(RAY)
+RAY_TESTS = tests/integration/test_predict.py tests/integration/test_eda.py \
+    tests/integration/test_train.py::test_writes_what_the_other_jobs_and_people_need \
+    tests/integration/test_train.py::test_metrics_with_three_workers \
+    tests/cluster/test_submit.py::test_a_submitted_job_scores_every_image_and_its_log_tells_how_far_it_is \
+    tests/chaos/test_train_deaths.py::test_a_node_is_lost_and_another_comes
 export RAY_AUTH_MODE ?= disabled
 # Ray runs its workers at nice 15: beside anything else that computes, the tests would hardly move.
 export RAY_worker_niceness ?= 0
+# UV_TORCH_BACKEND=cpu (uv's own variable) takes torch from PyTorch's index in place of PyPI's build for GPUs; GPU=1 does not.
+ifeq ($(GPU),1)
+unexport UV_TORCH_BACKEND
+endif
 
-.PHONY: help install demo docs test test-s3 test-chaos test-cluster lint format release clean-demo
+.PHONY: help install demo docs test test-s3 test-chaos test-cluster test-wheel test-ray lint format release clean-demo
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -46,7 +56,7 @@ docs: $(INSTALLED)  ## README and docs/ as a site in build/site, without network
 # A file of tests stays in one process, and integration tests come first: while one process trains, the other runs unit tests.
 # One thread for each: two processes with as many threads as there are cores wait for each other.
 test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters, two files at a time, and their coverage; 6 minutes
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster \
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster --ignore tests/wheel \
 	    --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
 test-s3: $(INSTALLED)  ## the jobs against a real S3 server on loopback, which is installed from Debian's packages
@@ -57,6 +67,19 @@ test-chaos: $(INSTALLED)  ## workers, nodes, memory and disks that fail, in pred
 
 test-cluster: $(INSTALLED)  ## jobs submitted to a Ray head that `ray start` started, and several nodes
 	$(RUN)/python -m pytest tests/cluster
+
+test-wheel: $(INSTALLED)  ## the wheel in empty environments: it scores and explores without torch, and trains with [train]
+	$(RUN)/python -m pytest tests/wheel -s
+
+# Everything but Ray is that of .venv, which a .pth file puts behind the folder where the other Ray lies.
+test-ray: $(INSTALLED)  ## what depends on Ray most, with another version of it: make test-ray RAY=2.58.1
+	@test -n "$(RAY)" || { echo "Say which Ray: make test-ray RAY=2.58.1"; exit 1; }
+	$(RUN)/uv venv --quiet --clear --python $(RUN)/python $(RAY_VENV)
+	$(RUN)/uv pip install --quiet --no-deps --python $(RAY_VENV)/bin/python ray==$(RAY) --editable .
+	$(RUN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$($(RAY_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all_but_ray.pth"
+	$(RAY_VENV)/bin/python -c 'import ray; print("Ray", ray.__version__); assert ray.__version__ == "$(RAY)"'
+	$(RAY_VENV)/bin/python -m pytest $(RAY_TESTS)
 
 lint: $(INSTALLED)  ## ruff (style, docstrings, prints, layout), codespell and mypy (strict)
 	$(RUN)/ruff check .

@@ -31,3 +31,13 @@ class ResourceError(AgegenderError):
     """Storage or cluster failed and retries did not help: fix it and run the same command again."""
 
     exit_code = 4
+
+
+def train_extra_missing(what: str, missing: str) -> ConfigError:
+    """The error for packages that only training and GPUs need, which a plain install leaves out.
+
+    Args:
+        what: that needs them.
+        missing: their names.
+    """
+    return ConfigError(f"{what} needs {missing}, not installed here: pip install 'agegender[train]'")

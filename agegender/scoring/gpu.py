@@ -4,14 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from agegender.artifact import ModelInfo
-from agegender.errors import ConfigError
-from agegender.model.calibrated import CalibratedNetwork
-from agegender.model.checkpoint import load_network
+from agegender.errors import ConfigError, train_extra_missing
 from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Floats, Predictions, score_in_batches
+
+try:
+    import torch
+
+    from agegender.model.calibrated import CalibratedNetwork
+    from agegender.model.checkpoint import load_network
+except ModuleNotFoundError as error:
+    raise train_extra_missing("scoring on a GPU", str(error.name)) from error
 
 
 class TorchScorer:

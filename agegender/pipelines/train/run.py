@@ -6,6 +6,7 @@ A run that is started again skips the steps that are done. Ray Train restarts lo
 driver searches the checkpoints of all earlier attempts itself, because Ray does not write its index of them atomically.
 """
 
+import importlib.util
 import json
 import logging
 import time
@@ -17,7 +18,7 @@ from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
 from agegender.data.faces import FaceSearch
-from agegender.errors import ConfigError, InputError
+from agegender.errors import ConfigError, InputError, train_extra_missing
 from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
@@ -33,6 +34,9 @@ from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
 
+TRAIN_PACKAGES = ("onnx", "safetensors", "tensorboard", "torch", "torchvision")
+"""What the extra ``train`` brings beside Ray's own; checked before any image is read."""
+
 
 def run_train(config: TrainConfig) -> dict[str, Any]:
     """Train into OUTPUT, or resume an earlier run of the same command.
@@ -41,10 +45,13 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         The summary: addresses of the model and the report, images per part, metrics of the last epoch.
 
     Raises:
-        ConfigError: OUTPUT holds another run, or settings contradict each other.
+        ConfigError: OUTPUT holds another run, settings contradict each other, or torch is not installed.
         InputError: no labelled image or too few, or ``init`` is not a usable model.
         ResourceError: storage, disk or cluster failed; the same command resumes.
     """
+    missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise train_extra_missing("training", ", ".join(missing))
     config = config.model_copy(update={"output": files.absolute(config.output)})
     if config.init is not None and config.weights is not None:
         raise ConfigError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deploy_files import IMAGE_TAG, PROJECT, PYTHON_TAG, RAY, ROOT
+from tests.support.deploy_files import IMAGE_TAG, PYTHON_TAG, RAY, ROOT
 
 
 def dockerfile_faults(text: str, ignore: str) -> list[str]:
@@ -22,6 +22,8 @@ def dockerfile_faults(text: str, ignore: str) -> list[str]:
     commands = [part for step, rest in steps if step == "RUN" for part in rest.split("&&") if "pip install" in part]
     unpinned = [command.strip() for command in commands if "--constraint constraints.txt" not in command]
     faults += [f"RUN {command}: without the versions of constraints.txt" for command in unpinned]
+    if '".[${EXTRAS}]"' not in text or ("ARG", "EXTRAS=train") not in steps:
+        faults.append("no extra train, so its nodes cannot train")
     if any(step == "ADD" or re.search(r"secret|password|access_key", rest, re.I) for step, rest in steps):
         faults.append("ADD, or a secret in a layer")
     return faults
@@ -64,6 +66,8 @@ def test_the_image_is_built_of_files_that_are_there_and_of_nothing_private() -> 
         ("constraints.txt README.md", "constraints.txt READ.md", "COPY READ.md: not there"),
         ("COPY --chown=1000:100 jobs jobs", "COPY --chown=1000:100 tests tests", "COPY tests: in .dockerignore"),
         ("--compile-bytecode --constraint constraints.txt", "", "without the versions of constraints.txt"),
+        (".[${EXTRAS}]", ".", "cannot train"),
+        ("ARG EXTRAS=train", "ARG EXTRAS=", "cannot train"),
         ("WORKDIR", "ENV AWS_SECRET_ACCESS_KEY=x\nWORKDIR", "a secret in a layer"),
     ],
 )
@@ -71,8 +75,3 @@ def test_a_fault_of_the_image_is_found(old: str, new: str, fault: str) -> None:
     assert old in DOCKERFILE
     found = dockerfile_faults(DOCKERFILE.replace(old, new), IGNORE)
     assert any(fault in one for one in found), found
-
-
-def test_the_project_and_its_constraints_name_one_ray() -> None:
-    (pinned,) = [each for each in PROJECT["dependencies"] if re.match(r"ray\b", each)]
-    assert pinned.endswith(f"=={RAY}")

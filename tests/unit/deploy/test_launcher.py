@@ -25,6 +25,8 @@ def launcher_faults(config: dict[str, Any]) -> list[str]:
     faults += [
         f"{name}: not spot" for name, kind in workers.items() if "InstanceMarketOptions" not in kind["node_config"]
     ]
+    if not any("'.[train]'" in command for command in config["setup_commands"]):
+        faults.append("setup_commands: without the extra train, so its nodes cannot train")
     with_gpu = [kind["resources"]["CPU"] for kind in workers.values() if "GPU" in kind["resources"]]
     if not with_gpu or min(with_gpu) < max(kind["resources"]["CPU"] for kind in workers.values()):
         faults.append("no GPU type, or one with fewer CPUs than a training worker asks for")
@@ -90,6 +92,7 @@ def test_the_launcher_file_has_no_fault() -> None:
         ),
         (("head_start_ray_commands",), ["ray start --head --dashboard-host=0.0.0.0"], "a dashboard for everyone"),
         (("provider", "aws_credentials"), {"aws_secret_access_key": "x"}, "aws_secret_access_key: a credential"),
+        (("setup_commands",), ["uv pip install ."], "without the extra train"),
         (("setup_commands",), ["export K=AKIAIOSFODNN7EXAMPLE"], "setup_commands: a credential"),
     ],
 )
