@@ -141,7 +141,7 @@ def test_with_the_extra_it_trains(wheel: Path, tmp_path: Path) -> None:
     flags = ("--epochs", "1", "--image-size-px", "40", "--batch-size", "16", "--num-workers", "1")
     succeed(environment.agegender("train", "--input", "faces", "--output", "train", *flags))
     model = str(environment.work / "train" / "model")
-    flags = ("--input", "faces", "--model", model, "--faces", "none")
-    succeed(environment.agegender("predict", *flags, "--output", "predictions"))
+    inputs = ("--input", "faces", "--model", model, "--faces", "none")
+    succeed(environment.agegender("predict", *inputs, "--output", "predictions"))
     table = pyarrow.dataset.dataset(environment.work / "predictions", format="parquet").to_table()
     assert table["status"].to_pylist() == ["ok"] * IMAGES
