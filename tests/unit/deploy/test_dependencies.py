@@ -3,9 +3,9 @@
 from importlib.metadata import version
 
 from packaging.requirements import Requirement
-from tests.support.deploy_files import PROJECT, RAY, constraint
 
 from agegender.pipelines.train.run import TRAIN_PACKAGES
+from tests.support.deploy_files import PROJECT, RAY, constraint
 
 BASE = [Requirement(each) for each in PROJECT["dependencies"]]
 TRAIN = [Requirement(each) for each in PROJECT["optional-dependencies"]["train"]]
