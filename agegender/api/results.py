@@ -111,7 +111,7 @@ def read_rows(folder: str, columns: list[str] | None = None) -> pa.Table:
 
 def dataset(folder: str) -> "pads.Dataset":
     """The Parquet files of a folder as Arrow's data set, which reads them in pieces."""
-    import pyarrow.dataset as pads  # loads pandas, where there is one: not before a result is looked at
+    import pyarrow.dataset as pads  # not before a result is looked at: predict's first row waits for every import
 
     filesystem, path = files.arrow_filesystem(folder)
     return pads.dataset(path, filesystem=filesystem, format="parquet")

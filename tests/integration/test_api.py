@@ -191,7 +191,7 @@ def test_predict_in_a_bare_process_configures_no_logging_and_loads_neither_torch
         "handler = signal.getsignal(signal.SIGTERM)\n"
         f"faces = agegender.predict({str(tmp_path)!r}, model={str(tiny_model)!r}, faces='none')\n"
         "assert signal.getsignal(signal.SIGTERM) is handler\n"
-        "import_names = {'torch', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "import_names = {'torch', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
         "ray = sys.modules.get('ray')\n"
         "print(json.dumps([len(faces), sorted(import_names), len(logging.getLogger().handlers),\n"
         "                  bool(ray and ray.is_initialized())]))\n"
