@@ -6,9 +6,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from agegender.config import EdaConfig
 from agegender.data import synthetic
@@ -166,6 +168,20 @@ def test_every_kind_of_file_and_no_images_in_the_page(tmp_path, ray_cluster):
     page = (tmp_path / "out/report.html").read_text()
     assert "data:image/jpeg" not in page
     assert "No image has a label" in page
+
+
+def test_a_unit_of_more_than_a_block_is_one_file(tmp_path, ray_cluster):
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0)
+    for index in range(10):
+        pixels = noise.integers(0, 256, (1200, 1200, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{index}.bmp")  # 4.3 MB, of which four fill a block
+    run_eda(EdaConfig(input=[str(tmp_path / "in")], output=str(tmp_path / "out")))
+    assert summary_of(tmp_path / "out")["by_status"] == {"ok": 10}
+    (facts,) = (tmp_path / "out/tables/images").iterdir()
+    assert facts.name == "unit-0000000.parquet"
+    uris = pq.read_table(facts)["uri"].to_pylist()
+    assert uris == sorted(str(path) for path in (tmp_path / "in").iterdir())
 
 
 def test_an_empty_source_is_an_input_error(tmp_path):

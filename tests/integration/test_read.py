@@ -119,6 +119,7 @@ def test_a_pipeline_of_the_users_own_gets_tensors(folder):
         return {"age_years": batch["age_years"], "brightness": batch["image"].mean(axis=(1, 2, 3))}
 
     bright = decoded.filter(expr="status == 'ok'").map_batches(brightness, batch_format="numpy")
+    assert decoded.take_batch(3)["image"].shape == (3, 24, 24, 3)
     rows = list(bright.iter_rows())
     assert len(rows) == FACES
     assert all(0 < row["brightness"] < 255 for row in rows)
