@@ -1,7 +1,7 @@
-"""What a notebook shows of a result: a piece of HTML that asks the network for nothing, in the notebook's own colours.
+"""Render a result for a notebook: self-contained HTML in the notebook's own colours, without network access.
 
-Styles stand in the elements, for some notebooks take style sheets out; text is drawn in the colour of the page around it,
-so that it reads on a dark one as well.
+Uses inline styles, because some notebooks remove style sheets. Text has the colour of the surrounding page, so that it is
+readable on dark themes as well.
 """
 
 import functools
@@ -113,7 +113,7 @@ def result_html(
     report: str = "",
     link: str | None = None,
 ) -> str:
-    """What a notebook shows of another result: key figures, a chart, and where the whole page is.
+    """Render the summary of another result: key metrics, a chart, and a link to the report.
 
     Args:
         title: heading.
@@ -127,13 +127,13 @@ def result_html(
 
 
 def pyramid_chart(counts: Mapping[str, tuple[int, int]]) -> Chart | None:
-    """An age pyramid, the oldest on top; groups above the oldest that occurs are left out, as below the youngest.
+    """An age pyramid, the oldest group on top; empty groups at both ends are left out.
 
     Args:
         counts: age group -> (male, female), youngest first.
 
     Returns:
-        None where nothing is counted.
+        None if all counts are 0.
     """
     present = [position for position, pair in enumerate(counts.values()) if any(pair)]
     if not present:
@@ -167,7 +167,7 @@ def histogram_chart(counts: Mapping[int, int], step: int = 5) -> Chart | None:
         step: years in one bar.
 
     Returns:
-        None where nothing is counted.
+        None if all counts are 0.
     """
     if not counts:
         return None
@@ -203,5 +203,5 @@ def _template() -> jinja2.Template:
 
 
 def short(text: str) -> str:
-    """Its end, where it is long: of an address the part that tells it from others."""
+    """Truncate a long text at its start: the end of an address is the part that differs."""
     return text if len(text) <= MAX_TEXT else f"…{text[1 - MAX_TEXT :]}"
