@@ -9,9 +9,6 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-    get_or_create_autoscaling_coordinator,
-)
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -175,7 +172,7 @@ def _run(trainer: TorchTrainer, monitor: Any, images: int, watch: "_NodeWatch | 
 class _NodeWatch:
     """Has Ray Train's count of the cluster renewed when a node goes or comes: by itself Ray does so every 20 s.
 
-    There is no public way to it. Without this it takes longer, and nothing else.
+    There is no public way to it, and only Ray 2.60 has this one. Without it that takes longer, and nothing else.
     """
 
     def __init__(self) -> None:
@@ -185,7 +182,16 @@ class _NodeWatch:
         living = self._living()
         if living != self._known:
             self._known = living
-            get_or_create_autoscaling_coordinator().get_reserved_resources.remote("agegender", recompute=True)
+            self._renew_count()
+
+    def _renew_count(self) -> None:
+        try:
+            from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
+
+            count = coordinator.get_or_create_autoscaling_coordinator().get_reserved_resources
+            count.remote("agegender", recompute=True)
+        except (ImportError, AttributeError, TypeError) as error:
+            logger.debug("Ray %s counts its nodes by itself, every 20 s: %s", ray.__version__, error)
 
     def _living(self) -> set[str]:
         return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
