@@ -14,6 +14,7 @@ import pyarrow.dataset
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CONSTRAINTS = ROOT / "constraints.txt"
 UV = str(Path(sys.executable).with_name("uv"))
 COMMAND_TIMEOUT_S = 400
 IMAGES = 60
@@ -38,7 +39,7 @@ class Environment:
         self._bin = self.venv / "bin"
         python = str(self._bin / "python")
         call([UV, "venv", "--quiet", "--python", sys.executable, str(self.venv)])
-        versions = ["--constraint", str(ROOT / "constraints.txt")]
+        versions = ["--constraint", str(CONSTRAINTS)]
         call([UV, "pip", "install", "--quiet", "--python", python, *versions, f"agegender{extra} @ {wheel.as_uri()}"])
         size = call(["du", "-sh", str(self.venv)]).stdout.split()[0]
         print(f"\ninstalled size of agegender{extra}: {size}")
@@ -81,7 +82,8 @@ def names(packages: Iterable[str]) -> set[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the source distribution, so that what that lacks is missing here too."""
     folder = tmp_path_factory.mktemp("dist")
-    call([UV, "build", "--quiet", "--out-dir", str(folder), str(ROOT)])
+    versions = ["--build-constraint", str(CONSTRAINTS)]
+    call([UV, "build", "--quiet", *versions, "--out-dir", str(folder), str(ROOT)])
     (built,) = folder.glob("*.whl")
     return built
 
@@ -101,7 +103,7 @@ def test_the_wheel_holds_the_model_its_terms_and_the_templates(wheel: Path) -> N
 
 
 def test_the_versions_are_those_that_the_tests_passed_with(plain: Environment) -> None:
-    assert plain.installed() <= set((ROOT / "constraints.txt").read_text().splitlines())
+    assert plain.installed() <= set(CONSTRAINTS.read_text().splitlines())
 
 
 def test_it_scores_and_explores_without_torch(plain: Environment) -> None:
@@ -136,7 +138,7 @@ def test_what_needs_torch_says_what_to_install(plain: Environment) -> None:
 
 def test_with_the_extra_it_trains(wheel: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path, wheel, "[train]")
-    assert environment.installed() <= set((ROOT / "constraints.txt").read_text().splitlines())
+    assert environment.installed() <= set(CONSTRAINTS.read_text().splitlines())
     succeed(environment.agegender("sample", "--output", "faces", "--count", str(IMAGES)))
     flags = ("--epochs", "1", "--image-size-px", "40", "--batch-size", "16", "--num-workers", "1")
     succeed(environment.agegender("train", "--input", "faces", "--output", "train", *flags))

@@ -8,9 +8,6 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-    get_or_create_autoscaling_coordinator,
-)
 from ray.train import (
     CheckpointConfig,
     ControllerError,
@@ -150,7 +147,7 @@ def _run(trainer: TorchTrainer, monitor: Any, images: int, watch: "_NodeWatch | 
 class _NodeWatch:
     """Make Ray Train recompute the cluster's resources as soon as a node joins or leaves; on its own it does so every 20 s.
 
-    Ray has no public API for it. Without this, elastic runs only react later.
+    Ray has no public API for it, and only Ray 2.60 has this one. Without it, elastic runs only react later.
     """
 
     def __init__(self) -> None:
@@ -160,7 +157,16 @@ class _NodeWatch:
         nodes = self._living_nodes()
         if nodes != self._known_nodes:
             self._known_nodes = nodes
-            get_or_create_autoscaling_coordinator().get_reserved_resources.remote("agegender", recompute=True)
+            self._recompute()
+
+    def _recompute(self) -> None:
+        try:
+            from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
+
+            resources = coordinator.get_or_create_autoscaling_coordinator().get_reserved_resources
+            resources.remote("agegender", recompute=True)
+        except (ImportError, AttributeError, TypeError) as error:
+            logger.debug("Ray %s recomputes its resources on its own, every 20 s: %s", ray.__version__, error)
 
     def _living_nodes(self) -> set[str]:
         return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
