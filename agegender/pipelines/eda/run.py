@@ -1,4 +1,4 @@
-"""Say what is in an image set.
+"""Describe an image set.
 
 Listing -> gather_facts (tables/images/, one summary per unit) -> write_lists (duplicates, bad files) -> summary.json, tables, report
 """
@@ -31,19 +31,19 @@ from agegender.storage import files, tables
 logger = logging.getLogger(__name__)
 
 LISTED_SIZES = 20
-"""Image sizes in summary.json; tables/sizes.parquet has them all."""
+"""Image sizes in summary.json; tables/sizes.parquet has all of them."""
 
 
 def run_eda(config: EdaConfig) -> dict[str, Any]:
-    """Summarise a source into OUTPUT, or go on where an earlier run of the same command was stopped.
+    """Summarize a source into OUTPUT, or resume an earlier run of the same command.
 
     Returns:
-        The head of summary.json, and where it and the report are.
+        The main entries of summary.json, and the addresses of it and the report.
 
     Raises:
         ConfigError: OUTPUT holds another run.
-        InputError: the source holds no image.
-        ResourceError: storage or cluster failed; what was done stays.
+        InputError: the source has no image.
+        ResourceError: storage or cluster failed; finished units are kept.
     """
     config = config.model_copy(update={"output": files.absolute(config.output)})
     search = face_search(config)
@@ -58,8 +58,8 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
         return dict(earlier["result"])
     listing = drain(config.source(), OutputLayout(config.output).listing)
     with ray_session(config.address, config.num_cpus), own_errors():
-        statistics, duplicates = _look(config, search, listing, placement)
-    summary = summarise(statistics, duplicates, listing)
+        statistics, duplicates = _explore(config, search, listing, placement)
+    summary = summarize(statistics, duplicates, listing)
     _write(config, statistics, summary)
     result = _result(config, summary)
     finish_record(config.output, "eda", config, identity, result)
@@ -77,7 +77,7 @@ def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _look(
+def _explore(
     config: EdaConfig, search: FaceSearch | None, listing: Listing, placement: Placement
 ) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
     layout = OutputLayout(config.output)
@@ -94,7 +94,7 @@ def _look(
     return found.statistics, write_lists(found.uris, layout.path("tables"), config.near_duplicate_bits)
 
 
-def summarise(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], listing: Listing) -> dict[str, Any]:
+def summarize(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], listing: Listing) -> dict[str, Any]:
     """The content of summary.json; docs/eda.md explains every key."""
     heaping = age_heaping(statistics.by_age())
     sizes = ranked(statistics.sizes)[:LISTED_SIZES]

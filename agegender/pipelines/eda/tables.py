@@ -1,6 +1,6 @@
-"""Tables of eda that need the facts of all images: bad files, label problems and duplicates, made by one task.
+"""Tables of eda that need the facts of all images: bad files, label problems and duplicates, written by one task.
 
-It reads narrow columns unit by unit, so that it holds about 40 bytes per image, and thumbnails in a file on its node's disk.
+It reads a few columns unit by unit, about 40 bytes of memory per image, with thumbnails in a file on its node's disk.
 """
 
 import tempfile
@@ -31,15 +31,15 @@ _NOT_BAD = pa.array([status.value for status in Status if not status.is_bad])
 
 
 def write_lists(facts_uris: list[str], tables_uri: str, max_bits: int) -> dict[str, dict[str, int]]:
-    """Write bad_files, label_problems and duplicates.parquet; as a Ray task, away from the driver.
+    """Write bad_files, label_problems and duplicates.parquet in a Ray task, to spare the driver's memory.
 
     Args:
-        facts_uris: every unit's facts.
+        facts_uris: facts of every unit.
         tables_uri: folder of the tables.
-        max_bits: most bits of the perceptual hash in which near duplicates differ.
+        max_bits: maximum Hamming distance of the perceptual hashes of near duplicates.
 
     Returns:
-        What ``count_duplicates`` counts.
+        The result of ``count_duplicates``.
     """
     task = ray.remote(num_cpus=1, max_retries=3)(_write_lists)
     found: dict[str, dict[str, int]] = ray.get(task.remote(facts_uris, tables_uri, max_bits))
@@ -81,7 +81,7 @@ def _fingerprints(facts_uris: list[str], thumbnails_path: Path) -> Fingerprints:
 
 
 def _addresses(facts_uris: list[str], groups: list[DuplicateGroup]) -> dict[int, str]:
-    """Index -> address, of members of groups alone: all addresses together would be the largest thing here."""
+    """Index -> address, only of members of groups: all addresses would dominate memory."""
     wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(group.members for group in groups)]))
     found: dict[int, str] = {}
     start = 0

@@ -1,11 +1,11 @@
-"""A pool of workers that grows with the cluster: units in, results as they come. No Ray.
+"""An elastic pool of workers: units in, results in completion order. No Ray.
 
 A worker that dies is replaced, and the image that killed it is isolated (``poison``).
 
-    units -> queue -> workers that are up, TASKS_IN_FLIGHT each -> results
+    units -> queue -> ready workers, TASKS_IN_FLIGHT each -> results
 
-What a worker is, a ``Workers`` knows: actors of a Ray cluster (``ray_actors``) or processes of this machine (``local``). A
-worker is started when there is a task for it and gets none before it is up: it may wait for a node as long as it takes.
+``Workers`` is the backend: actors of a Ray cluster (``ray_actors``) or processes of this machine (``local``). A worker is
+started when there is a task for it, and gets tasks once it is ready: it may be pending until a node joins.
 """
 
 import logging
@@ -21,48 +21,48 @@ from agegender.pipelines.runtime import metrics
 logger = logging.getLogger(__name__)
 
 TASKS_IN_FLIGHT = 2
-"""Units at one worker: the next one is there when the last is done."""
+"""Units per worker: the next one is queued while one is processed."""
 
 POLL_S = 0.2
 
 RESIZE_INTERVAL_S = 5.0
-"""How often the pool asks how many workers the cluster has room for."""
+"""How often the target number of workers is updated."""
 
 START_S = 10.0
-"""Most workers that have room are up by then; those that are not wait for a node."""
+"""Most schedulable workers are ready by then; the others are pending."""
 
 PENDING_WARN_S = 30.0
-"""A worker that has waited so long for CPUs is reported."""
+"""A worker that is pending for longer is reported."""
 
 REPORT_INTERVAL_S = 60.0
-"""How often that is repeated while nothing can be scored."""
+"""How often the report is repeated while no worker is ready."""
 
 
 class WorkerDied(Exception):  # noqa: N818  (its message is a reason, not an error of the job)
-    """A worker ended, or could not get memory: of what it held nobody knows, so it is replaced. The message says why."""
+    """A worker ended, or ran out of memory: its state is unknown, so it is replaced. The message is the reason."""
 
 
 class Workers(Protocol):
-    """How workers are started, reached and ended; a future stands for an answer that they owe."""
+    """Backend that starts, calls and kills workers; calls return futures."""
 
     def start(self) -> Any:
-        """A new worker; it may not be up yet, and never restarts by itself."""
+        """Start a worker; it may be pending, and never restarts by itself."""
         ...
 
     def node(self, worker: Any) -> Any:
-        """Future of the name of the worker's node; done once the worker is up."""
+        """Future of the name of the worker's node; done once the worker is ready."""
         ...
 
     def submit(self, worker: Any, task: Task) -> Any:
-        """Future of the result of a task: of a whole unit its result, of a piece None."""
+        """Future of the result of a task; None for a piece of a unit."""
         ...
 
     def wait(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Futures that are done; waits until at least one is, or for ``timeout_s`` seconds."""
+        """Wait until at least one future is done, at most ``timeout_s`` seconds; return those that are done."""
         ...
 
     def result(self, future: Any) -> Any:
-        """The answer of a future that is done.
+        """The result of a future that is done.
 
         Raises:
             WorkerDied: the worker ended.
@@ -71,24 +71,24 @@ class Workers(Protocol):
         ...
 
     def kill(self, worker: Any) -> None:
-        """End a worker, whatever its state."""
+        """Kill a worker in any state."""
         ...
 
 
 @dataclass
 class RunStats:
-    """What a run notes beside its results; filled while it runs."""
+    """Statistics of a run; updated while it runs."""
 
     workers_lost: int = 0
     """Processes that ended while they had work."""
 
     unit_retries: int = 0
-    """Times that a whole unit was started again because its process ended."""
+    """Retries of whole units because their process ended."""
 
 
 @dataclass
 class _Worker:
-    """A worker and its tasks, oldest first: the first is the one that it works on."""
+    """A worker and its tasks, oldest first: it processes the first one."""
 
     handle: Any
     started_s: float
@@ -98,16 +98,16 @@ class _Worker:
 
 
 class UnitPool:
-    """Workers that each do one task at a time.
+    """A pool of workers that each process one task at a time.
 
     Args:
-        workers: how they are started and reached.
-        size: how many workers there may be now, at least 1; asked again every few seconds. Each is started when there is a
-            task for it. Those that the cluster has no room for stay pending: they take no work from the others, and make an
-            autoscaler start nodes.
-        images_of: number of images of a unit, asked when a unit is searched.
-        stats: counted up as workers die.
-        command: that runs, for the metrics.
+        workers: backend.
+        size: gives the target number of workers, at least 1; called every few seconds. Each worker is started when there is
+            a task for it. Workers that cannot be scheduled stay pending: they get no tasks, and make an autoscaler start
+            nodes.
+        images_of: gives the number of images of a unit, for the search of poison images.
+        stats: updated when workers die.
+        command: tag of the metrics.
         clock: seconds, monotonic.
     """
 
@@ -120,25 +120,25 @@ class UnitPool:
         command: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backend, self._ask_size, self._stats, self._command, self._clock = workers, size, stats, command, clock
+        self._backend, self._target_size, self._stats, self._command, self._clock = workers, size, stats, command, clock
         self._poison = PoisonTracker(images_of, workers=1)
-        self._queue: deque[Task] = deque()  # taken from the units, not yet given to a worker
+        self._queue: deque[Task] = deque()  # taken from the units, not yet assigned to a worker
         self._workers: list[_Worker] = []
         self._starting: dict[Any, _Worker] = {}  # by the future of its node
-        self._lost_at_s: deque[float] = deque()  # of dead workers that have no replacement yet
+        self._lost_at_s: deque[float] = deque()  # of dead workers without a replacement
         self._size, self._resized_s = size(), clock()
         self._reported, self._reported_s = (0, 0, 0), self._resized_s
 
     def results(self, units: Iterator[str | None]) -> Generator[tuple[str, Any], None, None]:
-        """Do every unit and yield (unit, result) in the order in which they finish.
+        """Process every unit and yield (unit, result) in completion order.
 
-        Holds at most ``TASKS_IN_FLIGHT`` units per worker, however many units there are.
+        At most ``TASKS_IN_FLIGHT`` units per worker are in flight.
 
         Args:
-            units: their addresses; None: none at the moment, ask again.
+            units: their addresses; None: none available yet.
 
         Raises:
-            ResourceError: processes die, and no image is the reason.
+            ResourceError: processes die, and no image is the cause.
         """
         ended = False
         try:
@@ -154,15 +154,15 @@ class UnitPool:
                 self._backend.kill(worker.handle)
 
     def _in_flight(self) -> list[Any]:
-        """The future of the task that each worker works on."""
+        """The future of the current task of each worker."""
         return [worker.tasks[0][0] for worker in self._workers if worker.tasks]
 
     def _resize(self) -> None:
         now_s = self._clock()
         if now_s - self._resized_s < RESIZE_INTERVAL_S:
             return
-        self._resized_s, self._size = now_s, self._ask_size()
-        # Workers that are up end with their node; the newest pending ones are not needed where nodes have gone.
+        self._resized_s, self._size = now_s, self._target_size()
+        # Ready workers end with their node; after the loss of nodes, the newest pending workers are not needed.
         while self._starting and len(self._workers) + len(self._starting) > self._size:
             self._backend.kill(self._starting.popitem()[1].handle)
         self._report(now_s)
@@ -184,13 +184,13 @@ class UnitPool:
             logger.info("scoring in %d processes on %d nodes", *now[:2])
 
     def _assign(self, units: Iterator[str | None], ended: bool) -> bool:
-        """Give the workers tasks, and start more; returns whether the units have come to their end."""
+        """Assign tasks to ready workers, and start more workers; returns whether the units are exhausted."""
         now_s = self._clock()
-        soon = any(now_s - worker.started_s < START_S for worker in self._starting.values())
-        most = 1 if soon else TASKS_IN_FLIGHT  # leave to those that are about to be up what they could take
+        starting_soon = any(now_s - worker.started_s < START_S for worker in self._starting.values())
+        max_tasks = 1 if starting_soon else TASKS_IN_FLIGHT  # leave tasks for workers that are about to be ready
         while self._workers:
             worker = min(self._workers, key=lambda each: len(each.tasks))
-            if len(worker.tasks) >= most:
+            if len(worker.tasks) >= max_tasks:
                 break
             ended = ended or self._fill_queue(units, 1)
             waiting = self._poison.todo or self._queue
@@ -206,7 +206,7 @@ class UnitPool:
         return ended
 
     def _fill_queue(self, units: Iterator[str | None], count: int) -> bool:
-        """Queue up to ``count`` tasks, as far as there are units at the moment; returns whether the units have ended."""
+        """Queue up to ``count`` tasks from the units available now; returns whether the units are exhausted."""
         while len(self._poison.todo) + len(self._queue) < count:
             unit = next(units, _END)
             if unit is None:
@@ -222,7 +222,7 @@ class UnitPool:
         self._starting[self._backend.node(worker.handle)] = worker
 
     def _on_ready(self, ready: Sequence[Any]) -> None:
-        """Workers that are up can be given tasks; one that died before costs no unit a retry."""
+        """Add started workers to the pool; a worker that died while starting costs no unit a retry."""
         for future in [each for each in ready if each in self._starting]:
             worker = self._starting.pop(future)
             try:
@@ -252,9 +252,9 @@ class UnitPool:
                 yield task.unit, result
 
     def _handle_death(self, worker: _Worker, task: Task, reason: str) -> None:
-        """Only the task that the worker was at is suspected; what waited behind it is done elsewhere."""
+        """Retry the current task of the dead worker, which is suspected; requeue the tasks behind it."""
         self._workers.remove(worker)
-        self._backend.kill(worker.handle)  # it may only have been out of reach, and must not work on
+        self._backend.kill(worker.handle)  # it may only be unreachable, and must not continue
         self._lost_at_s.append(worker.replaces_lost_at_s or self._clock())
         self._stats.workers_lost += 1
         self._stats.unit_retries += task.rows is None

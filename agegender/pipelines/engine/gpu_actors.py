@@ -1,9 +1,9 @@
-"""The GPUs of a predict run: an actor on each scores what the decoding processes send it.
+"""The GPUs of a predict run: an actor on each scores the batches of the decoding processes.
 
     decode on CPUs -> uint8 batches -> GpuActor: pinned memory, device, bfloat16 -> predictions -> the decoder stages its unit
 
-A decoder goes on decoding while its batches are scored. How many decoders a GPU needs depends on the images, so that is
-measured: while the GPUs have time to spare, more are started.
+A decoder continues decoding while its batches are scored. How many decoders a GPU needs depends on the images, so the GPUs'
+utilization is measured: more decoders are started while GPUs are idle part of the time.
 """
 
 import itertools
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 RESOURCE = "GPU"
 DEVICE = "cuda"
-"""The tests put the CPU and a resource that every head has in their place."""
+"""Tests replace both by the CPU and a resource that every head node has."""
 
 CALLS_AT_ONCE = 4
-"""Of one GPU: while one batch is scored the next is pinned and on its way, and there is one to ask how busy it is."""
+"""Per GPU: one batch is scored, the next is transferred, and one call can query the utilization."""
 
 RESTARTS = 3
 DECODERS_AT_FIRST = 2
@@ -57,17 +57,17 @@ class GpuActor:
         self._model_uri, self._batch_size, self._device = model_uri, batch_size, device
         self._lock, self._active = threading.Lock(), 0
         self._busy_s = 0.0
-        self._since_s = self._asked_s = time.monotonic()
+        self._since_s = self._measured_s = time.monotonic()
 
     @cached_property
     def _scorer(self) -> "TorchScorer":
-        """Loaded with the first call, whose error it then is."""
-        from agegender.scoring.gpu import TorchScorer  # torch, which nobody else here needs
+        """Loaded by the first call, so that an error is raised there."""
+        from agegender.scoring.gpu import TorchScorer  # imports torch, which the driver does not need
 
         return TorchScorer(localize_model(self._model_uri), self._device, self._batch_size)
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
-        """As ``TorchScorer.score``; several calls may be under way."""
+        """As ``TorchScorer.score``; several calls may be in flight."""
         with self._lock:
             scorer = self._scorer
             self._count(+1)
@@ -78,12 +78,12 @@ class GpuActor:
                 self._count(-1)
 
     def busy_share(self) -> float:
-        """Share of the time since this was last asked in which something was being scored, 0-1."""
+        """Share of the time since the last call during which the GPU was scoring, 0-1."""
         with self._lock:
             self._count(0)
             now_s = time.monotonic()
-            share = self._busy_s / max(now_s - self._asked_s, 1e-9)
-            self._busy_s, self._asked_s = 0.0, now_s
+            share = self._busy_s / max(now_s - self._measured_s, 1e-9)
+            self._busy_s, self._measured_s = 0.0, now_s
             return share
 
     def _count(self, change: int) -> None:
@@ -95,7 +95,7 @@ class GpuActor:
 
 @dataclass(frozen=True)
 class GpuSubmit:
-    """Makes, in a process that decodes, what sends its batches to the GPUs in turn.
+    """Factory, for decoding processes, of a ``Submit`` that sends batches to the GPUs round-robin.
 
     Args:
         gpus: handles of ``GpuActor``.
@@ -104,30 +104,30 @@ class GpuSubmit:
     gpus: list[Any]
 
     def __call__(self) -> Callable[[npt.NDArray[np.uint8]], Callable[[], Predictions]]:
-        """What takes a batch, uint8[N, S, S, 3], and gives what waits for its predictions."""
+        """Create the ``Submit`` function of this process."""
         return _GpuScorer(self.gpus).submit
 
 
 class _GpuScorer:
     def __init__(self, gpus: list[Any]) -> None:
-        self._turns = itertools.cycle(gpus)
+        self._round_robin = itertools.cycle(gpus)
 
     def submit(self, images: npt.NDArray[np.uint8]) -> Callable[[], Predictions]:
-        """Send a batch; the result raises ResourceError where the process on the GPU has ended too often."""
-        answer = next(self._turns).score.remote(images)
+        """Send a batch; the returned function raises ResourceError if the GPU actor died too often."""
+        future = next(self._round_robin).score.remote(images)
 
-        def fetched() -> Predictions:
+        def wait() -> Predictions:
             try:
-                said: Predictions = ray.get(answer)
+                predictions: Predictions = ray.get(future)
             except RayActorError as death:
                 raise ResourceError(f"the process that scores on a GPU ended {RESTARTS + 1} times: {death}") from death
-            return said
+            return predictions
 
-        return fetched
+        return wait
 
 
 def start_gpus(model_uri: str, batch_size: int, placement: Placement) -> list[Any]:
-    """An actor for each GPU of the cluster; needs a running Ray.
+    """Start an actor for each GPU of the cluster; needs a running Ray.
 
     Args:
         model_uri: trained model.
@@ -135,7 +135,7 @@ def start_gpus(model_uri: str, batch_size: int, placement: Placement) -> list[An
         placement: where the actors may run.
 
     Raises:
-        ConfigError: no GPU, and a Ray of our own will not get one.
+        ConfigError: no GPU, and a local Ray cannot get one.
     """
     count = int(ray.cluster_resources().get(RESOURCE, 0))
     if not count:
@@ -155,42 +155,42 @@ def start_gpus(model_uri: str, batch_size: int, placement: Placement) -> list[An
 
 
 def stop_gpus(gpus: list[Any]) -> None:
-    """End the actors of ``start_gpus``."""
+    """Kill the actors of ``start_gpus``."""
     for gpu in gpus:
         ray.kill(gpu)
 
 
-class DecodersWanted:
-    """How many decoders keep the GPUs busy; never fewer than before, and no more than there is room for.
+class DecoderTarget:
+    """Target number of decoders that keep the GPUs busy; it never decreases except with the capacity.
 
     Args:
         gpus: handles of ``GpuActor``.
-        room: how many decoders there is room for now.
+        capacity: gives how many decoders the cluster can run now.
     """
 
-    def __init__(self, gpus: list[Any], room: Callable[[], int]) -> None:
-        self._gpus, self._room = gpus, room
-        self._wanted = DECODERS_AT_FIRST * len(gpus)
+    def __init__(self, gpus: list[Any], capacity: Callable[[], int]) -> None:
+        self._gpus, self._capacity = gpus, capacity
+        self._target = DECODERS_AT_FIRST * len(gpus)
 
     def __call__(self) -> int:
-        """Ask the GPUs how busy they were since the last time, without waiting for one that is not up yet."""
-        answers, _ = ray.wait([gpu.busy_share.remote() for gpu in self._gpus], num_returns=len(self._gpus), timeout=1.0)
-        if answers:
-            self._wanted = wanted_decoders(self._wanted, float(np.mean(ray.get(answers))), self._room())
-        return min(self._wanted, self._room())
+        """Update the target from the GPUs' utilization since the last call, ignoring GPU actors that are not ready."""
+        ready, _ = ray.wait([gpu.busy_share.remote() for gpu in self._gpus], num_returns=len(self._gpus), timeout=1.0)
+        if ready:
+            self._target = target_decoders(self._target, float(np.mean(ray.get(ready))), self._capacity())
+        return min(self._target, self._capacity())
 
 
-def wanted_decoders(decoders: int, busy_share: float, room: int) -> int:
-    """How many decoders would keep GPUs busy that so many kept busy for a share of the time, at most twice as many.
+def target_decoders(decoders: int, busy_share: float, capacity: int) -> int:
+    """Number of decoders that would keep the GPUs busy, at most twice as many as now.
 
     Args:
-        decoders: that there were.
-        busy_share: of the GPUs, 0-1.
-        room: how many there is room for.
+        decoders: current number.
+        busy_share: of the GPUs with that number, 0-1.
+        capacity: how many decoders the cluster can run.
     """
     if busy_share == 0 or busy_share >= BUSY_ENOUGH:  # 0: nothing was scored yet
         return decoders
-    wanted = min(room, math.ceil(decoders * min(2.0, 1 / busy_share)))
-    if wanted > decoders:
-        logger.info("the GPUs are busy for %.0f %% of the time: decoding in %d processes", 100 * busy_share, wanted)
-    return max(decoders, wanted)
+    target = min(capacity, math.ceil(decoders * min(2.0, 1 / busy_share)))
+    if target > decoders:
+        logger.info("the GPUs are busy for %.0f %% of the time: decoding in %d processes", 100 * busy_share, target)
+    return max(decoders, target)

@@ -1,7 +1,7 @@
 """Workers of a ``UnitPool`` as processes of this machine, for small jobs: no Ray, no cluster.
 
-A process each, not threads of this one, so that an image that ends its process is isolated here as on a cluster. They are
-plain child processes, not ``multiprocessing``'s: a notebook or a script without a main guard can start them.
+Processes, not threads, so that an image that kills its process is isolated as on a cluster. They are plain child processes,
+not ``multiprocessing``'s, so that a notebook or a script without a main guard can start them.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from agegender.pipelines.engine.poison import Task
 from agegender.pipelines.runtime.session import restore_default_signal_handlers
 
 MAX_IMAGES = 1_000
-"""A source with more images is scored on Ray, unless the user says otherwise: its start is then a small part of the time."""
+"""A larger source is scored on Ray by default, whose start then takes a small part of the time."""
 
 _NODE = "node"
 
 
 def usable_cpus(num_cpus: int | None) -> int:
-    """CPUs that this process may use, or fewer where the user says so."""
+    """CPUs that this process may use, at most ``num_cpus``."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(available, num_cpus or available))
 
 
 @dataclass(eq=False)
 class _Future:
-    """An answer that a process owes; they come in the order of the calls."""
+    """Pending result of a call; results arrive in the order of the calls."""
 
     process: "_Process"
     done: bool = False
@@ -51,8 +51,8 @@ class _Process:
     child: subprocess.Popen[bytes]
     connection: Connection
     alive: int
-    """Our end of a pipe that tells the child, by its closing, that this process has ended."""
-    owed: deque[_Future] = field(default_factory=deque)
+    """Write end of a pipe: its closing notifies the child that this process has ended."""
+    pending: deque[_Future] = field(default_factory=deque)
 
     def end(self) -> None:
         self.child.kill()
@@ -67,9 +67,9 @@ class LocalProcesses:
     """Processes that each hold one ``make(*arguments)``, which has a method ``do(Task)``.
 
     Args:
-        make: importable by name; called in the process; what it raises is the error of the first task.
-        arguments: of ``make``; they are sent to each process.
-        threads: of each process, for libraries that ask ``OMP_NUM_THREADS``.
+        make: importable by name; called in the process; its exception is raised by the first task.
+        arguments: of ``make``; sent to each process.
+        threads: of each process, for libraries that read ``OMP_NUM_THREADS``.
     """
 
     def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...], threads: int = 1) -> None:
@@ -77,14 +77,14 @@ class LocalProcesses:
         self._module, self._threads = make.__module__, threads
 
     def start(self) -> _Process:
-        """A new process, or one that was warmed up for this module."""
+        """Start a process, or use one that was warmed up for this module."""
         key = self._module, self._threads
         process = _warm.pop(key) if key in _warm else _spawn(*key)
         self._send(process, self._start_message)
         return process
 
     def node(self, worker: _Process) -> _Future:
-        """Future of the name of this machine; done once the process is up."""
+        """Future of the name of this machine; done once the process is ready."""
         return self._call(worker, pickle.dumps(_NODE))
 
     def submit(self, worker: _Process, task: Task) -> _Future:
@@ -93,13 +93,13 @@ class LocalProcesses:
 
     def _call(self, worker: _Process, message: bytes) -> _Future:
         future = _Future(worker)
-        worker.owed.append(future)
+        worker.pending.append(future)
         self._send(worker, message)
         return future
 
     @staticmethod
     def _send(worker: _Process, message: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its answer will say
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died, which its future will report
             worker.connection.send_bytes(message)
 
     def wait(self, futures: Sequence[_Future], timeout_s: float) -> list[_Future]:
@@ -107,7 +107,7 @@ class LocalProcesses:
         waiting = {future.process.connection: future.process for future in futures if not future.done}
         some_done = any(future.done for future in futures)
         for connection in wait(list(waiting), 0 if some_done else timeout_s):
-            self._receive(waiting[connection])  # type: ignore[index]  # what was given comes back
+            self._receive(waiting[connection])  # type: ignore[index]  # wait returns members of its argument
         return [future for future in futures if future.done]
 
     @staticmethod
@@ -116,41 +116,41 @@ class LocalProcesses:
             value, error = pickle.loads(process.connection.recv_bytes())
         except (EOFError, ConnectionResetError):
             reason = _exit_reason(process.child.wait())
-            while process.owed:
-                future = process.owed.popleft()
+            while process.pending:
+                future = process.pending.popleft()
                 future.done, future.error = True, WorkerDied(reason)
             return
-        future = process.owed.popleft()
+        future = process.pending.popleft()
         future.done, future.value, future.error = True, value, error
         if isinstance(error, MemoryError):
             future.error = WorkerDied("MemoryError: the process got no memory from the system.")
 
     def result(self, future: _Future) -> Any:
-        """The answer of a future that is done.
+        """The result of a future that is done.
 
         Raises:
-            WorkerDied: the process ended, or it had no memory.
+            WorkerDied: the process ended or ran out of memory.
         """
         if future.error is not None:
             raise future.error
         return future.value
 
     def kill(self, worker: _Process) -> None:
-        """End the process."""
+        """Kill the process."""
         worker.end()
 
 
 _warm: dict[tuple[str, int], _Process] = {}
-"""By module and threads, processes that have no worker yet."""
+"""(module, threads) -> a process without a worker."""
 
 
 def warm_up(module: str, threads: int = 1) -> None:
-    """Start a process that imports a module, for the next ``LocalProcesses`` whose ``make`` is in it."""
+    """Start a process that imports a module, for the next ``LocalProcesses`` with a ``make`` from that module."""
     _warm[module, threads] = _spawn(module, threads)
 
 
 def discard_warm() -> None:
-    """End the warm processes that were not needed."""
+    """Kill the warm processes that were not used."""
     while _warm:
         _warm.popitem()[1].end()
 
@@ -160,7 +160,7 @@ def _spawn(module: str, threads: int) -> _Process:
     alive_read, alive_write = os.pipe()
     call = f"_main({module!r}, {theirs.fileno()}, {alive_read})"
     child = subprocess.Popen(
-        # The same modules as here; -P: none of the working directory.
+        # The same sys.path as here; -P: without the working directory.
         [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _main; {call}"],
         pass_fds=(theirs.fileno(), alive_read),
         stdin=subprocess.DEVNULL,
@@ -181,12 +181,12 @@ def _exit_reason(code: int) -> str:
 
 
 def _main(module: str, connection_fd: int, alive_fd: int) -> None:
-    """The child: imports, makes its worker, then answers messages until its parent closes the pipe."""
+    """Main loop of the child: import, create the worker, then handle messages until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its children
     restore_default_signal_handlers()
     threading.Thread(target=_end_with_parent, args=(alive_fd,), daemon=True).start()
     connection = Connection(connection_fd)
-    with contextlib.suppress(Exception):  # unpickling ``make`` raises it again, for the first task to report
+    with contextlib.suppress(Exception):  # unpickling ``make`` raises it again, and the first task reports it
         importlib.import_module(module)
     worker: Any = None
     try:
@@ -209,15 +209,15 @@ def _main(module: str, connection_fd: int, alive_fd: int) -> None:
 
 def _pickled(value: Any, error: Exception | None) -> bytes:
     try:
-        answer = pickle.dumps((value, error))
+        payload = pickle.dumps((value, error))
         if error is not None:
-            pickle.loads(answer)  # some exceptions can be written and not be read
-        return answer
-    except Exception:  # noqa: BLE001  (an exception may hold anything)
+            pickle.loads(payload)  # some exceptions can be pickled but not unpickled
+        return payload
+    except Exception:  # noqa: BLE001  (an exception may have any attributes)
         return pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
 def _end_with_parent(alive_fd: int) -> None:
-    """Nobody wants the work of a process whose parent was killed, and another driver may do it already."""
+    """Exit when the parent has ended: nothing reads the results, and another driver may have resumed the run."""
     os.read(alive_fd, 1)
     os._exit(1)

@@ -1,10 +1,10 @@
-"""Which image ends the process that scores it: units that died are tried again, then searched piece by piece. No Ray.
+"""Find images that kill the process that scores them: retry a unit, then search it piece by piece. No Ray.
 
     whole unit --dies twice--> eighths, probed alone --one dies--> its eighths ... --> one image, twice --> poison
     all pieces probed --> the whole unit again, its poison rows not decoded
 
-An image that ends its process costs its unit about six deaths and three times its work; a worker that was killed for
-another reason costs one more try.
+An image that kills its process costs its unit about six deaths and three times its work; a worker that was killed for
+another reason costs one retry.
 """
 
 from collections import deque
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from agegender.errors import ResourceError
 
 TRIES = 2
-"""A whole unit, and a single image, is the suspected reason after so many deaths."""
+"""Deaths after which a whole unit, or a single image, is suspected."""
 
 PIECES = 8
-"""A suspect is divided into so many; a death costs seconds, a probe a forward pass."""
+"""Pieces of a suspected unit or piece; a death costs seconds, a probe a forward pass."""
 
 DEATHS_IN_A_ROW = 10
-"""Plus three for each worker: with more, and nothing finished in between, no image is the reason."""
+"""Plus three for each worker: after more deaths without a finished task, no image is the cause."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Task:
     unit: str
     """Address of its listing."""
     rows: tuple[int, int] | None = None
-    """First row and the row after the last of a piece; None: the whole unit."""
+    """Half-open row range of a piece; None: the whole unit."""
     poison_rows: tuple[int, ...] = ()
     """Rows that are not decoded again."""
     deaths: int = 0
@@ -38,7 +38,7 @@ class Task:
 
 @dataclass
 class _Search:
-    """The pieces of one unit that are still running, and what they gave."""
+    """The running pieces of one unit, and their results."""
 
     earlier: tuple[int, ...]
     running: int = 0
@@ -46,11 +46,11 @@ class _Search:
 
 
 class PoisonTracker:
-    """What is to be done again after deaths, ahead of new units.
+    """Tasks to retry after deaths, before new units.
 
     Args:
-        images_of: number of images of a unit.
-        workers: how many processes there are; may be raised as more start.
+        images_of: gives the number of images of a unit.
+        workers: number of processes; may be increased.
     """
 
     def __init__(self, images_of: Callable[[str], int], workers: int) -> None:
@@ -62,11 +62,11 @@ class PoisonTracker:
 
     @property
     def pending(self) -> bool:
-        """Whether tasks wait or a search is still running."""
+        """Whether tasks are queued or a search is running."""
         return bool(self.todo or self._searches)
 
     def finished(self, task: Task) -> None:
-        """Record that a task came back."""
+        """Record that a task finished."""
         self._in_a_row = 0
         if task.rows is not None:
             self._close(task, [])
@@ -75,7 +75,7 @@ class PoisonTracker:
         """Record that a process ended during the task.
 
         Raises:
-            ResourceError: processes die whatever the task, or a unit dies although none of its images does.
+            ResourceError: processes die on any task, or a unit dies although none of its images does.
         """
         self._count_death(f"at {task.unit}: {reason}")
         task = replace(task, deaths=task.deaths + 1)
@@ -94,7 +94,7 @@ class PoisonTracker:
         """Record that a process ended before it had a task.
 
         Raises:
-            ResourceError: processes die whatever the task.
+            ResourceError: processes die on any task.
         """
         self._count_death(f"at its start: {reason}")
 
@@ -107,7 +107,7 @@ class PoisonTracker:
             )
 
     def requeue(self, task: Task) -> None:
-        """Do a task again that was waiting behind the one that died."""
+        """Queue a task again that was behind the one that died."""
         self.todo.append(task)
 
     def _search(self, task: Task, images: int) -> None:
@@ -134,5 +134,5 @@ class PoisonTracker:
             return
         del self._searches[piece.unit]
         found = tuple(sorted({*search.earlier, *search.poison_rows}))
-        # Where nothing was found the unit has one try left: its next death is the last.
+        # If nothing was found, the unit has one try left.
         self.todo.append(Task(piece.unit, None, found, deaths=0 if search.poison_rows else TRIES))

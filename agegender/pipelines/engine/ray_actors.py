@@ -15,33 +15,33 @@ from agegender.pipelines.runtime.placement import Placement, pool_shape
 from agegender.pipelines.runtime.session import cluster_address, restore_default_signal_handlers
 
 DEATHS = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError, MemoryError)
-"""A process that could not get memory lives on, but its state is unknown: it is replaced like one that was killed."""
+"""After a MemoryError the process is alive, but its state is unknown: it is replaced like a dead one."""
 
 
 class RayActors:
     """Actors that each hold one ``make(*arguments)``, which has a method ``do(Task)``.
 
     Args:
-        make: called in the actor; what it raises is the error of the first task.
-        arguments: of ``make``; they are sent to each actor.
-        num_cpus: that each actor reserves.
+        make: called in the actor; its exception is raised by the first task.
+        arguments: of ``make``; sent to each actor.
+        num_cpus: reserved by each actor.
         placement: where actors may run.
     """
 
     def __init__(
         self, make: Callable[..., Any], arguments: tuple[Any, ...], num_cpus: float, placement: Placement
     ) -> None:
-        # A process that died is replaced by the pool, which must know of it; Ray would restart it unseen.
+        # The pool replaces dead actors, because it must count deaths; Ray would restart them silently.
         remote = ray.remote(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)(_PoolActor)
         self._remote = remote.options(**{"scheduling_strategy": "SPREAD"} | placement.options())
         self._make, self._arguments = make, arguments
 
     def start(self) -> Any:
-        """A new actor, which waits for its CPUs."""
+        """Start an actor; it is pending until its CPUs are available."""
         return self._remote.remote(self._make, self._arguments)
 
     def node(self, worker: Any) -> Any:
-        """Future of the id of its node."""
+        """Future of the id of the actor's node."""
         return worker.node.remote()
 
     def submit(self, worker: Any, task: Task) -> Any:
@@ -54,10 +54,10 @@ class RayActors:
         return list(ready)
 
     def result(self, future: Any) -> Any:
-        """The answer of a future that is done.
+        """The result of a future that is done.
 
         Raises:
-            WorkerDied: the actor or its node ended, or it had no memory.
+            WorkerDied: the actor or its node ended, or it ran out of memory.
         """
         try:
             return ray.get(future)
@@ -65,7 +65,7 @@ class RayActors:
             raise WorkerDied(_reason(death)) from death
 
     def kill(self, worker: Any) -> None:
-        """End the actor."""
+        """Kill the actor."""
         ray.kill(worker)
 
 
@@ -84,21 +84,21 @@ class _PoolActor:
 
 
 def _reason(death: Exception) -> str:
-    """Ray's own words, of which the beginning says it; pages of numbers follow."""
+    """The beginning of Ray's message, which has the reason; the rest is long."""
     if isinstance(death, MemoryError):
         return "MemoryError: the process got no memory from the system."
     return " ".join(str(death).split())[:300]
 
 
 def pool_size(num_workers: int | None, threads: int, placement: Placement) -> tuple[Callable[[], int], float]:
-    """How many actors there may be, asked again as nodes come and go, and the CPUs that each reserves.
+    """A function that gives the target number of actors as nodes join and leave, and the CPUs that each reserves.
 
-    On a Ray of our own all that were asked for run, if need be on less than a CPU each. On a cluster each has its CPUs, and
-    an autoscaler starts nodes for those that are pending. Nodes cost money: without ``num_workers`` no more is asked for
-    than there is, and one worker where there is nothing yet.
+    On a local Ray all requested actors run, with less than a CPU each if necessary. On a cluster each actor has its CPUs, and
+    an autoscaler starts nodes for pending actors. Nodes cost money: without ``num_workers`` only the existing nodes are used,
+    or one worker if there is none yet.
 
     Args:
-        num_workers: that the user asked for; None: as many as the CPUs carry.
+        num_workers: requested by the user; None: as many as the CPUs allow.
         threads: of each worker.
         placement: where actors may run.
     """

@@ -1,8 +1,8 @@
-"""One unit of listed images -> rows of predictions: the step that evaluate and predict share. No Ray.
+"""One unit of listed images -> rows of predictions; shared by evaluate and predict. No Ray.
 
     fetch -> decode -> crops of the image -> scored in batches over many images -> columns
 
-An image is one crop, or a photograph that gives a crop of each face; its own pixels go as soon as its crops are cut.
+An image is one crop, or a photograph with a crop of each face; its pixels are released once the crops are cut.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -26,17 +26,17 @@ from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Predictions
 
 Submit = Callable[[Pixels], Callable[[], Predictions]]
-"""Takes a batch, uint8[N, S, S, 3], and gives what waits for its predictions."""
+"""Submits a batch, uint8[N, S, S, 3], and returns a function that waits for its predictions."""
 
 _STATUSES = tuple(status.value for status in Status)
 
 CONTENT_HASH = pa.field("content_hash", pa.binary(16))
-"""Optional last column: the first half of the SHA-256 of the image's bytes; null where there were none."""
+"""Optional last column: the first half of the SHA-256 of the image's bytes; null if there are none."""
 
 
 @dataclass(slots=True)
 class _Row:
-    """One row to be: an image without a usable face, or one face of an image with its pixels to score."""
+    """One future row: an image without a usable face, or one face of an image with its pixels to score."""
 
     image: int
     face: int
@@ -51,26 +51,26 @@ class _Row:
 
 
 class UnitScorer:
-    """A model loaded once, and what it takes to score units of a listing with it.
+    """Scores units of a listing with a model that is loaded once.
 
     Args:
-        model: at work.
-        limits: how the images of the listing are read.
+        model: to score with.
+        limits: maximum sizes, and the name of the bytes column.
         threads: threads of the forward pass.
-        batch_size: images per forward pass; also bounds the decoded images that are held at once.
-        precision: of the network, where it is scored here.
+        batch_size: images per forward pass; also bounds the decoded images in memory.
+        precision: of the network, if scored in this process.
         age_distribution: whether the rows carry ``age_probabilities``.
-        abstain_above_years: width of the interval above which a row is marked as abstained; None: none is.
-        search: how the faces of a photograph are found; None: images are face crops, scored whole.
-        submit: what scores batches elsewhere; None: they are scored here, by the model's graph.
-        clock: is told where the time goes: fetch, decode, find, score.
+        abstain_above_years: rows with a wider interval are marked as abstained; None: no rows.
+        search: finds the faces of a photograph; None: images are face crops, scored whole.
+        submit: scores batches in another process; None: the model's ONNX graph scores them in this process.
+        clock: measures the stages fetch, decode, find and score.
 
     Raises:
         InputError: this machine cannot run the model's graph.
     """
 
     precision: Precision = "bfloat16"
-    """In which the network computes; elsewhere than here, on GPUs, always this."""
+    """Precision of the network; on GPUs always this one."""
 
     def __init__(
         self,
@@ -88,10 +88,10 @@ class UnitScorer:
     ) -> None:
         self._side_px = model.info.network.image_size_px
         if submit is None:
-            from agegender.scoring.cpu import CpuScorer  # ONNX Runtime takes a tenth of a second; drivers do without
+            from agegender.scoring.cpu import CpuScorer  # ONNX Runtime takes 0.1 s to import; drivers do not need it
 
-            here = CpuScorer(model, threads, batch_size, precision)
-            submit, self.precision = score_at_once(here), here.precision
+            scorer = CpuScorer(model, threads, batch_size, precision)
+            submit, self.precision = score_at_once(scorer), scorer.precision
         self._submit = submit
         self._clock = clock or StageClock()
         self._limits = limits
@@ -114,15 +114,15 @@ class UnitScorer:
         """Read and score the images of a unit.
 
         Args:
-            listing: rows of ``schema.LISTING``; columns after those are carried into the result.
-            with_content_hash: as for ``score_images``, like all that follow.
+            listing: rows of ``schema.LISTING``; further columns are kept in the result.
+            with_content_hash: see ``score_images``, like all that follow.
             wanted: see there.
             keep_crop: see there.
             alter: see there.
             poison_rows: see there.
 
         Raises:
-            ResourceError: storage does not answer; the unit is undone.
+            ResourceError: storage does not answer; the unit stays pending.
         """
         return self.score_images(
             listing,
@@ -147,18 +147,19 @@ class UnitScorer:
         alter: Callable[[Pixels], Pixels] | None = None,
         poison_rows: Container[int] = (),
     ) -> pa.Table:
-        """Score images whose bytes were read.
+        """Score images from their bytes.
 
         Args:
             listing: a row for each image, with its ``uri``.
-            images: the bytes of each row's image, or why there are none; taken one by one.
-            keep_columns: of the listing, to be carried into the result.
-            with_content_hash: whether ``content_hash`` follows as the last column.
-            keep_crop: is handed each crop before it is scored: row of its image in the listing, face_index, uint8[S, S, 3].
-            alter: is handed each crop, and gives what is scored in its place, of the same shape.
-            wanted: by content hash (16 bytes), which images to decode and score; others leave no row. Images without
-                bytes leave no row either then, as nobody can say whether they are meant.
-            poison_rows: rows of the listing whose images ended a process: they are unreadable, and not decoded again.
+            images: the bytes of each row's image, or the status of a failed read; consumed one by one.
+            keep_columns: columns of the listing to keep in the result.
+            with_content_hash: whether to append the column ``content_hash``.
+            keep_crop: called with each crop before it is scored: row of its image in the listing, face_index,
+                uint8[S, S, 3].
+            alter: called with each crop; returns the crop to score, of the same shape.
+            wanted: selects images to decode and score by content hash (16 bytes); others give no row. Images without
+                bytes then give no row either, as they have no hash.
+            poison_rows: rows of the listing whose images killed a process: they are unreadable, and not decoded again.
 
         Returns:
             One row per face or per image without one, in listing order: ``schema.prediction_schema`` of the kept
@@ -176,7 +177,7 @@ class UnitScorer:
             with self._clock.stage("score"):
                 scored.append(self._submit(self._crops(batch)))
         with self._clock.stage("score"):
-            predictions = _joined([fetched() for fetched in scored])
+            predictions = _joined([wait() for wait in scored])
         keep = [listing.schema.field(name) for name in keep_columns]
         schema = prediction_schema(keep, self._age_distribution)
         columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri", *keep_columns])
@@ -205,9 +206,9 @@ class UnitScorer:
                 yield row
 
     def _faces(self, image: int, fetched: Fetched) -> list[_Row]:
-        """The rows of one image, with what is to be scored cut out and brought to the network's size.
+        """The rows of one image, with crops of the network's input size.
 
-        A list, not a generator: that would hold the photograph while its crops wait for a batch to fill.
+        A list, because a generator would keep the photograph in memory until a batch is full.
         """
         if fetched.data is None:
             return [_Row(image, 0, fetched.status, fetched.error)]
@@ -233,32 +234,32 @@ class UnitScorer:
         return _Row(image, index, Status.OK, None, decoded.width, decoded.height, box, face.score, crop=crop)
 
     def _crops(self, batch: list[_Row]) -> Pixels:
-        """What is to be scored, uint8[N, S, S, 3]; the rows need it no longer."""
+        """The crops to score, uint8[N, S, S, 3]; they are removed from the rows."""
         crops = [row.crop for row in batch if row.crop is not None]
         for row in batch:
             row.crop = _SCORED if row.crop is not None else None
         return np.stack(crops) if crops else np.empty((0, self._side_px, self._side_px, 3), np.uint8)
 
     def _columns(self, rows: list[_Row], scored: Predictions) -> dict[str, pa.Array]:
-        """Every column but those that the listing gives; scores stand at the rows that have a crop."""
-        holes = np.array([row.crop is None for row in rows], dtype=bool)
+        """Every column except those of the listing; scores are null in rows without a crop."""
+        unscored = np.array([row.crop is None for row in rows], dtype=bool)
         columns = _image_columns(rows)
         for name in ("age_years", "age_low_years", "age_high_years", "female_probability"):
-            columns[name] = _spread(getattr(scored, name), holes, pa.float32())
+            columns[name] = _spread(getattr(scored, name), unscored, pa.float32())
         female = scored.female_probability
-        columns["gender_probability"] = _spread(np.maximum(female, 1 - female), holes, pa.float32())
-        columns["age_group"] = _named(age_group_index(scored.age_years), holes, AGE_GROUPS)
-        columns["gender"] = _named((female >= 0.5).astype(np.int64), holes, GENDERS)
+        columns["gender_probability"] = _spread(np.maximum(female, 1 - female), unscored, pa.float32())
+        columns["age_group"] = _named(age_group_index(scored.age_years), unscored, AGE_GROUPS)
+        columns["gender"] = _named((female >= 0.5).astype(np.int64), unscored, GENDERS)
         width_years = scored.age_high_years - scored.age_low_years
         limit = np.inf if self._abstain_above_years is None else self._abstain_above_years
-        columns["abstained"] = _spread(width_years > limit, holes, pa.bool_())
+        columns["abstained"] = _spread(width_years > limit, unscored, pa.bool_())
         if self._age_distribution:
-            columns["age_probabilities"] = _spread_lists(scored.age_probabilities, holes)
+            columns["age_probabilities"] = _spread_lists(scored.age_probabilities, unscored)
         return columns
 
 
 class Scores(Protocol):
-    """What ``CpuScorer`` and ``TorchScorer`` both are."""
+    """Interface of ``CpuScorer`` and ``TorchScorer``."""
 
     def score(self, images: Pixels) -> Predictions:
         """Predict uint8[N, S, S, 3]."""
@@ -266,7 +267,7 @@ class Scores(Protocol):
 
 
 def score_at_once(scorer: Scores) -> Submit:
-    """For ``UnitScorer``: a scorer of this process, whose predictions are there when it was called."""
+    """A ``Submit`` for ``UnitScorer`` that scores synchronously in this process."""
 
     def submit(crops: Pixels) -> Callable[[], Predictions]:
         predictions = scorer.score(crops)
@@ -278,11 +279,11 @@ def score_at_once(scorer: Scores) -> Submit:
 _POISON = Fetched(None, Status.UNREADABLE, "decoding it ended the process, each time that it was tried")
 
 _SCORED: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
-"""Stands for a crop that was scored, so that its pixels can go while the row stays."""
+"""Placeholder for a scored crop, so that its pixels can be released."""
 
 
 def _batches(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
-    """Lists of rows with at most ``size`` crops each; there is at least one, so that an empty unit has its columns."""
+    """Lists of rows with at most ``size`` crops each; at least one list, so that an empty unit has its columns."""
     batch: list[_Row] = []
     crops = 0
     for row in rows:
@@ -295,7 +296,7 @@ def _batches(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
 
 
 def _joined(parts: list[Predictions]) -> Predictions:
-    def join(name: str) -> Any:  # arrays, or None where the model has no distribution
+    def join(name: str) -> Any:  # arrays, or None if the model has no distribution
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else np.concatenate(values)
 
@@ -304,10 +305,10 @@ def _joined(parts: list[Predictions]) -> Predictions:
 
 
 def _image_columns(rows: list[_Row]) -> dict[str, pa.Array]:
-    everywhere = np.zeros(len(rows), dtype=bool)
+    no_nulls = np.zeros(len(rows), dtype=bool)
     return {
         "face_index": pa.array([row.face for row in rows], pa.int16()),
-        "status": _named(np.array([_STATUSES.index(row.status) for row in rows], np.int64), everywhere, _STATUSES),
+        "status": _named(np.array([_STATUSES.index(row.status) for row in rows], np.int64), no_nulls, _STATUSES),
         "error": pa.array([row.error for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),
         "height": pa.array([row.height for row in rows], pa.int32()),
@@ -321,24 +322,24 @@ def _kept(listing: pa.Table, rows: list[_Row], names: list[str]) -> dict[str, pa
     return {name: listing.column(name).take(index).combine_chunks() for name in names}
 
 
-def _spread(values: npt.NDArray[Any], holes: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
-    """Values at the rows that were scored, null at the others."""
-    full = np.zeros(holes.size, dtype=values.dtype)
-    full[~holes] = values
-    return pa.array(full, kind, mask=holes)
+def _spread(values: npt.NDArray[Any], unscored: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+    """Values in scored rows, null in others."""
+    full = np.zeros(unscored.size, dtype=values.dtype)
+    full[~unscored] = values
+    return pa.array(full, kind, mask=unscored)
 
 
-def _named(codes: npt.NDArray[np.int64], holes: npt.NDArray[np.bool_], names: tuple[str, ...]) -> pa.Array:
-    """Codes as a dictionary column that always carries all of its names, so that every file has the same dictionary."""
+def _named(codes: npt.NDArray[np.int64], unscored: npt.NDArray[np.bool_], names: tuple[str, ...]) -> pa.Array:
+    """Codes as a dictionary column with all names, so that every file has the same dictionary."""
     return pa.DictionaryArray.from_arrays(
-        _spread(codes.astype(np.int8), holes, pa.int8()), pa.array(names, pa.string())
+        _spread(codes.astype(np.int8), unscored, pa.int8()), pa.array(names, pa.string())
     )
 
 
-def _spread_lists(values: npt.NDArray[np.float32] | None, holes: npt.NDArray[np.bool_]) -> pa.Array:
-    """``age_probabilities``: null everywhere for a network with a scalar age head."""
+def _spread_lists(values: npt.NDArray[np.float32] | None, unscored: npt.NDArray[np.bool_]) -> pa.Array:
+    """``age_probabilities``: null no_nulls for a network with a scalar age head."""
     if values is None:
-        return pa.nulls(holes.size, pa.list_(pa.float32(), AGE_BINS))
-    full = np.zeros((holes.size, AGE_BINS), dtype=np.float32)
-    full[~holes] = values
-    return pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), AGE_BINS, mask=pa.array(holes))
+        return pa.nulls(unscored.size, pa.list_(pa.float32(), AGE_BINS))
+    full = np.zeros((unscored.size, AGE_BINS), dtype=np.float32)
+    full[~unscored] = values
+    return pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), AGE_BINS, mask=pa.array(unscored))

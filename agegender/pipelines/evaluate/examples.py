@@ -1,4 +1,4 @@
-"""The images that a report shows: chosen by number, then read again, a few dozen out of however many."""
+"""The example images of a report: a few dozen, chosen by index and read again."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,24 +22,24 @@ SIDE_PX = 128
 def show_examples(
     config: EvaluateConfig, search: FaceSearch | None, listing: Listing, gathered: Gathered
 ) -> dict[str, list[Example]]:
-    """Read the chosen images once more; one that has vanished meanwhile is left out.
+    """Read the chosen images again; images that are gone are skipped.
 
     Returns:
-        Why they are shown -> examples, in the order of ``choose_examples``.
+        Reason -> examples, in the order of ``choose_examples``.
     """
-    chosen = choose_examples(gathered.seen, config.seed, EXAMPLES_OF_EACH)
+    chosen = choose_examples(gathered.observations, config.seed, EXAMPLES_OF_EACH)
     wanted = np.unique(np.concatenate(list(chosen.values())))
     limits = config.limits()
     cut = partial(resize, side_px=SIDE_PX) if search is None else largest_face(search, SIDE_PX)
-    made: dict[int, Example] = {}
+    examples: dict[int, Example] = {}
     for unit in np.unique(gathered.unit[wanted]):
         indices = wanted[gathered.unit[wanted] == unit]
         uris = rows_at(config.output, listing, int(unit), gathered.row[indices].tolist()).column("uri")
         pictures = _pictures(read_unit(listing.units[unit]), uris.to_pylist(), limits, cut)
         for index, uri in zip(indices.tolist(), uris.to_pylist(), strict=True):
             if uri in pictures:
-                made[index] = _example(gathered, index, uri, pictures[uri])
-    return {why: [made[i] for i in indices.tolist() if i in made] for why, indices in chosen.items()}
+                examples[index] = _example(gathered, index, uri, pictures[uri])
+    return {reason: [examples[i] for i in indices.tolist() if i in examples] for reason, indices in chosen.items()}
 
 
 def _pictures(
@@ -57,14 +57,14 @@ def _pictures(
 
 
 def _example(gathered: Gathered, index: int, uri: str, jpeg: bytes) -> Example:
-    seen = gathered.seen
+    observations = gathered.observations
     return Example(
         jpeg=jpeg,
         uri=uri,
-        age_true=None if np.isnan(seen.age_true[index]) else float(seen.age_true[index]),
-        age_pred=float(seen.age_pred[index]),
-        age_low=float(seen.age_low[index]),
-        age_high=float(seen.age_high[index]),
-        gender_true=None if seen.gender_true[index] < 0 else int(seen.gender_true[index]),
-        female_probability=float(seen.female_probability[index]),
+        age_true=None if np.isnan(observations.age_true[index]) else float(observations.age_true[index]),
+        age_pred=float(observations.age_pred[index]),
+        age_low=float(observations.age_low[index]),
+        age_high=float(observations.age_high[index]),
+        gender_true=None if observations.gender_true[index] < 0 else int(observations.gender_true[index]),
+        female_probability=float(observations.female_probability[index]),
     )

@@ -1,4 +1,4 @@
-"""The scored units of an evaluation -> one Parquet file, and on the driver the few numbers per image that metrics need."""
+"""The scored units of an evaluation -> one Parquet file, and the values per image that metrics need, on the driver."""
 
 import tempfile
 from collections import Counter
@@ -24,36 +24,36 @@ Keys = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the driver keeps: under 64 bytes for each evaluated image."""
+    """Values on the driver: under 64 bytes for each evaluated image."""
 
-    seen: Observations
+    observations: Observations
     """The readable images with a label."""
 
     unit: npt.NDArray[np.int32]
-    """int32[N], position of the unit of each."""
+    """int32[N], index of the unit of each image."""
 
     row: npt.NDArray[np.int32]
-    """int32[N], row of each in the table of its unit."""
+    """int32[N], row of each image in the table of its unit."""
 
     by_status: dict[str, int]
-    """Images by status, unlabelled ones too."""
+    """Images by status, including unlabelled ones."""
 
     unlabelled: int
     """Readable images without a label."""
 
     seen_in_training: int
-    """Of ``seen``, images whose bytes the model was trained on."""
+    """Of ``observations``, images that the model was trained on, by content."""
 
 
 def with_label_columns(listed: pa.Table) -> pa.Table:
-    """A listing's labels once more, as columns that scoring carries through."""
+    """Append copies of a listing's labels, as columns that scoring keeps."""
     for name, source in TRUE_LABELS.items():
         listed = listed.append_column(name, listed.column(source))
     return listed
 
 
 def observations_of(output: str, listing: Listing, corruption: str) -> Observations:
-    """The numbers of worse versions of the images that ``gather`` keeps."""
+    """The observations of a corruption of the images of ``gather``."""
     parts = []
     for unit in listing.units:
         table = tables.read_table(OutputLayout(output).evaluated(unit, corruption))
@@ -75,18 +75,18 @@ def is_among(keys: Keys, digest: bytes) -> bool:
 
 
 def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[str, str]) -> Gathered:
-    """Stream every scored unit into OUTPUT/predictions.parquet and keep the numbers.
+    """Stream every scored unit into OUTPUT/predictions.parquet and collect the observations.
 
     Args:
         output: of the run.
-        listing: whose units are all scored.
+        listing: all of its units must be scored.
         training_keys: uint64[M], sorted: content of the model's training images.
-        metadata: of the Parquet file.
+        metadata: for the Parquet file.
     """
     parts: list[Observations] = []
-    places: list[tuple[int, npt.NDArray[np.int32]]] = []
+    rows_of_units: list[tuple[int, npt.NDArray[np.int32]]] = []
     by_status: Counter[str] = Counter()
-    unlabelled = known = 0
+    unlabelled = seen_in_training = 0
     with tempfile.TemporaryFile() as file:
         writer: pq.ParquetWriter | None = None
         for number, unit in enumerate(listing.units):
@@ -98,26 +98,28 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
             rows = _usable_rows(table)
             usable = table.take(pa.array(rows))
             parts.append(_observations(usable))
-            places.append((number, rows))
+            rows_of_units.append((number, rows))
             unlabelled += int(pc.sum(pc.equal(table.column("status"), Status.OK.value)).as_py() or 0) - rows.size
-            known += int(np.isin(content_keys(usable.column("content_hash")), training_keys).sum())
+            seen_in_training += int(np.isin(content_keys(usable.column("content_hash")), training_keys).sum())
         if writer is not None:
             writer.close()
         file.seek(0)
         files.write_from(file, OutputLayout(output).predictions)
-    units = np.repeat(np.array([number for number, _ in places], np.int32), [rows.size for _, rows in places])
+    units = np.repeat(
+        np.array([number for number, _ in rows_of_units], np.int32), [rows.size for _, rows in rows_of_units]
+    )
     return Gathered(
         Observations.joined(parts),
         units,
-        np.concatenate([rows for _, rows in places]),
+        np.concatenate([rows for _, rows in rows_of_units]),
         {status.value: by_status[status.value] for status in Status if by_status[status.value]},
         unlabelled,
-        known,
+        seen_in_training,
     )
 
 
 def _usable_rows(table: pa.Table) -> npt.NDArray[np.int32]:
-    """Rows with an estimate and at least one label."""
+    """Rows with predictions and at least one label."""
     ok = pc.equal(table.column("status"), Status.OK.value)
     labelled = pc.or_(pc.is_valid(table.column("true_age_years")), pc.is_valid(table.column("true_gender")))
     return np.flatnonzero(pc.and_(ok, labelled).to_numpy()).astype(np.int32)
@@ -141,5 +143,5 @@ def _numbers(table: pa.Table, name: str, missing: float, kind: Any) -> npt.NDArr
 
 
 def rows_at(output: str, listing: Listing, unit: int, rows: Sequence[int]) -> pa.Table:
-    """Some rows of a scored unit."""
+    """Read some rows of a scored unit."""
     return tables.read_table(OutputLayout(output).evaluated(listing.units[unit])).take(pa.array(rows, pa.int64()))

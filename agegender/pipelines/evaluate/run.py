@@ -44,19 +44,19 @@ logger = logging.getLogger(__name__)
 def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score labelled images and write metrics.json, slices.parquet, predictions.parquet and report.html.
 
-    The same command after a kill goes on where it was.
+    The same command resumes an interrupted run.
 
     Returns:
         The content of metrics.json.
 
     Raises:
         ConfigError: OUTPUT holds another run; nothing was changed.
-        InputError: no usable model or split, no image, no labelled image, none of the split's part.
-        ResourceError: storage or cluster failed; what was scored stays.
+        InputError: no usable model or split, no image, no labelled image, or none in the split's part.
+        ResourceError: storage or cluster failed; scored units are kept.
     """
     config = _with_absolute_addresses(config)
     model = localize_model(config.model)
-    info, seen_keys = model.info, training_images(model.folder)
+    info, training_keys = model.info, training_images(model.folder)
     part = read_part(config.split, config.part) if config.split else None
     check_framing(info, config.model)
     search = face_search(config)
@@ -72,10 +72,10 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         _check_labels(config, listing)
         with ray_session(config.address, config.num_cpus), own_errors():
             score_units(config, search, listing, part, placement)
-        gathered = gather(config.output, listing, seen_keys, _metadata(info))
+        gathered = gather(config.output, listing, training_keys, _metadata(info))
         _check_evaluated(config, gathered)
     except InputError:
-        _discard(config.output)  # nothing came out: a corrected command may use the same OUTPUT
+        _discard(config.output)  # there is no result: a corrected command may use the same OUTPUT
         raise
     metrics = _write_results(config, info, search, listing, gathered, part)
     finish_record(config.output, "evaluate", config, identity, metrics)
@@ -84,17 +84,17 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def read_part(split_uri: str, part: str) -> Keys:
-    """The images of one part of a training run's split, by content.
+    """Read the content keys of one part of a training run's split.
 
     Args:
         split_uri: split.parquet, local or s3://.
         part: ``train``, ``val`` or ``test``.
 
     Returns:
-        uint64[N], sorted, without repeats.
+        uint64[N], sorted, unique.
 
     Raises:
-        InputError: no such file, not a split, or nothing in the part.
+        InputError: no such file, not a split, or an empty part.
     """
     try:
         table = tables.read_table(split_uri, ["content_hash", "part"])
@@ -104,8 +104,8 @@ def read_part(split_uri: str, part: str) -> Keys:
         ) from error
     hashes = table.filter(pc.equal(table.column("part"), part)).column("content_hash")
     if not len(hashes):
-        held = sorted(pc.unique(table.column("part")).to_pylist())
-        raise InputError(f"--split {split_uri}: no image in part {part}; it holds {', '.join(held) or 'nothing'}")
+        parts = sorted(pc.unique(table.column("part")).to_pylist())
+        raise InputError(f"--split {split_uri}: no image in part {part}; it holds {', '.join(parts) or 'nothing'}")
     return np.unique(content_keys(hashes))
 
 
@@ -118,17 +118,17 @@ def _write_results(
     part: Keys | None,
 ) -> dict[str, Any]:
     layout = OutputLayout(config.output)
-    rows = slices.slice_rows(gathered.seen, config.bootstrap_rounds, config.seed)
+    rows = slices.slice_rows(gathered.observations, config.bootstrap_rounds, config.seed)
     metrics = _metrics(config, info, listing, gathered, part)
     metrics["findings"] = findings(metrics, rows)
     tables.write_table(layout.path("slices.parquet"), pa.Table.from_pylist(rows, slices.SCHEMA))
     page = evaluation_page(
         metrics,
         rows,
-        ages=(gathered.seen.age_true, gathered.seen.age_pred),
-        error_histogram=error_histogram(gathered.seen),
-        confusion=slices.confusion(gathered.seen),
-        reliability=calibration.reliability(gathered.seen),
+        ages=(gathered.observations.age_true, gathered.observations.age_pred),
+        error_histogram=error_histogram(gathered.observations),
+        confusion=slices.confusion(gathered.observations),
+        reliability=calibration.reliability(gathered.observations),
         examples=show_examples(config, search, listing, gathered) if config.images else None,
     )
     files.write_bytes(layout.report, page.encode())
@@ -139,17 +139,18 @@ def _write_results(
 def _metrics(
     config: EvaluateConfig, info: ModelInfo, listing: Listing, gathered: Gathered, part: Keys | None
 ) -> dict[str, Any]:
-    seen, sums = gathered.seen, MetricSums.of(gathered.seen)
+    observations = gathered.observations
+    sums = MetricSums.of(observations)
     return {
         "n": sums.images,
         "n_age": sums.n_age,
         "n_gender": sums.n_gender,
-        **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
+        **slices.bounded_metrics(observations, config.bootstrap_rounds, config.seed),
         "interval_coverage_promised": info.calibration.interval_coverage,
-        "gender_calibration_error": calibration.gender_calibration_error(seen),
-        "interval_by_age_group": {by: calibration.interval_by_group(seen, by) for by in ("estimated", "true")},
-        "age_assurance": slices.age_assurance(seen),
-        "selective_prediction": selective_prediction(seen),
+        "gender_calibration_error": calibration.gender_calibration_error(observations),
+        "interval_by_age_group": {by: calibration.interval_by_group(observations, by) for by in ("estimated", "true")},
+        "age_assurance": slices.age_assurance(observations),
+        "selective_prediction": selective_prediction(observations),
         "robustness": _robustness(config, listing) if config.robustness else None,
         "seen_in_training": {
             "images": gathered.seen_in_training,
@@ -171,21 +172,21 @@ def _metrics(
 
 
 def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
-    """What is measured on each kind of worse images."""
+    """The metrics on each corruption of the images."""
     measured = {}
     for name in CORRUPTIONS:
-        seen = observations_of(config.output, listing, name)
+        observations = observations_of(config.output, listing, name)
         measured[name] = {
             "what": DESCRIPTIONS[name],
-            "n": len(seen),
-            **slices.bounded_metrics(seen, config.bootstrap_rounds, config.seed),
-            "gender_calibration_error": calibration.gender_calibration_error(seen),
+            "n": len(observations),
+            **slices.bounded_metrics(observations, config.bootstrap_rounds, config.seed),
+            "gender_calibration_error": calibration.gender_calibration_error(observations),
         }
     return measured
 
 
 def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:
-    """Everything that, were it different, would give other numbers or another page."""
+    """All settings that change the metrics or the report."""
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
     derived = {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}
     return config.identity(OUTPUT, LABELS, REPORT) | derived
@@ -206,16 +207,16 @@ def _with_absolute_addresses(config: EvaluateConfig) -> EvaluateConfig:
 
 
 def _check_labels(config: EvaluateConfig, listing: Listing) -> None:
-    """Before anything is scored: is there a label at all?"""
+    """Refuse a source without any label, before anything is scored."""
     problems: set[str] = set()
     for unit in listing.units:
         listed = tables.read_table(unit, ["age_years", "gender", "label_problem"])
         if any(listed.column(name).null_count < listed.num_rows for name in ("age_years", "gender")):
             return
         problems.update(pc.unique(listed.column("label_problem").drop_null()).to_pylist()[:3])
-    why = f" (for example: {sorted(problems)[0]})" if problems else ""
+    reason = f" (for example: {sorted(problems)[0]})" if problems else ""
     raise InputError(
-        f"none of the {listing.images} images in {', '.join(config.input)} has a label{why}, so there is nothing to "
+        f"none of the {listing.images} images in {', '.join(config.input)} has a label{reason}, so there is nothing to "
         "measure. Name them AGE_GENDER_RACE_STAMP.jpg, or give a manifest with --age-column and --gender-column"
     )
 
@@ -226,7 +227,7 @@ def _check_evaluated(config: EvaluateConfig, gathered: Gathered) -> None:
             f"none of the images in {', '.join(config.input)} is in part {config.part} of {config.split}: their contents "
             "differ. Give the --input that the model was trained on, or the split of that training run"
         )
-    if not len(gathered.seen):
+    if not len(gathered.observations):
         raise InputError(
             f"no image in {', '.join(config.input)} is both labelled and readable ({gathered.by_status}). "
             "Look at them with `agegender eda`"
@@ -241,7 +242,7 @@ def _discard(output: str) -> None:
 
 
 def _discard_work(output: str) -> None:
-    """The scores are in predictions.parquet; the listing's index goes first, so that a part of a listing is not resumed."""
+    """Delete the work files; the listing's index first, so that a partly deleted listing does not look complete."""
     layout = OutputLayout(output)
     files.delete(listing_index(layout.listing))
     files.delete_folder(layout.work())

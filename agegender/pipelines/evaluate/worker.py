@@ -1,6 +1,6 @@
-"""The units of an evaluation on Ray Data: each is scored in an actor and put on storage as one table.
+"""The units of an evaluation on Ray Data: each is scored in an actor and written to storage as one table.
 
-Apart from ``evaluate``, so that the actors do not import what draws the report.
+Separate from ``run``, so that the actors do not import the report code.
 """
 
 import functools
@@ -28,7 +28,7 @@ from agegender.storage import files, tables
 
 
 class _EvaluatingActor:
-    """One process of the pool: the model loaded once; units in, tables of predictions and labels to storage."""
+    """One process of the pool: the model loaded once; writes a table of predictions and labels per unit."""
 
     def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
         restore_default_signal_handlers()
@@ -45,12 +45,12 @@ class _EvaluatingActor:
         listed = with_label_columns(read_unit(unit))
         wanted = None if self._part is None else functools.partial(is_among, self._part)
         scored = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted)
-        # What is wanted is known by now: the images of other parts are not read again for each corruption.
+        # Images of other parts are known now and are not read again for each corruption.
         chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
         for name in self._corruptions:
-            worse = self._scorer.score_unit(chosen, alter=CORRUPTIONS[name])
-            tables.write_table(self._layout.evaluated(unit, name), worse)
-        # Last, for a unit is done where this is.
+            corrupted = self._scorer.score_unit(chosen, alter=CORRUPTIONS[name])
+            tables.write_table(self._layout.evaluated(unit, name), corrupted)
+        # Last, because this table marks the unit as done.
         tables.write_table(self._layout.evaluated(unit), scored)
         return {"images": np.array([listed.num_rows]), "evaluated": np.array([scored.num_rows])}
 
@@ -58,17 +58,17 @@ class _EvaluatingActor:
 def score_units(
     config: EvaluateConfig, search: FaceSearch | None, listing: Listing, part: Keys | None, placement: Placement
 ) -> None:
-    """Bring the table of predictions and labels of every unit to storage; units whose table is there are done.
+    """Write the table of predictions and labels of every unit; units that have one are skipped.
 
     Args:
         config: of the run.
-        search: how faces are found, one in each photograph; None: images are face crops.
-        listing: its units.
+        search: finds the largest face of each photograph; None: images are face crops.
+        listing: of the run.
         part: keys of the images to evaluate; None: all.
         placement: where the actors may run.
 
     Raises:
-        ResourceError: storage or cluster failed; finished units stay.
+        ResourceError: storage or cluster failed; finished units are kept.
     """
     layout = OutputLayout(config.output)
     pending = [unit for unit in listing.units if not files.exists(layout.evaluated(unit))]

@@ -1,6 +1,6 @@
-"""Start of a predict run: a process that scores begins to import while this one does, where no cluster is needed.
+"""Start of a predict run: for a local run, a scoring process is started while the driver imports its modules.
 
-Its imports take about as long as the driver's, a second, so that one after the other they would double the wait.
+Both imports take about a second; one after the other they would double the wait.
 """
 
 from typing import Any
@@ -11,12 +11,12 @@ from agegender.pipelines.runtime.session import cluster_address
 
 
 def may_be_local(config: PredictConfig) -> bool:
-    """Whether processes of this machine score where images are few: no cluster, worker count or GPU was asked for."""
+    """Whether a small run may be scored by local processes: no cluster, worker count or GPU was requested."""
     return cluster_address(config.address) is None and config.num_workers is None and not config.use_gpu
 
 
 def launch_predict(config: PredictConfig) -> dict[str, Any]:
-    """``run.run_predict``, started sooner."""
+    """``run.run_predict`` with a faster start."""
     if may_be_local(config) and not config.dry_run:
         local.warm_up("agegender.pipelines.predict.worker", config.threads_per_worker)
     try:

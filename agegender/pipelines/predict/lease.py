@@ -1,7 +1,7 @@
-"""One driver at a time for an OUTPUT: two would publish the same units twice. No Ray.
+"""Lease of an OUTPUT: only one driver at a time, as two would publish the same units twice. No Ray.
 
-``_work/driver.json`` names the driver and is rewritten as its heartbeat. A driver that was killed leaves the file behind: on
-its own machine its process id shows that it is gone, on another one the file stops changing.
+``_work/driver.json`` identifies the driver and is rewritten as its heartbeat. A killed driver leaves the file behind: on the
+same machine its process id shows that it has ended, on another machine the file stops changing.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 10.0
 LEASE_TTL_S = 35.0
-"""A lease without a heartbeat for so long is that of a dead driver."""
+"""A lease without a heartbeat for so long has expired: its driver is dead."""
 
 
 class Lease:
-    """Held from ``with`` to its end.
+    """Context manager that holds the lease.
 
     Args:
-        output: OUTPUT of the run, which is ours by ``record.claim_output``.
+        output: OUTPUT of the run, claimed by ``run_record.claim_output``.
 
     Raises:
-        ConfigError: (on entering) another driver works there.
+        ConfigError: (on entering) another driver holds the lease.
     """
 
     def __init__(self, output: str) -> None:
@@ -55,25 +55,25 @@ class Lease:
     ) -> None:
         self._ending.set()
         self._thread.join(timeout=10)
-        with contextlib.suppress(ResourceError):  # the job raises its own
+        with contextlib.suppress(ResourceError):  # the job raises its own error
             if self._is_ours(self._read()):
                 files.delete(self._uri)
 
     def check(self) -> None:
-        """Call it before what must not be done twice.
+        """Check that this driver still holds the lease; call it before writes that must happen once.
 
         Raises:
-            ResourceError: another driver has taken over; it resumes from what was done here.
+            ResourceError: another driver has taken over and resumes the run.
         """
         found = self._read()
         if not self._is_ours(found):
-            raise ResourceError(f"{self._output}: {_who(found)} has taken over this run and resumes it there")
+            raise ResourceError(f"{self._output}: {_describe(found)} has taken over this run and resumes it there")
 
     def _acquire(self) -> None:
         found = self._read()
-        if found is None or _is_gone(found):
+        if found is None or _has_ended(found):
             return
-        logger.info("%s: waiting up to %.0f s for a heartbeat of %s", self._output, LEASE_TTL_S, _who(found))
+        logger.info("%s: waiting up to %.0f s for a heartbeat of %s", self._output, LEASE_TTL_S, _describe(found))
         deadline_s = time.monotonic() + LEASE_TTL_S
         while time.monotonic() < deadline_s:
             time.sleep(1)
@@ -82,7 +82,7 @@ class Lease:
                 return
             if now != found:
                 raise ConfigError(
-                    f"{self._output}: {_who(now)} is running it. Nothing was changed. Wait for its end or stop it, "
+                    f"{self._output}: {_describe(now)} is running it. Nothing was changed. Wait for its end or stop it, "
                     "or give another --output"
                 )
 
@@ -108,12 +108,12 @@ class Lease:
         return found is not None and found["token"] == self._token
 
 
-def _who(found: dict[str, Any] | None) -> str:
+def _describe(found: dict[str, Any] | None) -> str:
     return f"process {found['pid']} on {found['host']}, since {found['since']}," if found else "another process"
 
 
-def _is_gone(found: dict[str, Any]) -> bool:
-    """Whether a driver of this machine has ended; of others that is not known. Our own process id is an earlier one's."""
+def _has_ended(found: dict[str, Any]) -> bool:
+    """Whether a driver of this machine has ended; unknown for other machines. Our own process id was reused."""
     return found["host"] == socket.gethostname() and (found["pid"] == os.getpid() or not _is_running(found["pid"]))
 
 
@@ -124,7 +124,7 @@ def _is_running(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    try:  # a zombie has ended, too
+    try:  # a zombie has ended as well
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return True

@@ -1,15 +1,15 @@
-"""Which units of a predict run are scored, and the parts that readers see. No Ray.
+"""State of a predict run: the scored units, and the published parts. No Ray.
 
 Under OUTPUT::
 
-    _work/listing/            the units, written when listed
+    _work/listing/            the units of the listing
     _work/scored/NAME.parquet rows of a unit, written atomically by the worker that scored it
     _work/scored/NAME.json    its counts, written after the rows: this file marks the unit as done
     part-FIRST-LAST.parquet   the rows of units FIRST to LAST, written atomically; the counts are in its metadata. Only
                               ``rescore`` replaces it, as a whole
 
-A unit is done when its counts or a part that covers it exist, so a run that was killed anywhere resumes from these names.
-Memory: the counts of the units that are staged and not yet in a part, however many units there are.
+A unit is done if its counts or a part that covers it exist, so a run that was killed at any point resumes from these names.
+Memory: the counts of the staged units that are not yet in a part.
 """
 
 import json
@@ -32,7 +32,7 @@ from agegender.storage import files, tables
 
 PART_BYTES = 128_000_000
 PART_ROWS = 1_000_000
-"""A part is closed when it reaches either: large enough for engines, small enough to hold few units back."""
+"""A part is published when it reaches either limit: large enough for query engines, small enough to delay few units."""
 
 REQUESTS_IN_FLIGHT = 16
 """To S3, where each small file costs a round trip."""
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class UnitCounts:
-    """What came out of one unit, or of several together."""
+    """Counts of one or several scored units."""
 
     images: int = 0
     rows: int = 0
@@ -87,24 +87,24 @@ def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:
 class Ledger:
     """The state of a run's output.
 
-    Within ``with`` a part is joined in a thread of its own while the caller continues; the next part waits for it. An error
-    there is raised by one of the next calls, or at the end of ``with``.
+    Within ``with`` a part is written in a background thread; the next part waits for it. An error there is raised by one of
+    the next calls, or at the end of ``with``.
 
     Args:
         output: OUTPUT of the run.
         metadata: written into every part: model id and hash, config hash, versions.
-        may_publish: called before a part is written; raises where another driver has taken over.
+        may_publish: called before a part is written; raises if another driver has taken over.
     """
 
     def __init__(self, output: str, metadata: dict[str, str], may_publish: Callable[[], None] = lambda: None) -> None:
         self._output, self._layout = output, OutputLayout(output)
         self._metadata, self._may_publish = metadata, may_publish
         self.totals = UnitCounts()
-        """Counts of everything that is scored, published or not."""
+        """Counts of all scored units, published or not."""
         self.parts = 0
         self._next = 0  # the first unit that is in no part
         self._staged: dict[int, UnitCounts] = {}
-        self._ready = UnitCounts()  # of the units from _next on without a gap, which the next part will hold
+        self._ready = UnitCounts()  # of the contiguous units from _next on, for the next part
         self._ready_end = 0
         self._publisher: ThreadPoolExecutor | None = None
         self._publishing: Future[None] | None = None
@@ -121,12 +121,12 @@ class Ledger:
         self._publisher.shutdown()  # the lease of the run must be held until then
         self._publisher = None
         if error is None:
-            self._settle()
+            self._wait_for_part()
 
     def _recover(self) -> None:
         for first, last, uri in parts_of(self._output):
             if first != self._next:
-                break  # cannot happen by our own writing; the units are scored again rather than trusted
+                break  # we never write such parts: score the units again
             self.totals += part_counts(uri)
             self.parts += 1
             self._next = self._ready_end = last + 1
@@ -134,7 +134,7 @@ class Ledger:
             if number >= self._next:
                 self._count(number, counts)
             else:
-                self._delete_staged([number])  # published; the driver was killed before it was deleted
+                self._delete_staged([number])  # published; the driver was killed before it deleted the staged rows
 
     @property
     def units(self) -> int:
@@ -148,12 +148,12 @@ class Ledger:
     def add(self, unit_uri: str, counts: UnitCounts) -> None:
         """Count a unit that was staged, and publish a part when it is full."""
         if self._publishing is not None and self._publishing.done():
-            self._settle()
+            self._wait_for_part()
         self._count(unit_number(unit_uri), counts)
         self._publish_full()
 
     def publish_rest(self) -> None:
-        """Publish the units that are left over as the last part."""
+        """Publish the remaining units as the last part."""
         self._publish_full()
         if self._ready_end > self._next:
             self._publish()
@@ -170,7 +170,7 @@ class Ledger:
         self.totals += counts
 
     def _publish(self) -> None:
-        self._settle()
+        self._wait_for_part()
         run, counts = range(self._next, self._ready_end), self._ready
         self._next, self._ready = self._ready_end, UnitCounts()
         for number in run:
@@ -181,8 +181,8 @@ class Ledger:
         else:
             self._publishing = self._publisher.submit(self._write_part_file, run, counts)
 
-    def _settle(self) -> None:
-        """Wait for the part that is under way, and raise what went wrong with it."""
+    def _wait_for_part(self) -> None:
+        """Wait for the part in flight, and raise its error."""
         if self._publishing is not None:
             publishing, self._publishing = self._publishing, None
             publishing.result()
@@ -199,10 +199,10 @@ class Ledger:
                 _write_part(path, _each(tables.read_table, staged, self._output), metadata)
                 with path.open("rb") as part:
                     files.write_from(part, uri)
-        except OSError as error:  # errors of storage have a class of ours
+        except OSError as error:  # a local error; storage raises our own classes
             raise ResourceError(
-                f"{tempfile.gettempdir()}: {uri} cannot be joined there ({error}). Make room for {PART_BYTES / 1e6:.0f} MB or "
-                "set TMPDIR to a folder that has it, and run the same command again"
+                f"{tempfile.gettempdir()}: {uri} cannot be written there first ({error}). Free {PART_BYTES / 1e6:.0f} MB or "
+                "set TMPDIR to a folder with that space, and run the same command again"
             ) from error
         self._delete_staged(run)
 
@@ -213,26 +213,26 @@ class Ledger:
 
 
 def _each(do: Callable[[str], T], uris: Iterable[str], output: str) -> Iterator[T]:
-    """``map``, several at a time on S3; a local file is written sooner than handed to a thread."""
+    """``map``, concurrent on S3; a local request is faster than dispatching it to a thread."""
     return files.read_ahead(do, uris, REQUESTS_IN_FLIGHT if files.is_s3(output) else 1)
 
 
 def _write_part(path: Path, staged: Iterable[pa.Table], metadata: dict[str, str]) -> None:
     writer: pq.ParquetWriter | None = None
-    waiting: list[pa.Table] = []
-    waiting_rows = 0
+    buffer: list[pa.Table] = []
+    buffered_rows = 0
     try:
         for table in staged:
             if writer is None:
                 schema = table.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
                 writer = pq.ParquetWriter(path, schema, compression="zstd")
-            waiting.append(table.cast(writer.schema))
-            waiting_rows += table.num_rows
-            if waiting_rows >= ROW_GROUP_ROWS:
-                writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
-                waiting, waiting_rows = [], 0
-        if writer is not None and waiting:
-            writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
+            buffer.append(table.cast(writer.schema))
+            buffered_rows += table.num_rows
+            if buffered_rows >= ROW_GROUP_ROWS:
+                writer.write_table(pa.concat_tables(buffer), row_group_size=ROW_GROUP_ROWS)
+                buffer, buffered_rows = [], 0
+        if writer is not None and buffer:
+            writer.write_table(pa.concat_tables(buffer), row_group_size=ROW_GROUP_ROWS)
     finally:
         if writer is not None:
             writer.close()
@@ -248,23 +248,23 @@ def part_counts(uri: str) -> UnitCounts:
     """The counts in a part's metadata.
 
     Raises:
-        InputError: damaged, or no part that a run wrote.
+        InputError: damaged, or not written by a run.
     """
     with files.open_for_reading(uri) as stream:
         try:
             metadata = pq.read_schema(stream).metadata or {}
             return _counts(json.loads(metadata[COUNTS_KEY]))
         except (pa.ArrowInvalid, OSError, KeyError) as error:
-            if isinstance(error, OSError) and error.errno:  # of the disk; Arrow's own have no number
+            if isinstance(error, OSError) and error.errno:  # a disk error; Arrow's errors have no errno
                 raise
             raise InputError(
-                f"{uri}: damaged, or not written by this command ({error}). Put back the file that the run wrote, or run into "
+                f"{uri}: damaged, or not written by this command ({error}). Restore the file that the run wrote, or run into "
                 "another --output"
             ) from error
 
 
 def staged_units(output: str) -> dict[int, UnitCounts]:
-    """Unit number -> counts, of the units that are scored and not yet published."""
+    """Unit number -> counts, for the scored units that are not yet published."""
     found = files.list_files(OutputLayout(output).scored, allow_empty=True)
     uris = [info.uri for info in found if info.uri.endswith(".json")]
     return {

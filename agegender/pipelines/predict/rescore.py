@@ -1,13 +1,13 @@
-"""``agegender rescore OUTPUT``: images of a finished predict run are scored again on demand. No Ray by itself.
+"""``agegender rescore OUTPUT``: score images of a finished predict run again. This module does not import Ray.
 
-It is a run within the run, under OUTPUT/_work/rescore, with a listing, units and parts of its own::
+It is a nested run under OUTPUT/_work/rescore, with its own listing, units and parts::
 
-    _work/listing/unit-*.parquet   the images as they are listed now, and the unit of OUTPUT that holds each
-    rescore.json                   all are collected; from here on the next ``rescore`` scores and commits them
+    _work/listing/unit-*.parquet   the images as listed now, each with its unit of OUTPUT
+    rescore.json                   collecting is complete; from here on the next ``rescore`` scores and commits them
 
-When all are scored, each part of OUTPUT that holds such rows is replaced as a whole under its own name, which is atomic on
-disk and on S3: a reader that opens the part finds its old rows or its new ones, each image once. Then the listing gets the
-new sizes and etags. Whatever is killed in between is done again with the same outcome.
+When all are scored, each part of OUTPUT with such rows is replaced under the same name, which is atomic on disk and on S3:
+a reader that opens the part finds the old rows or the new ones, each image once. Then the listing gets the new sizes and
+etags. All steps are idempotent, so a killed ``rescore`` can be repeated.
 """
 
 import json
@@ -51,19 +51,19 @@ from agegender.storage import files, tables
 logger = logging.getLogger(__name__)
 
 UNIT = pa.field("agegender_unit", pa.int64())
-"""Carried from the listing into the rows, as a manifest's columns are: the unit of OUTPUT that holds the image."""
+"""The unit of OUTPUT that contains the image; kept from the listing in the rows, like a manifest's columns."""
 
 
 def run_rescore(config: RescoreConfig) -> dict[str, Any]:
     """Score images of a finished run again and replace their rows.
 
     Returns:
-        The closing summary: how many images were scored again, and the counts of the whole run after that.
+        The closing summary: the number of rescored images, and the new counts of the whole run.
 
     Raises:
-        ConfigError: the run is not finished, its model or detector is another now, or nothing is asked for; nothing was
+        ConfigError: the run is not finished, its model or detector has changed, or nothing was selected; nothing was
             changed.
-        InputError: OUTPUT holds no predict run, or more bad files than its ``max_bad_fraction`` (the output is kept).
+        InputError: OUTPUT has no predict run, or more bad files than its ``max_bad_fraction`` (the output is kept).
         ResourceError: storage or cluster failed; the same command resumes.
     """
     output = files.absolute(config.output)
@@ -82,10 +82,14 @@ def run_rescore(config: RescoreConfig) -> dict[str, Any]:
 
 
 def _predict_config(config: RescoreConfig, output: str, record: dict[str, Any]) -> PredictConfig:
-    """The config of the run, at work where ``rescore`` was told to be."""
+    """The config of the run, with the cluster options of ``rescore``."""
     known = {name: value for name, value in record["config"].items() if name in PredictConfig.model_fields}
-    here = config.cluster().model_dump() | {"output": output, "num_workers": config.num_workers, "save_crops": False}
-    return PredictConfig.model_validate(known | here)
+    overrides = config.cluster().model_dump() | {
+        "output": output,
+        "num_workers": config.num_workers,
+        "save_crops": False,
+    }
+    return PredictConfig.model_validate(known | overrides)
 
 
 def _rescore(config: RescoreConfig, run: Run, before: dict[str, Any], lease: Lease) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def _score_and_commit(run: Run, collector: "RescoreCollector", stats: PredictSta
 
 
 class RescoreCollector:
-    """The images of a run that are scored again.
+    """Collects the images of a run to score again, and commits their new rows.
 
     Args:
         output: OUTPUT of the run.
@@ -142,25 +146,25 @@ class RescoreCollector:
     def __init__(self, output: str) -> None:
         self._run = OutputLayout(output)
         self.layout = self._run.rescore
-        """Of the run within the run."""
+        """Of the nested run."""
         self._index_uri = self._run.rescore_index
         self._rows: list[ListedImage] = []
         self._units: list[int] = []
         self.units = self.images = 0
-        """Collected and not committed yet, by this process or an earlier one."""
+        """Collected by this process or an earlier one, and not yet committed."""
         if files.exists(self._index_uri):
             index = files.read_json(self._index_uri)
             self.units, self.images = index["units"], index["images"]
 
     def collect(self, config: PredictConfig, *, changed: bool, statuses: Sequence[str]) -> None:
-        """List the source of the run and note its images as they are now.
+        """List the source of the run and collect images as they are now.
 
         Args:
             config: of the run.
-            changed: whether images whose size or etag differ are scored again.
-            statuses: rows of which status are scored again.
+            changed: whether to collect images whose size or etag differ.
+            statuses: collect images with one of these statuses.
         """
-        self._clear()  # what a run left that was killed while it collected
+        self._clear()  # left by a run that was killed while collecting
         units = files.read_json(listing_index(self._run.listing))["units"]
         reader = SourceReader(config.source(), tuple(config.keep_columns), Counter())
         with SeenUris() as seen:
@@ -206,14 +210,14 @@ class RescoreCollector:
         self._rows, self._units = [], []
 
     def address(self, number: int) -> str:
-        """Listing of a unit of the run within the run."""
+        """Listing of a unit of the nested run."""
         return unit_uri(self.layout.listing, number)
 
     def commit(self) -> None:
-        """Put the new rows in place of the old ones, when all units are scored and published.
+        """Replace the old rows by the new ones, after all units are scored and published.
 
         Raises:
-            AccountingError: a part would hold another number of images than before; it is left as it is.
+            AccountingError: the number of images in a part would change; the part is left unchanged.
         """
         for first, last, part in parts_of(self._run.output):
             new = [_of_units(uri, first, last) for _, _, uri in parts_of(self.layout.output)]
@@ -235,37 +239,37 @@ class RescoreCollector:
 
 
 def _of_units(uri: str, first: int, last: int) -> pa.Table:
-    """Rows of a file with ``UNIT`` whose unit is among FIRST to LAST."""
+    """Rows of a file with the column ``UNIT`` for units FIRST to LAST."""
     with files.open_for_reading(uri) as stream:
         return pq.read_table(stream, filters=[(UNIT.name, ">=", first), (UNIT.name, "<=", last)])
 
 
 def replace_rows(part: str, new: pa.Table) -> None:
-    """Replace a part by itself with the rows of some images exchanged; its images, name and other metadata stay.
+    """Replace the rows of some images in a part; its name, images and other metadata stay the same.
 
     Args:
         part: address of the part.
-        new: all rows of the exchanged images, the columns of the part.
+        new: all rows of these images, with the columns of the part.
 
     Raises:
-        AccountingError: the part does not hold exactly one entry for each of these images.
+        AccountingError: the part does not contain each of these images exactly once.
     """
-    exchanged = pc.unique(new.column("uri"))
+    uris = pc.unique(new.column("uri"))
     with tempfile.TemporaryDirectory(prefix="agegender-part-") as folder:
         path = Path(folder) / "part.parquet"
         with files.open_for_reading(part) as stream:
             old = pq.ParquetFile(stream)
-            gone = sum(map(counts_of, _batches(old, exchanged, True, ["uri", "face_index", "status"])), UnitCounts())
-            come = counts_of(new)
-            if not gone.images == come.images == len(exchanged):
+            removed = sum(map(counts_of, _batches(old, uris, True, ["uri", "face_index", "status"])), UnitCounts())
+            added = counts_of(new)
+            if not removed.images == added.images == len(uris):
                 raise AccountingError(
-                    f"{part}: {len(exchanged)} images were scored again into {come.images}, of which it holds {gone.images}. "
-                    "It was left as it is. This is a defect: keep the folder and report it"
+                    f"{part}: {len(uris)} images were rescored into {added.images}, and the part has {removed.images} of them. "
+                    "The part was left unchanged. This is a defect: keep the folder and report it"
                 )
-            counts = json.dumps(asdict(part_counts(part) + come - gone), sort_keys=True)
+            counts = json.dumps(asdict(part_counts(part) + added - removed), sort_keys=True)
             schema = old.schema_arrow.with_metadata({**old.schema_arrow.metadata, COUNTS_KEY: counts.encode()})
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for kept in _batches(old, exchanged, False):
+                for kept in _batches(old, uris, False):
                     writer.write_table(kept.cast(schema))
                 writer.write_table(new.select(schema.names).cast(schema))
         with path.open("rb") as whole:
@@ -275,7 +279,7 @@ def replace_rows(part: str, new: pa.Table) -> None:
 def _batches(
     part: pq.ParquetFile, uris: pa.Array, among: bool, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """The rows whose uri is, or is not, among some."""
+    """The rows whose uri is, or is not, among ``uris``."""
     for batch in part.iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns):
         found = pc.is_in(batch.column("uri"), value_set=uris)
         yield pa.Table.from_batches([batch.filter(found if among else pc.invert(found))])

@@ -1,4 +1,4 @@
-"""Score every image of a source: units of a listing that grows meanwhile, in a pool of processes, into parts of Parquet.
+"""Score every image of a source: units of a streaming listing, scored in a pool of processes, into Parquet parts.
 
 StreamingListing -> [UnitScorer in a process: fetch, decode, find, score, stage] -> Ledger -> part-*.parquet
 """
@@ -31,18 +31,18 @@ DRY_RUN_IMAGES = 256
 
 
 def run_predict(config: PredictConfig) -> dict[str, Any]:
-    """Score a source into OUTPUT, or resume where an earlier run of the same command was stopped.
+    """Score a source into OUTPUT, or resume an earlier run of the same command.
 
-    Few images are scored by processes of this machine, without a cluster (``engine.local``).
+    A small source is scored by processes of this machine, without a cluster (``engine.local``).
 
     Returns:
-        The closing summary: images, rows, images by status, images/s, where the output is.
+        The closing summary: images, rows, images by status, images/s, address of the output.
 
     Raises:
-        ConfigError: OUTPUT holds another run, or another driver is running it, or the options do not fit the model; nothing
-            was changed.
+        ConfigError: OUTPUT holds another run, or another driver is running it, or the options do not match the model;
+            nothing was changed.
         InputError: no image, no usable model, or more bad files than ``max_bad_fraction`` (the output is kept).
-        ResourceError: storage or cluster failed; what was scored stays.
+        ResourceError: storage or cluster failed; scored units are kept.
     """
     config = config.model_copy(update={"output": files.absolute(config.output), "model": model_address(config.model)})
     run = check_run(config)
@@ -87,7 +87,7 @@ def _listing(config: PredictConfig) -> StreamingListing:
 
 
 def _nothing_new(run: Run, before: dict[str, Any], changed: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
-    """The result of a finished run that is run again; nothing is written unless it differs."""
+    """The result of a finished run that is run again; written only if it differs."""
     output = run.config.output
     logger.info("%s: this run is finished, and its source holds nothing new; nothing was done", output)
     result = {key: value for key, value in before.items() if not key.startswith("changed_")} | changed
@@ -98,9 +98,9 @@ def _nothing_new(run: Run, before: dict[str, Any], changed: dict[str, Any], ledg
 
 
 def _changed(config: PredictConfig, listing: StreamingListing) -> dict[str, Any]:
-    """Files that were replaced under their names, for the closing summary."""
+    """Files that were replaced under the same name, for the closing summary."""
     if left := RescoreCollector(config.output).images:
-        # Which of the changed files are among the rows that wait is not known before those are committed.
+        # Some changed files may be among the pending images, so the count is known only after their commit.
         logger.warning(
             "%s: %d images wait to be scored again. `agegender rescore OUTPUT` resumes it", config.output, left
         )
@@ -118,7 +118,7 @@ def _changed(config: PredictConfig, listing: StreamingListing) -> dict[str, Any]
 
 
 def _pending(listing: StreamingListing, ledger: Ledger) -> Iterator[str | None]:
-    """Addresses of the units that are still to be scored; None whenever none is listed yet."""
+    """Addresses of the units to score; None if the next is not listed yet."""
     for number in listing.numbers():
         if number is None:
             yield None

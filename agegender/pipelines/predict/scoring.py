@@ -1,4 +1,4 @@
-"""What ``predict`` and ``rescore`` share: the checks before anything is written, and units through a pool into a ledger."""
+"""Shared by ``predict`` and ``rescore``: checks before anything is written, and scoring of units with a pool."""
 
 import contextlib
 import hashlib
@@ -36,21 +36,21 @@ from agegender.schema import CONTRACT_VERSION, Status
 
 @dataclass(frozen=True)
 class Run:
-    """A predict run whose config was checked."""
+    """A predict run with a checked config."""
 
     config: PredictConfig
     """With absolute addresses."""
 
     search: FaceSearch | None
     identity: dict[str, Any]
-    """Everything that, were it different, would give other rows."""
+    """All settings that change rows."""
 
     metadata: dict[str, str]
     """Of every part."""
 
     @property
     def placement(self) -> Placement:
-        """Where its work may be done."""
+        """Where its work may be scheduled."""
         return Placement(self.config.cluster(), self.config.opened_by_workers())
 
 
@@ -61,7 +61,7 @@ def check_run(config: PredictConfig) -> Run:
         config: with absolute addresses.
 
     Raises:
-        ConfigError: the options do not fit the model or each other.
+        ConfigError: the options do not match the model or each other.
         InputError: no usable model or detector.
         ResourceError: storage does not answer, or the detector cannot be downloaded.
     """
@@ -109,16 +109,16 @@ def score_into(
     label: str = COMMAND,
     listing: StreamingListing | None = None,
 ) -> None:
-    """Score units and enter them into the ledger.
+    """Score units and add them to the ledger.
 
     Args:
         run: of the config.
-        units: addresses of listings; None: none at the moment.
+        units: addresses of listings; None: none available yet.
         ledger: of OUTPUT.
-        stats: filled meanwhile.
-        locally: in processes of this machine; else on Ray.
+        stats: updated while scoring.
+        locally: use processes of this machine; else Ray.
         label: of the progress bar.
-        listing: that still grows, for how much is left.
+        listing: gives the total once it is complete.
     """
     pool = _local_pool(run, stats) if locally else _ray_pool(run, stats)
     with (
@@ -153,12 +153,12 @@ def _ray_pool(run: Run, stats: PredictStats) -> Iterator[UnitPool]:
     with ray_session(config.address, config.num_cpus), own_errors():
         size, cpus = ray_actors.pool_size(config.num_workers, config.threads_per_worker, run.placement)
         gpus = gpu_actors.start_gpus(config.model, config.batch_size, run.placement) if config.use_gpu else []
-        wanted = gpu_actors.DecodersWanted(gpus, size) if gpus else size
+        target_size = gpu_actors.DecoderTarget(gpus, size) if gpus else size
         submit = gpu_actors.GpuSubmit(gpus) if gpus else None
         job = ScoringJob.of(config, run.search)
         workers = ray_actors.RayActors(ScoringWorker, (job, submit), cpus, run.placement)
         try:
-            yield UnitPool(workers, wanted, images_of, stats, COMMAND)
+            yield UnitPool(workers, target_size, images_of, stats, COMMAND)
         finally:
             gpu_actors.stop_gpus(gpus)
 
@@ -170,7 +170,7 @@ def _set_open(ledger: Ledger, listing: StreamingListing | None) -> None:
 
 
 def bad_images(counts: UnitCounts) -> int:
-    """Images that count towards ``--max-bad-fraction``."""
+    """Number of images that count for ``--max-bad-fraction``."""
     return sum(n for status, n in (counts.by_status or {}).items() if Status(status).is_bad)
 
 
@@ -189,7 +189,7 @@ def check_bad_fraction(config: PredictConfig, counts: UnitCounts) -> None:
 
 
 def counted(totals: UnitCounts) -> dict[str, Any]:
-    """The counts of a run, for its summary and its record."""
+    """The counts of a run, for its summary and record."""
     by_status = totals.by_status or {}
     return {
         "images": totals.images,

@@ -1,4 +1,4 @@
-"""How far a predict run is, read from what it wrote; no Ray, and nothing is changed."""
+"""Progress of a predict run, read from its output; no Ray, and nothing is changed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,14 +17,14 @@ from agegender.schema import Status
 from agegender.storage import files
 
 EXAMPLES = 3
-"""Of each status that is bad."""
+"""For each bad status."""
 
 
 def run_status(config: StatusConfig) -> dict[str, Any]:
-    """Images scored, published and left of the run in OUTPUT, the images by status, and examples of what failed and why.
+    """Count the scored, published and remaining images of the run in OUTPUT, by status, with examples of failures.
 
     Raises:
-        InputError: OUTPUT holds no predict run.
+        InputError: OUTPUT has no predict run.
     """
     output = files.absolute(config.output)
     record = read_record(output, "predict")
@@ -58,12 +58,12 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
 
 
 def _failed(parts: list[str], by_status: dict[str, int]) -> list[str] | None:
-    """A line for each of a few images of every bad status, as far as parts hold them."""
+    """A line for each of a few published images of every bad status."""
     wanted = {name: min(EXAMPLES, n) for name, n in by_status.items() if Status(name).is_bad}
     lines = []
     for uri in parts:
         if not any(wanted.values()):
-            break  # most parts need not be opened
+            break  # avoid opening all parts
         for row in _rows_of(uri, [name for name, n in wanted.items() if n]):
             if wanted[row["status"]]:
                 wanted[row["status"]] -= 1

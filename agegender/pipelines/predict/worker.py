@@ -1,6 +1,6 @@
-"""The units of a predict run in their processes: each is scored there and written to storage; its counts come back. No Ray.
+"""Scoring processes of a predict run: each unit is scored and written to storage, and its counts are returned. No Ray.
 
-Apart from ``run``, so that the processes import no more than they need.
+Separate from ``run``, so that the processes import only what they need.
 """
 
 import re
@@ -34,22 +34,22 @@ COMMAND = "predict"
 
 @dataclass
 class PredictStats(RunStats):
-    """What a run notes beside its rows; filled while it runs."""
+    """Statistics of a predict run; updated while it runs."""
 
     precisions: set[Precision] = field(default_factory=set)
-    """In which its networks computed; several where its nodes have several types of CPU."""
+    """Precisions of the network; several if the nodes have different CPUs."""
 
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """What a process that scores needs to know; the same for all of a run."""
+    """Settings of a scoring process; the same for all processes of a run."""
 
     output: str
     model: str
     """Address of the trained model."""
     limits: ImageLimits
     search: FaceSearch | None
-    """How faces are found; None: images are face crops."""
+    """Finds faces; None: images are face crops."""
     threads: int
     batch_size: int
     precision: PrecisionOrAuto
@@ -59,7 +59,7 @@ class ScoringJob:
 
     @classmethod
     def of(cls, config: PredictConfig, search: FaceSearch | None) -> "ScoringJob":
-        """As the config of the run says."""
+        """Create it from the config of the run."""
         return cls(
             output=config.output,
             model=config.model,
@@ -74,7 +74,7 @@ class ScoringJob:
         )
 
     def scorer(self, submit: Submit | None = None, clock: StageClock | None = None) -> UnitScorer:
-        """The model loaded, or with ``submit`` what sends its batches elsewhere; the clock is told where time goes."""
+        """Load the model; with ``submit`` batches are scored by another process. The clock measures the stages."""
         return UnitScorer(
             localize_model(self.model),
             self.limits,
@@ -95,16 +95,16 @@ def score_units(
     """Score units in a pool of ``ScoringWorker`` and stage their rows.
 
     Args:
-        pool: of the processes.
-        units: addresses of listings; None: none at the moment.
-        stats: filled meanwhile.
+        pool: of scoring processes.
+        units: addresses of listings; None: none available yet.
+        stats: updated while scoring.
 
     Yields:
         (unit, its counts) as they are staged.
 
     Raises:
-        AccountingError: a unit gave another number of images than it lists.
-        ResourceError: storage does not answer, or processes die and no image is the reason.
+        AccountingError: the result of a unit has another number of images than its listing.
+        ResourceError: storage does not answer, or processes die and no image is the cause.
     """
     with closing(pool.results(units)) as results:
         for unit, done in results:
@@ -120,20 +120,20 @@ def images_of(unit: str) -> int:
 
 @dataclass(frozen=True)
 class ScoredUnit:
-    """What comes back of a unit."""
+    """Result of a scored unit."""
 
     counts: UnitCounts
     seconds: dict[str, float]
-    """Time of its worker since the last unit came back, by activity."""
+    """Time of its worker since its last result, by activity."""
 
     isolated: int
-    """Images that were not decoded because they end their process."""
+    """Images that were not decoded because they kill their process."""
 
     storage_retries: int
-    """Requests that were made again meanwhile."""
+    """Storage requests that were retried."""
 
     precision: Precision
-    """In which the network computed."""
+    """Precision of the network."""
 
 
 def _record_metrics(done: ScoredUnit) -> None:
@@ -147,11 +147,11 @@ def _record_metrics(done: ScoredUnit) -> None:
 
 
 class ScoringWorker:
-    """One process of the pool: the model loaded once, units in, counts out; the rows go to storage from here.
+    """One process of the pool: the model loaded once, units in, counts out; it writes the rows to storage.
 
     Args:
         job: of the run.
-        make_submit: gives what scores batches elsewhere, on GPUs; None: they are scored here.
+        make_submit: factory of the ``Submit`` that sends batches to GPUs; None: they are scored in this process.
     """
 
     def __init__(self, job: ScoringJob, make_submit: Callable[[], Submit] | None = None) -> None:
@@ -160,12 +160,12 @@ class ScoringWorker:
 
     @cached_property
     def _scorer(self) -> UnitScorer:
-        """Loaded with the first task: an error here is that task's, where a constructor's would be a death."""
+        """Loaded by the first task, which raises its errors; an error in the constructor would count as a death."""
         with self._clock.stage("load"):
             return self._job.scorer(self._make_submit() if self._make_submit else None, self._clock)
 
     def do(self, task: Task) -> ScoredUnit | None:
-        """Score and stage a whole unit, or only try whether the process survives a piece of one."""
+        """Score and stage a whole unit, or only probe whether the process survives a piece of one."""
         self._clock.add("wait", time.perf_counter() - self._idle_since_s)
         with self._clock.rest("other"):
             counts = self._do(task)
@@ -190,14 +190,14 @@ class ScoringWorker:
             counts = stage_unit(self._job.output, task.unit, table)
         if counts.images != listing.num_rows:
             raise AccountingError(
-                f"{task.unit} lists {listing.num_rows} images, {counts.images} came out. "
+                f"{task.unit} lists {listing.num_rows} images, the result has {counts.images}. "
                 "This is a defect: keep the folder and report it"
             )
         return counts
 
 
 class _CropFolder:
-    """``ROW-FACE-NAME.jpg`` in a unit's folder: names that no two faces share and that a second try writes again."""
+    """Writes ``ROW-FACE-NAME.jpg`` to a unit's folder: unique for each face, and overwritten by a retry."""
 
     def __init__(self, folder: str, listing: pa.Table) -> None:
         self._folder = folder

@@ -1,11 +1,11 @@
-"""Every path under the OUTPUT of a run, said once. Pure addresses; nothing is read or written here.
+"""Every path under the OUTPUT of a run. Addresses only; nothing is read or written here.
 
     predict    part-FIRST-LAST.parquet   _run.json   _crops/   _work/{listing,scored,rescore}/   _work/driver.json
     eda        summary.json   report.html   tables/   figures/   run.json   _work/{listing,summaries}/
     evaluate   metrics.json   report.html   slices.parquet   predictions.parquet   run.json   _work/{listing,scored_*}/
     train      model/   metrics.jsonl   report.html   split.parquet   tensorboard/   run.json   _work/...
 
-Readers of a folder of Parquet leave out names that begin with ``_``, so predict's OUTPUT is one table to them.
+Readers of a Parquet folder ignore names that begin with ``_``, so they read predict's OUTPUT as one table.
 """
 
 import re
@@ -17,7 +17,7 @@ _PART_NAME = re.compile(r"part-(\d{7})-(\d{7})\.parquet")
 
 
 def unit_stem(number: int) -> str:
-    """``unit-0000012``: names all that is made of a unit."""
+    """``unit-0000012``: file name stem of everything derived from a unit."""
     return f"unit-{number:07d}"
 
 
@@ -27,7 +27,7 @@ def unit_name(uri: str) -> str:
 
 
 def unit_number(uri: str) -> int:
-    """12 of ``.../unit-0000012.parquet``, or of another file that is named after the unit."""
+    """12 for ``.../unit-0000012.parquet``, or for another file named after the unit."""
     return int(files.name(uri).removeprefix("unit-").partition(".")[0])
 
 
@@ -37,12 +37,12 @@ def unit_uri(listing_uri: str, number: int) -> str:
 
 
 def listing_index(listing_uri: str) -> str:
-    """The counts of the listing in a folder; there once the source was listed to its end."""
+    """The counts of the listing in a folder; written when the listing is complete."""
     return files.join(listing_uri, "listing.json")
 
 
 def part_units(uri: str) -> tuple[int, int] | None:
-    """First and last unit of a part by its name; None for any other file."""
+    """First and last unit of a part, from its name; None for any other file."""
     match = _PART_NAME.fullmatch(files.name(uri))
     return (int(match[1]), int(match[2])) if match else None
 
@@ -58,16 +58,16 @@ class OutputLayout:
         return files.join(self.output, *names)
 
     def work(self, *names: str) -> str:
-        """A file that only the jobs themselves read."""
+        """An internal file of the jobs."""
         return files.join(self.output, "_work", *names)
 
     def record(self, job: str) -> str:
-        """The record of the run; hidden where OUTPUT is read as one table or one image set."""
+        """The record of the run; hidden if OUTPUT is read as one table or one image set."""
         return self.path("_run.json" if job in ("predict", "sample") else "run.json")
 
     @property
     def report(self) -> str:
-        """The page."""
+        """The report page."""
         return self.path("report.html")
 
     @property
@@ -77,7 +77,7 @@ class OutputLayout:
 
     @property
     def lease(self) -> str:
-        """Which driver works here."""
+        """The lease of the driver."""
         return self.work("driver.json")
 
     # predict
@@ -105,25 +105,25 @@ class OutputLayout:
 
     @property
     def rescore(self) -> "OutputLayout":
-        """The run within the run that scores some images again."""
+        """The nested run that scores some images again."""
         return OutputLayout(self.work("rescore"))
 
     @property
     def rescore_index(self) -> str:
-        """How many units and images of ``rescore`` are collected; from here on they are to be scored."""
+        """Counts of the units and images that ``rescore`` collected; written when collecting is complete."""
         return self.rescore.path("rescore.json")
 
     # eda and train
 
     @property
     def facts(self) -> str:
-        """Folder of eda's facts of each image, a table for its readers."""
+        """Folder of eda's facts of each image; readers see one table."""
         return self.path("tables", "images")
 
     # evaluate
 
     def evaluated(self, unit: str, corruption: str | None = None) -> str:
-        """Predictions and labels of a unit, or of its images made worse, until they are gathered."""
+        """Predictions and labels of a unit, or of its corrupted images, until they are gathered."""
         return self.work(f"scored_{corruption or 'plain'}", f"{unit_name(unit)}.parquet")
 
     @property
@@ -140,7 +140,7 @@ class OutputLayout:
 
     @property
     def split(self) -> str:
-        """Which image is in which part."""
+        """The assignment of images to parts."""
         return self.path("split.parquet")
 
     @property
@@ -155,7 +155,7 @@ class OutputLayout:
 
     @property
     def examples(self) -> str:
-        """Validation images that train's page shows."""
+        """Validation images for train's report."""
         return self.work("examples.parquet")
 
     @property

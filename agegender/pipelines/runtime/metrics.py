@@ -1,9 +1,8 @@
-"""What Prometheus sees of a job: counters and gauges that Ray's metrics endpoint on each node shows with ``ray_`` before.
+"""Prometheus metrics of a job: counters and gauges on Ray's metrics endpoint of each node, with the prefix ``ray_``.
 
-A few calls per unit of work, never per image. Nearly all values are counted on the driver, from what
-the workers send back: Ray collects them from a process every ten seconds and when it leaves in order, so that what a worker
-counted itself would be lost when it is killed at the end. The tag is called ``command`` because Prometheus itself puts ``job``
-on everything. docs/operating.md says what to watch and how.
+A few calls per unit of work, never per image. Nearly all values are counted on the driver, from the workers' results:
+Ray collects metrics from a process every ten seconds and at a clean exit, so the counts of a killed worker would be lost.
+The tag is called ``command`` because Prometheus reserves ``job``. docs/operating.md explains what to monitor.
 """
 
 import logging
@@ -16,7 +15,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 ANY_STATUS = "any"
-"""Status of images where a command does not tell them apart."""
+"""Status tag of commands that do not count by status."""
 
 COUNTERS = {
     "agegender_images_total": ("images finished, by status", ("command", "status")),
@@ -28,55 +27,55 @@ COUNTERS = {
     "agegender_isolated_images_total": ("images left undecoded because they end their process", ("command",)),
     "agegender_storage_retries_total": ("requests to S3 that were made again", ("command",)),
 }
-"""Name -> what it counts, and its tags."""
+"""Name -> (description, tags)."""
 
 GAUGES = {
     "agegender_images_open": "images that are listed and not finished",
     "agegender_units_open": "units of work that are listed and not finished",
     "agegender_train_loss": "loss of the last step",
     "agegender_train_step": "steps since the beginning of the run",
-    "agegender_train_epoch": "epoch that is under way, from 1",
+    "agegender_train_epoch": "current epoch, from 1",
 }
-"""Name -> what it is; all are tagged with the command."""
+"""Name -> description; all are tagged with the command."""
 
 
 def count(name: str, value: float, command: str, **tags: str) -> None:
-    """Raise a counter of ``COUNTERS``; 0 changes nothing."""
-    described, keys = COUNTERS[name]
+    """Increment a counter of ``COUNTERS``; 0 changes nothing."""
+    description, keys = COUNTERS[name]
     if value > 0 and _has_endpoint():
-        with _never_fatal(name):
-            _counter(name, described, keys).inc(value, {"command": command, **tags})
+        with _log_errors(name):
+            _counter(name, description, keys).inc(value, {"command": command, **tags})
 
 
 def set_gauge(name: str, value: float, command: str) -> None:
-    """Set a gauge of ``GAUGES``; it is gone twenty seconds after its process."""
+    """Set a gauge of ``GAUGES``; it expires twenty seconds after its process has ended."""
     if _has_endpoint():
-        with _never_fatal(name):
+        with _log_errors(name):
             _gauge(name, GAUGES[name]).set(value, {"command": command})
 
 
 @cache
-def _counter(name: str, described: str, tags: tuple[str, ...]) -> Any:
+def _counter(name: str, description: str, tags: tuple[str, ...]) -> Any:
     from ray.util.metrics import Counter
 
-    return Counter(name, described, tags)
+    return Counter(name, description, tags)
 
 
 @cache
-def _gauge(name: str, described: str) -> Any:
+def _gauge(name: str, description: str) -> Any:
     from ray.util.metrics import Gauge
 
-    return Gauge(name, described, ("command",))
+    return Gauge(name, description, ("command",))
 
 
 def _has_endpoint() -> bool:
-    """Ray's metrics endpoint is there only where Ray is in use; a job that needs no cluster does not import it."""
+    """Whether Ray is in use: a local job does not import it, and has no metrics endpoint."""
     return "ray" in sys.modules
 
 
 @contextmanager
-def _never_fatal(name: str) -> Iterator[None]:
-    """A job matters more than its metrics."""
+def _log_errors(name: str) -> Iterator[None]:
+    """Log errors of metrics: they must not fail the job."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  (see above)

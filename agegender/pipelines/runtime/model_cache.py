@@ -1,4 +1,4 @@
-"""A model's address -> an open model on this node, for the driver and for every process that loads it."""
+"""Open a model by its address on this node; for the driver and for every process that loads it."""
 
 import hashlib
 import logging
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 def model_address(model: str) -> str:
-    """The absolute address of a model as a user names it; that of the released one is its name, for any node."""
+    """The absolute address of a model; the released model is addressed by its name, which is valid on every node."""
     return model if model == RELEASED_MODEL else files.absolute(model)
 
 
 def localize_model(uri: str) -> LocalModel:
-    """A trained model on this node, verified.
+    """Open a trained model on this node and verify it.
 
     A local folder is used where it is. A model on S3 is downloaded once per node, into a temporary folder that is named
-    by its address and version; processes that need it at the same time do not disturb each other.
+    by its address and version; concurrent downloads are safe.
 
     Args:
         uri: local folder or s3:// prefix that train wrote, or ``released``.
 
     Raises:
-        InputError: missing, damaged or foreign; says which file and what to do.
+        InputError: missing, damaged or not a model; the message names the file.
         ResourceError: storage does not answer.
     """
     if not files.is_s3(uri):
@@ -46,7 +46,9 @@ def _version_key(uri: str) -> str:
     try:
         info = files.stat(files.join(uri, INFO_FILE))
     except ObjectAnswer as error:
-        raise InputError(f"{uri}: the model may not be read: {error}. Check the rights of your keys") from error
+        raise InputError(
+            f"{uri}: no permission to read the model: {error}. Check the permissions of your keys"
+        ) from error
     if info is None:
         raise InputError(
             f"no model at {uri}: {INFO_FILE} is not there. Give --model what `agegender train` wrote, OUTPUT/model"
@@ -55,11 +57,11 @@ def _version_key(uri: str) -> str:
 
 
 def _cache_folder() -> Path:
-    """Ours alone: what lies there is loaded, so nobody else may write to it."""
+    """A folder that only this user can write to, because models are loaded from it."""
     folder = Path(tempfile.gettempdir()) / f"agegender-models-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise ResourceError(f"{folder} belongs to another user. Remove it, or set TMPDIR to a folder of your own")
+        raise ResourceError(f"{folder} belongs to another user. Remove it, or set TMPDIR to your own folder")
     return folder
 
 
@@ -72,7 +74,7 @@ def _open_copy(folder: Path) -> LocalModel | None:
 
 
 def _download(uri: str, cached: Path) -> LocalModel:
-    """Download beside the final place, verify, then rename: other processes see all of it or nothing."""
+    """Download next to the final place, verify, then rename, which is atomic for other processes."""
     fresh = Path(tempfile.mkdtemp(prefix=f"{cached.name}.", dir=cached.parent))
     try:
         files.download_folder(uri, fresh)

@@ -14,41 +14,41 @@ LOG_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts finished work and shows how much is left and how long it will take.
+    """Counts finished work and shows the rate and the remaining time.
 
     Args:
-        total: units of work in all; None where it is not known.
-        unit: what is counted, in the plural, e.g. ``images``.
-        label: what is being done.
+        total: amount of work; None if not yet known.
+        unit: of the count, in the plural, e.g. ``images``.
+        label: of the work, e.g. ``predict``.
     """
 
     def __init__(self, total: int | None, unit: str, label: str) -> None:
         self.total, self.unit, self.label = total, unit, label
         self.done = self._before = 0
         self._started_s = self._logged_s = time.monotonic()
-        self._figures: dict[str, object] = {}
+        self._values: dict[str, object] = {}
         interactive = sys.stderr.isatty()
         self._bar = tqdm(total=total, unit=f" {unit}", desc=label, dynamic_ncols=True) if interactive else None
 
     def start_at(self, done: int) -> None:
-        """Work that an earlier run finished: shown as done, left out of the rate."""
+        """Set the work that an earlier run finished: shown as done, excluded from the rate."""
         self.done = self._before = done
         if self._bar is not None:
             self._bar.initial = self._bar.n = done
             self._bar.refresh()
 
     def expect(self, total: int) -> None:
-        """Say how much there is, once that is known."""
+        """Set the total, once it is known."""
         self.total = total
         if self._bar is not None:
             self._bar.total = total
 
-    def update(self, count: int, **figures: object) -> None:
-        """Add finished work; ``figures`` are shown beside the count until replaced."""
+    def update(self, count: int, **values: object) -> None:
+        """Add finished work; ``values`` are shown after the count until replaced."""
         self.done += count
-        self._figures.update(figures)
+        self._values.update(values)
         if self._bar is not None:
-            self._bar.set_postfix({k: str(v) for k, v in self._figures.items()}, refresh=False)
+            self._bar.set_postfix({k: str(v) for k, v in self._values.items()}, refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._logged_s >= LOG_INTERVAL_S:
             self._log()
@@ -63,7 +63,7 @@ class Progress:
         ]
         if self.total and rate > 0:
             parts.append(f"{(self.total - self.done) / rate:,.0f} s left")
-        parts += [f"{name} {value}" for name, value in self._figures.items()]
+        parts += [f"{name} {value}" for name, value in self._values.items()]
         logger.info("%s: %s", self.label, ", ".join(parts))
 
     def __enter__(self) -> Self:

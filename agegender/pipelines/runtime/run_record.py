@@ -1,4 +1,4 @@
-"""The record of a run in its OUTPUT: which run it is, with which config it was made, and what came out."""
+"""The record of a run in its OUTPUT: its identity, config and result."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -15,22 +15,22 @@ RUNNING, DONE = "running", "done"
 
 
 def read_record(output: str, job: str) -> dict[str, Any] | None:
-    """The record in OUTPUT, or None where there is none."""
+    """The record in OUTPUT, or None."""
     uri = OutputLayout(output).record(job)
     return dict(files.read_json(uri)) if files.exists(uri) else None
 
 
 def claim_output(output: str, job: str, config: BaseModel, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Claim OUTPUT for this run, or recognise it as this run's from before.
+    """Claim OUTPUT for this run, or find the record of an earlier start of the same run.
 
     Args:
         output: folder or s3:// prefix of the run.
         job: name of the job.
-        config: resolved config, written down.
-        identity: everything that, were it different, would give other rows or another model; plain JSON values.
+        config: resolved config, recorded.
+        identity: all settings that change the rows or the model; plain JSON values.
 
     Returns:
-        The earlier record when the same run was begun or finished here, else None.
+        The earlier record if the same run was started or finished here, else None.
 
     Raises:
         ConfigError: OUTPUT holds the output of another job or of a run with another identity; nothing was changed.
@@ -50,7 +50,7 @@ def reopen_record(output: str, job: str, config: BaseModel, identity: dict[str, 
 
 
 def finish_record(output: str, job: str, config: BaseModel, identity: dict[str, Any], result: dict[str, Any]) -> None:
-    """Write what came out; from here on the run counts as finished."""
+    """Write the result; the run is finished from here on."""
     _write(output, job, config, identity, DONE, result)
 
 
@@ -73,7 +73,7 @@ def _write(
 def _refuse_foreign(output: str, job: str, earlier: dict[str, Any], identity: dict[str, Any]) -> None:
     if earlier.get("job") != job:
         raise ConfigError(
-            f"{output} holds the output of `agegender {earlier.get('job')}`. Give this {job} run an --output of its own"
+            f"{output} holds the output of `agegender {earlier.get('job')}`. Give this {job} run another --output"
         )
     before = earlier.get("identity", {})
     differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))

@@ -1,6 +1,6 @@
-"""One Ray per job: connect to the user's, or start one of our own, and stop only what was started here.
+"""One Ray session per job: connect to a cluster, or start a local Ray and stop it at the end.
 
-Ray is imported where it is used: its import takes a second, which a job that needs no cluster does not pay.
+Ray is imported lazily: its import takes a second, which a local job does not pay.
 """
 
 import faulthandler
@@ -17,19 +17,18 @@ from agegender.errors import AgegenderError, ResourceError
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 1_000_000_000
-"""Enough for a Ray of our own: images never pass through the object store, only unit addresses and counts do."""
-
+"""Enough for a local Ray: only unit addresses and counts pass through the object store, never images."""
 
 START_ATTEMPTS = 3
 
 
 @contextmanager
 def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
-    """Make sure that Ray is there for the time of the block.
+    """Initialize Ray for the duration of the block.
 
     Args:
-        address: cluster to connect to; None: ``RAY_ADDRESS`` where set (as inside a submitted job), else a Ray of our own.
-        num_cpus: CPUs of a Ray of our own; None: all.
+        address: cluster to connect to; None: ``RAY_ADDRESS`` if set (as inside a submitted job), else a local Ray.
+        num_cpus: CPUs of a local Ray; None: all.
 
     Raises:
         ResourceError: no cluster answers at the address.
@@ -39,7 +38,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     if ray.is_initialized():
         yield
         return
-    _quieten()
+    _set_quiet_defaults()
     _start(address, num_cpus)
     try:
         yield
@@ -48,9 +47,9 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
 
 
 def ensure_ray() -> None:
-    """Make sure that Ray is there until this process ends: the one that is connected, the one of ``RAY_ADDRESS``, or one of its own.
+    """Initialize Ray until this process ends: use the current connection, ``RAY_ADDRESS``, or start a local Ray.
 
-    For the Python API, whose datasets outlive the call that makes them. Ray's own progress bars stay as they are.
+    For the Python API, whose datasets outlive the call that creates them. Ray's progress bars stay enabled.
 
     Raises:
         ResourceError: no cluster answers at the address.
@@ -70,7 +69,7 @@ def _start(address: str | None, num_cpus: int | None, object_store_bytes: int | 
             if address:
                 ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
             else:
-                _start_own(num_cpus, object_store_bytes)
+                _start_local(num_cpus, object_store_bytes)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ResourceError(
@@ -79,24 +78,24 @@ def _start(address: str | None, num_cpus: int | None, object_store_bytes: int | 
 
 
 def cluster_address(address: str | None) -> str | None:
-    """The cluster that a job is to connect to, inside a submitted job the one that runs it; None: a Ray of our own."""
+    """The cluster to connect to: the given one, or that of ``RAY_ADDRESS``, as in a submitted job; None: a local Ray."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextmanager
 def _kept_sigterm_handler() -> Iterator[None]:
-    """Ray puts handlers of its own in place of ours, under which `ray job stop` would end in a stack trace and exit code 15."""
+    """Restore our handler after Ray replaced it: with Ray's, `ray job stop` would end in a stack trace and exit code 15."""
     ours = signal.getsignal(signal.SIGTERM)
     yield
     if ours is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, ours)
 
 
-def _start_own(num_cpus: int | None, object_store_bytes: int | None) -> None:
-    """Start Ray on this machine; a busy one may need more than the 30 s that Ray allows itself."""
+def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
+    """Start Ray on this machine; retry, because a busy machine may need longer than Ray's 30 s timeout."""
     import ray
 
-    for left in reversed(range(START_ATTEMPTS)):
+    for attempts_left in reversed(range(START_ATTEMPTS)):
         try:
             ray.init(
                 address="local",
@@ -107,17 +106,17 @@ def _start_own(num_cpus: int | None, object_store_bytes: int | None) -> None:
                 log_to_driver=logger.isEnabledFor(logging.DEBUG),
             )
             return
-        except Exception as error:  # Ray raises the bare class here, so it can only be told by its words
+        except Exception as error:  # Ray raises the bare class here, so only the message identifies it
             if type(error) is not Exception or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-            if not left:
+            if not attempts_left:
                 raise ResourceError(f"Ray did not start on this machine: {error} Is the machine overloaded?") from error
-            logger.warning("Ray did not start in time; trying again (%d times left)", left)
+            logger.warning("Ray did not start in time; trying again (%d attempts left)", attempts_left)
 
 
-def _quieten() -> None:
-    """Ray's own bars and start-up chatter would hide ours; each stays settable by its variable."""
+def _set_quiet_defaults() -> None:
+    """Turn off Ray's progress bars and start-up logs, which would hide ours; its environment variables take precedence."""
     for name, value in {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DATA_LOG_LEVEL": "ERROR",
@@ -130,14 +129,14 @@ def _quieten() -> None:
 
 
 def restore_default_signal_handlers() -> None:
-    """To be called in a process of Ray's that runs decoders: what would be a crash anywhere else is to be one there, too.
+    """Restore the default handlers of fatal signals; call it in Ray workers that run image decoders.
 
-    Ray's own handler prints a stack on the small one that Python keeps for such moments. Where that overflows, as it does now
-    and then in a process that computes with AVX-512, the handler crashes within itself forever, and the process lives on.
-    Python's alone prints the Python stack and ends.
+    Ray's handler prints a stack trace on Python's small alternate signal stack. If that overflows, as sometimes happens in a
+    process that uses AVX-512, the handler crashes recursively and the process never ends. Python's handler prints the Python
+    stack and ends the process.
     """
     if threading.current_thread() is not threading.main_thread():
-        return  # Python sets handlers in the main thread alone
+        return  # Python sets handlers only in the main thread
     faulthandler.disable()
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT):
         signal.signal(number, signal.SIG_DFL)
@@ -146,7 +145,7 @@ def restore_default_signal_handlers() -> None:
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Let an error that a worker raised on purpose come out as itself, and a lost worker as a lost resource.
+    """Unwrap our errors that a worker raised, and raise a lost worker as ResourceError.
 
     Raises:
         AgegenderError: as raised in the worker.
@@ -162,7 +161,7 @@ def own_errors() -> Iterator[None]:
 
 
 def _raise_as_ours(error: Exception) -> None:
-    """Raise what stands for an error of Ray's; nothing for any other error, which is a defect."""
+    """Raise our error for an error of Ray's; return for any other error, which is a defect."""
     from ray import exceptions
 
     if not isinstance(error, exceptions.RayError):
@@ -180,11 +179,11 @@ LOST = (
     *("RayActorError", "NodeDiedError", "WorkerCrashedError"),
     *("OutOfMemoryError", "ObjectLostError", "RaySystemError"),
 )
-"""What Ray raises where a process, a node or memory is gone; everything else that comes out of a task is a defect."""
+"""Ray's exceptions for a lost process, node or memory; any other exception of a task is a defect."""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from; Ray Data hangs an empty one of its own below what it raises, which says nothing."""
+    """An error and its chain of causes, without the empty exception that Ray Data adds at the end."""
     while error is not None:
         if type(error).__module__ != "ray.data.exceptions":
             yield error

@@ -1,4 +1,4 @@
-"""Where a worker's time goes, stage by stage. No Ray."""
+"""Time of a worker by stage. No Ray."""
 
 import time
 from collections import defaultdict
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 
 class StageClock:
-    """Seconds by stage, summed up until they are taken; a reading costs about a microsecond."""
+    """Accumulates seconds by stage until they are taken; one measurement costs about a microsecond."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def add(self, name: str, seconds: float) -> None:
-        """Count time that was measured elsewhere towards a stage."""
+        """Add time that was measured elsewhere to a stage."""
         self._seconds[name] += seconds
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time of the block towards a stage; stages must not lie within one another."""
+        """Add the time of the block to a stage; stages must not be nested."""
         began_s = time.perf_counter()
         try:
             yield
@@ -30,7 +30,7 @@ class StageClock:
 
     @contextmanager
     def rest(self, name: str) -> Iterator[None]:
-        """Count the time of the block that no stage within it took, so that the sum of all is the time of the block."""
+        """Add the time of the block that no stage within it took, so that all stages sum to the time of the block."""
         began_s, before_s = time.perf_counter(), sum(self._seconds.values())
         try:
             yield
@@ -39,7 +39,7 @@ class StageClock:
             self._seconds[name] += time.perf_counter() - began_s - within_s
 
     def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """Hand items on, and count the time that it takes to get them towards a stage."""
+        """Yield items, and add the time to get them to a stage."""
         iterator = iter(items)
         while True:
             try:
@@ -50,7 +50,7 @@ class StageClock:
             yield item
 
     def take(self) -> dict[str, float]:
-        """Seconds by stage since this was last called."""
+        """Return the seconds by stage since the last call, and reset them."""
         taken = dict(self._seconds)
         self._seconds.clear()
         return taken

@@ -1,6 +1,6 @@
-"""Listing rows -> the bytes of their images, or the definite reason why there are none. No Ray.
+"""Listing rows -> the bytes of their images, or a permanent error. No Ray.
 
-An outage is no reason: it raises ``ResourceError`` and the unit stays undone.
+An outage raises ``ResourceError`` instead, and the unit stays pending.
 """
 
 import itertools
@@ -18,22 +18,22 @@ from agegender.schema import Status
 from agegender.storage import files
 
 REMOTE_READS_IN_FLIGHT = 32
-"""A small object costs a round trip, not bandwidth: many must be under way at once."""
+"""A small object costs a round trip, not bandwidth, so many must be in flight."""
 
 BLOCK_BYTES = 16 * 1024 * 1024
-"""Of images in one table of ``fetch_blocks``; a single larger image is a table of its own."""
+"""Image bytes in one table of ``fetch_blocks``; a larger image is alone in its table."""
 
 BYTES_FIELDS = (
-    pa.field("bytes", pa.large_binary()),  # the image's file; null where there is a status that says why
+    pa.field("bytes", pa.large_binary()),  # the image's file; null if the status is not ok
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
 )
-"""Columns that ``fetch_blocks`` puts after those of a listing. Status: ``ok``, or why there are no bytes."""
+"""Columns that ``fetch_blocks`` appends to those of a listing. Status: ``ok``, or why there are no bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The bytes of one listed image: ``data``, or a status that says why there are none."""
+    """The bytes of one listed image: ``data``, or the status and error of a failed read."""
 
     data: bytes | None
     status: Status
@@ -41,11 +41,11 @@ class Fetched:
 
 
 def fetch(listing: pa.Table, limits: ImageLimits) -> Generator[Fetched, None, None]:
-    """Read the images of a listing table, in its order.
+    """Read the images of a listing table, in order.
 
     Args:
         listing: rows of ``schema.LISTING``.
-        limits: what is too large, and the name of the column of bytes.
+        limits: maximum sizes, and the name of the bytes column.
 
     Raises:
         ResourceError: storage does not answer.
@@ -59,12 +59,12 @@ def fetch(listing: pa.Table, limits: ImageLimits) -> Generator[Fetched, None, No
 
 
 def fetch_blocks(listing: pa.Table, limits: ImageLimits, block_bytes: int = BLOCK_BYTES) -> Iterator[pa.Table]:
-    """The rows of a listing with the bytes of their images, in tables that are bounded by bytes.
+    """Yield the rows of a listing with the bytes of their images, in tables of bounded size.
 
     Args:
         listing: rows of ``schema.LISTING`` and any other columns.
-        limits: what is too large, and the name of the column of bytes.
-        block_bytes: of images in one table; exceeded only by the last image of a table.
+        limits: maximum sizes, and the name of the bytes column.
+        block_bytes: image bytes in one table; exceeded only by its last image.
 
     Yields:
         Consecutive rows of the listing, followed by ``BYTES_FIELDS``.
@@ -94,9 +94,9 @@ def _with_bytes(listed: pa.Table, images: list[Fetched]) -> pa.Table:
 
 def _from_files(rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:
     if not files.is_s3(rows[0]["container"] or rows[0]["uri"]):
-        yield from (_read(row, limits) for row in rows)  # a local read is shorter than handing it to a thread
+        yield from (_read(row, limits) for row in rows)  # a local read is faster than dispatching it to a thread
         return
-    # a bound on what is read and not yet taken: a unit of photographs does not fit into memory at once
+    # bounded read-ahead: a unit of photographs does not fit into memory
     yield from files.read_ahead(lambda row: _read(row, limits), rows, REMOTE_READS_IN_FLIGHT)
 
 
@@ -110,14 +110,12 @@ def _read(row: dict[str, Any], limits: ImageLimits) -> Fetched:
         return _bounded(files.read_bytes(row["uri"], length=limit + 1), limit)
     except files.ObjectAnswer as answer:
         return Fetched(None, answer.status, str(answer))
-    except (
-        InputError
-    ) as error:  # a manifest may name any address: a bucket that is not there, a scheme that nobody reads
+    except InputError as error:  # a manifest may contain any address: a missing bucket, an unsupported scheme
         return Fetched(None, Status.UNREADABLE, str(error))
 
 
 def _from_table(container: str, rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:
-    """Rows of one Parquet file, ascending by row number; row groups without a wanted row are not read."""
+    """Read rows of one Parquet file, in ascending order; row groups without a requested row are skipped."""
     try:
         stream = files.open_for_reading(container)
     except files.ObjectAnswer as answer:

@@ -1,7 +1,6 @@
-"""SOURCE -> units of work -> bytes: every job reads its images through here.
+"""SOURCE -> units of work -> bytes: how every job reads its images.
 
-A listing is made once per run and written down in units of a few hundred rows; a unit is what is done, or done again, as
-a whole. No Ray.
+A run has one listing, stored in units of a few hundred rows; a unit is processed, and retried, as a whole. No Ray.
 
     SourceReader -> StreamingListing (unit tables in OUTPUT/_work) -> [fetch]
 """
@@ -28,12 +27,12 @@ __all__ = [
 
 @dataclass
 class SourceCounts:
-    """What a listing saw beside the images that it listed."""
+    """Counts of a listing."""
 
     images: int = 0
     repeated: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    """File extension -> files of a folder that are no images by their names."""
+    """File extension -> files of a folder that are not images, by extension."""
 
 
 def list_source(
@@ -42,18 +41,18 @@ def list_source(
     counts: SourceCounts | None = None,
     limit: int | None = None,
 ) -> Iterator[pa.Table]:
-    """Stream a source as tables of at most ``options.unit_images`` rows; a uri that was listed before is counted, not listed again.
+    """Stream a source as tables of at most ``options.unit_images`` rows; repeated uris are counted and skipped.
 
-    The order depends on the source alone. Memory is that of one table and of ``SeenUris``.
+    The order depends only on the source. Memory: one table, and ``SeenUris``.
 
     Args:
         options: where the images and their labels are.
-        keep_columns: manifest columns that follow the columns of ``schema.LISTING``.
-        counts: filled while listing.
-        limit: stop after so many images.
+        keep_columns: manifest columns to append to those of ``schema.LISTING``.
+        counts: updated while listing.
+        limit: maximum number of images.
 
     Raises:
-        InputError: nothing at an address, a manifest without the columns that were asked for.
+        InputError: no file at an address, or a manifest without the requested columns.
     """
     counts = counts if counts is not None else SourceCounts()
     with SeenUris() as seen:
@@ -69,13 +68,13 @@ def list_source(
 def list_units(
     reader: SourceReader, counts: SourceCounts, limit: int | None, is_new: Callable[[ListedImage], bool]
 ) -> Iterator[pa.Table]:
-    """Stream the images that ``is_new`` lets pass, as tables of one unit each.
+    """Stream the images for which ``is_new`` is true, as tables of one unit each.
 
     Args:
         reader: of the source.
-        counts: its ``images`` is raised by those listed.
-        limit: stop when ``counts.images`` has come so far.
-        is_new: is asked once for every image of the source, in its order, repeats included.
+        counts: ``images`` is incremented.
+        limit: stop when ``counts.images`` reaches it.
+        is_new: called once for every image of the source, in order, repeats included.
     """
     rows: list[ListedImage] = []
     for image in filter(is_new, reader.images()):
@@ -91,7 +90,7 @@ def list_units(
 
 
 def to_table(rows: list[ListedImage], keep_fields: Sequence[pa.Field]) -> pa.Table:
-    """Rows of ``schema.LISTING`` and the kept columns."""
+    """A table of ``schema.LISTING`` and the kept columns."""
     columns = [pa.array([getattr(row, f.name) for row in rows], f.type) for f in LISTING]
     columns += [pa.array([row.kept[i] for row in rows], f.type) for i, f in enumerate(keep_fields)]
     return pa.table(columns, schema=pa.schema([*LISTING, *keep_fields]))
@@ -99,7 +98,7 @@ def to_table(rows: list[ListedImage], keep_fields: Sequence[pa.Field]) -> pa.Tab
 
 @dataclass(frozen=True)
 class Listing:
-    """The listed images of a run, written down in units under ``work_uri``; ``streaming_listing.drain`` makes it."""
+    """The complete listing of a run, stored in units under ``work_uri``; created by ``streaming_listing.drain``."""
 
     work_uri: str
     units: list[str]
@@ -114,9 +113,9 @@ def read_unit(unit_uri: str) -> pa.Table:
 
 
 def nothing_found(options: SourceOptions, counts: SourceCounts) -> str:
-    """What to say of a source without images."""
+    """The error message for a source without images."""
     where = ", ".join(options.input)
     if counts.ignored:
-        seen = ", ".join(f"{n} {extension or 'without extension'}" for extension, n in counts.ignored.most_common(5))
-        return f"no images in {where}: only other files ({seen}). Point --input at a folder of images, a manifest, Parquet or tar"
+        found = ", ".join(f"{n} {extension or 'without extension'}" for extension, n in counts.ignored.most_common(5))
+        return f"no images in {where}: only other files ({found}). Point --input at a folder of images, a manifest, Parquet or tar"
     return f"no images in {where}: it is empty. Point --input at a folder of images, a manifest, Parquet or tar"

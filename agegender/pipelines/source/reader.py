@@ -1,4 +1,4 @@
-"""What one SOURCE holds, image by image: folders, manifests, tables of bytes, tar shards. No Ray."""
+"""List the images of a SOURCE: folders, manifests, tables of bytes, tar shards. No Ray."""
 
 import tarfile
 from collections import Counter
@@ -20,7 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2"}
     | {".ppm", ".pgm", ".heic", ".heif", ".avif", ".tga", ".ico"}
 )
-"""In a folder or tar, files with these extensions or with none are images; what they really are, the decoder says."""
+"""In a folder or tar, files with these extensions or without one are images; the decoder determines the format."""
 
 MANIFEST_EXTENSIONS = (".csv", ".parquet")
 UNLABELLED = Label()
@@ -28,7 +28,7 @@ UNLABELLED = Label()
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """One row of ``schema.LISTING``, and the kept columns."""
+    """One row of ``schema.LISTING``, with the kept columns."""
 
     uri: str
     container: str | None = None
@@ -43,12 +43,12 @@ class ListedImage:
 
 
 class SourceReader:
-    """Reads all inputs of a source, one after the other.
+    """Lists all inputs of a source, one after the other.
 
     Args:
         options: the source.
-        keep_columns: manifest columns to carry along.
-        ignored: counts, by extension, files of a folder that are no images by their names.
+        keep_columns: manifest columns to keep.
+        ignored: counts, by extension, of files that are not images.
     """
 
     def __init__(self, options: SourceOptions, keep_columns: tuple[str, ...], ignored: Counter[str]) -> None:
@@ -105,13 +105,13 @@ class SourceReader:
             try:
                 yield from self._members(stream, found)
             except tarfile.TarError:
-                # The archive itself becomes a row: its bytes are no image, and that is what its status will say.
+                # The damaged archive becomes a row itself, whose status will be that of a file that is not an image.
                 yield ListedImage(uri=found.uri, size_bytes=found.size_bytes, etag=found.etag)
 
     def _members(self, stream: BinaryIO, found: files.FileInfo) -> Iterator[ListedImage]:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile remembers every member: a shard of millions would not be flat
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every member: memory would grow with the shard
                 if not member.isfile():
                     continue
                 extension = _extension(member.name)
@@ -154,10 +154,10 @@ class SourceReader:
                         yield _in_table(image, found, row) if holds_bytes else image
                         row += 1
             except (pa.ArrowInvalid, OSError) as error:
-                raise InputError(f"{found.uri} cannot be read as Parquet: {error}. Is it whole?") from error
+                raise InputError(f"{found.uri} cannot be read as Parquet: {error}. Is it complete?") from error
 
     def _columns(self, uri: str, schema: pa.Schema) -> dict[str, str]:
-        """Role -> column name, of the columns that are there; the uri and the kept ones must be."""
+        """Role -> column name, of the columns found; the uri and the kept columns are required."""
         options = self.options
         missing = [name for name in (options.uri_column, *self.keep_columns) if name not in schema.names]
         if missing:
@@ -179,10 +179,10 @@ class SourceReader:
 
     def _rows(self, batch: pa.RecordBatch, columns: Mapping[str, str], base: str) -> Iterator[ListedImage]:
         values = {role: batch.column(name).to_pylist() for role, name in columns.items()}
-        nothing = [None] * batch.num_rows
+        nulls = [None] * batch.num_rows
         has_labels = bool({"age", "gender"} & columns.keys())
         kept = list(zip(*(values[f"keep:{name}"] for name in self.keep_columns), strict=True)) or [()] * batch.num_rows
-        rows = zip(values["uri"], *(values.get(role, nothing) for role in ("age", "gender", "race")), kept, strict=True)
+        rows = zip(values["uri"], *(values.get(role, nulls) for role in ("age", "gender", "race")), kept, strict=True)
         for uri, age, gender, race, keep in rows:
             address = _resolve(str(uri or ""), base)
             label = labels.from_values(age, gender, race) if has_labels else self._label_of_name(address)
@@ -195,7 +195,7 @@ def _extension(uri: str) -> str:
 
 
 def _resolve(uri: str, base: str) -> str:
-    """An address in a manifest: relative ones count from the manifest's folder; in a table of bytes it is only a name."""
+    """Resolve an address of a manifest, relative to the manifest's folder; in a table of bytes it is only a name."""
     return uri if not base or "://" in uri or uri.startswith("/") else files.join(base, uri)
 
 

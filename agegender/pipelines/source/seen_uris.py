@@ -1,4 +1,4 @@
-"""Which uris a listing has seen: exact, and on disk, so that memory does not grow with the source."""
+"""The set of uris that a listing has seen: exact, and on disk, so that memory does not grow with the source."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -7,43 +7,43 @@ from types import TracebackType
 from typing import Self
 
 CACHE_KB = 16_000
-"""Pages that SQLite holds in memory, whatever the table's size."""
+"""SQLite's page cache, independent of the table's size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What an earlier listing said of a uri."""
+    """The entry of a uri in an earlier listing."""
 
     unit: int
     """Number of the unit that lists it."""
     version: str | None
-    """Size and etag as they were then."""
+    """Size and etag at that time."""
     marked: bool = False
     """Whether ``mark`` was called for it."""
 
 
 class SeenUris:
-    """A set of uris, each with what an earlier listing said of it.
+    """A set of uris, with their entries in an earlier listing.
 
-    Cost: at most ``CACHE_KB`` of memory; of disk the uri's length and about 25 bytes (55 where an earlier run listed it), in
-    a file without a name where SQLite finds room (``SQLITE_TMPDIR``, ``TMPDIR``), which goes with the process; 3 to 12
-    microseconds. A Python set of 8-byte hashes takes 83 bytes of memory per uri, and may take two uris for one.
-    Uris that come in order, as those of a folder or prefix do, are appended; only unordered manifests cost random access.
+    Cost: at most ``CACHE_KB`` of memory. Per uri, 3 to 12 microseconds, and its length plus about 25 bytes of disk (55 if an
+    earlier run listed it), in an unnamed temporary file of SQLite (``SQLITE_TMPDIR``, ``TMPDIR``) that is deleted with the
+    process. A Python set of 8-byte hashes takes 83 bytes of memory per uri, and hashes may collide. Sorted uris, as of a
+    folder or prefix, are appended; only unordered manifests cost random access.
     """
 
     def __init__(self) -> None:
-        self._table = sqlite3.connect("", isolation_level=None)  # no name: a temporary file, gone when closed
+        self._table = sqlite3.connect("", isolation_level=None)  # no name: a temporary file, deleted when closed
         for statement in (
             f"PRAGMA cache_size = -{CACHE_KB}",
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
             "CREATE TABLE seen (uri BLOB PRIMARY KEY, seen INT, unit INT, version TEXT, marked INT) WITHOUT ROWID",
-            "BEGIN",  # never committed: nobody reads the file afterwards
+            "BEGIN",  # never committed: the file is temporary
         ):
             self._table.execute(statement)
 
     def load(self, unit: int, listed: Iterable[tuple[str, str | None]]) -> None:
-        """Enter the (uri, version) of a unit that an earlier listing wrote."""
+        """Load the (uri, version) of a unit of an earlier listing."""
         rows = ((_key(uri), unit, version) for uri, version in listed)
         self._table.executemany("INSERT INTO seen VALUES (?, 0, ?, ?, 0) ON CONFLICT DO NOTHING", rows)
 
@@ -52,7 +52,7 @@ class SeenUris:
         self._table.executemany("UPDATE seen SET marked = 1 WHERE uri = ?", ((_key(uri),) for uri in uris))
 
     def add(self, uri: str) -> bool | Earlier:
-        """Add a uri. True: it is new; False: this listing has it already; else what an earlier listing said of it."""
+        """Add a uri. True: it is new; False: this listing has it already; else its entry in an earlier listing."""
         key = _key(uri)
         added = self._table.execute("INSERT INTO seen VALUES (?, 1, NULL, NULL, 0) ON CONFLICT DO NOTHING", (key,))
         if added.rowcount:

@@ -1,13 +1,13 @@
-"""The listing of a run: written down unit by unit while other work goes on, and resumed by the next run. No Ray.
+"""The listing of a run: written unit by unit, concurrently with other work, and resumed by the next run. No Ray.
 
 Under ``work_uri``::
 
-    unit-NUMBER.parquet   the images of a unit: once written, the images in it never change
-    listing.json          images, units, repeats and ignored files; there once the source was listed to its end
+    unit-NUMBER.parquet   the images of a unit; once written, its set of images never changes
+    listing.json          images, units, repeats and ignored files; written when the listing is complete
 
-``StreamingListing`` lists the source again in every run and adds what no unit holds yet: a listing that was killed
-resumes, and images that came later are units of their own behind the others. Files that were replaced under their name
-are counted. ``drain`` is for jobs that need the whole listing first and keep it: a complete one is read, not made again.
+``StreamingListing`` lists the source again in every run and adds the images that are in no unit yet: an
+interrupted listing resumes, and images that were added later become new units at the end. Files that were replaced under
+the same name are counted. ``drain`` is for jobs that need the whole listing first: a complete listing is read, not repeated.
 """
 
 import itertools
@@ -28,24 +28,24 @@ from agegender.pipelines.source.seen_uris import Earlier, SeenUris
 from agegender.storage import files, tables
 
 WAIT_S = 0.2
-"""How long a reader waits for the next unit before it is told that there is none yet."""
+"""How long a reader waits for the next unit before it gets None."""
 
 REQUESTS_IN_FLIGHT = 16
-"""To S3; a local file is written sooner than handed to a thread."""
+"""To S3; writing a local file is faster than dispatching it to a thread."""
 
 EXAMPLES = 5
 
 
 class StreamingListing:
-    """Lists a source in a thread of its own; each unit can be worked on as soon as it is written.
+    """Lists a source in a background thread; each unit can be processed as soon as it is written.
 
-    The thread's memory does not grow with the source. It runs ahead of the work, so that it is soon known how much is left.
+    The thread's memory does not grow with the source. It does not wait for the workers, so the total is known early.
 
     Args:
         options: the source.
-        work_uri: where the units are written.
-        keep_columns: manifest columns to carry along.
-        limit: list only so many images.
+        work_uri: folder for the units.
+        keep_columns: manifest columns to keep.
+        limit: maximum number of images.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class StreamingListing:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
         self.units = 0
-        """Written so far, those of earlier runs included."""
+        """Units written so far, including those of earlier runs."""
         self.ended = False
-        """Whether the source was listed to its end; until then the counts grow."""
+        """Whether the listing is complete; until then the counts grow."""
         self.changed = 0
-        """Images whose size or etag differ from those that an earlier run listed."""
+        """Images whose size or etag differ from an earlier run's listing."""
         self.changed_examples: list[str] = []
 
     def numbers(self) -> Iterator[int | None]:
-        """The number of every unit, in order, as soon as it is written; None whenever there is none yet.
+        """Yield the number of every unit, in order, as soon as it is written; None if the next is not ready yet.
 
         Raises:
-            InputError: the source holds no image, or one of its addresses nothing.
+            InputError: the source has no image, or no file at one of its addresses.
             ResourceError: storage does not answer.
         """
         number = 0
@@ -95,14 +95,14 @@ class StreamingListing:
                 yield None
 
     def address(self, number: int) -> str:
-        """Where a unit is written."""
+        """Address of a unit."""
         return unit_uri(self._work_uri, number)
 
     def ends_within(self, images: int) -> bool:
-        """Whether the source holds at most so many images; waits until that is known.
+        """Whether the source has at most so many images; waits until that is known.
 
         Raises:
-            InputError: the source holds no image, or one of its addresses nothing.
+            InputError: the source has no image, or no file at one of its addresses.
             ResourceError: storage does not answer.
         """
         while True:
@@ -122,13 +122,13 @@ class StreamingListing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping = True
-        self._thread.join(timeout=10)  # a request may be under way that nobody waits for
+        self._thread.join(timeout=10)  # do not wait longer for a request in flight
 
     def _written(self) -> int:
-        """Number of units of earlier runs. What a kill left behind a gap was never handed out; it is deleted and listed again.
+        """Number of units of earlier runs. Units after a gap were never processed: they are deleted and listed again.
 
         Raises:
-            InputError: a gap that no kill leaves.
+            InputError: a gap that an interrupted run does not leave.
         """
         uris = [info.uri for info in files.list_files(self._work_uri, allow_empty=True)]
         numbers = {unit_number(uri) for uri in uris if uri != self._index_uri}
@@ -136,8 +136,8 @@ class StreamingListing:
         behind = [number for number in numbers if number > end]
         if behind and (self._index_uri in uris or max(behind) - end >= REQUESTS_IN_FLIGHT):
             raise InputError(
-                f"{self.address(end)}: not there, a unit of this run's listing. Units are numbered without a gap: restore the "
-                "file, or give another --output"
+                f"{self.address(end)}: this unit of the run's listing is missing. Restore the file, "
+                "or give another --output"
             )
         for number in behind:
             files.delete(self.address(number))
@@ -150,7 +150,7 @@ class StreamingListing:
                 self._add_new(seen)
         except _Stopped:
             pass
-        except BaseException as error:  # noqa: BLE001  (raised again where the listing is read)
+        except BaseException as error:  # noqa: BLE001  (raised again by the reader of the listing)
             with self._progress:
                 self._error = error
                 self._progress.notify_all()
@@ -165,7 +165,7 @@ class StreamingListing:
         full = self._limit is not None and self.counts.images >= self._limit
         if not full or known is None:
             self._list(seen, full, known is not None)
-        if full and known is not None:  # of a listing that stops at its limit the counts stand
+        if full and known is not None:  # the source is not listed again at its limit: keep the counts
             self.counts.repeated = known["repeated"]
             self.counts.ignored.clear()
             self.counts.ignored.update(known["ignored"])
@@ -183,7 +183,7 @@ class StreamingListing:
             self.ended = True
             self._progress.notify_all()
 
-    def _list(self, seen: SeenUris, full: bool, was_whole: bool) -> None:
+    def _list(self, seen: SeenUris, full: bool, was_complete: bool) -> None:
         def is_new(image: ListedImage) -> bool:
             self._check_stopping()
             added = seen.add(image.uri)
@@ -196,8 +196,8 @@ class StreamingListing:
 
         def numbered() -> Iterator[tuple[int, pa.Table]]:
             for number, table in enumerate(list_units(self._reader, self.counts, self._limit, is_new), first):
-                if was_whole and number == first:
-                    files.delete(self._index_uri)  # it says that all is listed, which from here on is not so
+                if was_complete and number == first:
+                    files.delete(self._index_uri)  # the index marks a complete listing, which this no longer is
                 yield number, table
 
         def write(unit: tuple[int, pa.Table]) -> None:
@@ -220,15 +220,15 @@ class StreamingListing:
             raise _Stopped
 
 
-class _Stopped(Exception):  # noqa: N818  (no error: nobody reads the listing any longer)
+class _Stopped(Exception):  # noqa: N818  (not an error: the listing has no reader any more)
     """Ends the thread of a listing."""
 
 
 def drain(options: SourceOptions, work_uri: str) -> Listing:
-    """List a source to its end, or read the listing that is complete in ``work_uri``.
+    """List a whole source, or read the complete listing in ``work_uri``.
 
     Raises:
-        InputError: the source holds no image, or one of its addresses nothing.
+        InputError: the source has no image, or no file at one of its addresses.
         ResourceError: storage does not answer.
     """
     index_uri = listing_index(work_uri)
@@ -242,7 +242,7 @@ def drain(options: SourceOptions, work_uri: str) -> Listing:
 
 
 def load_units(seen: SeenUris, units: Sequence[str]) -> Iterator[int]:
-    """Enter the images of units that were written before, under the number of their unit; gives the images of each.
+    """Load the images of existing units, by unit number; yields the number of images of each.
 
     Raises:
         ResourceError: a unit cannot be read.
@@ -256,12 +256,12 @@ def load_units(seen: SeenUris, units: Sequence[str]) -> Iterator[int]:
 
 
 def has_changed(image: ListedImage, earlier: Earlier) -> bool:
-    """Whether a file was replaced under its name since an earlier run listed it."""
+    """Whether a file was replaced under the same name since an earlier listing."""
     return earlier.version not in (None, version_of(image.size_bytes, image.etag))
 
 
 def version_of(size_bytes: int | None, etag: str | None) -> str | None:
-    """What differs when a file was replaced under its name; None where the source does not tell, as manifests do not."""
+    """A version that changes if the file is replaced; None if the source has none, such as a manifest."""
     return None if size_bytes is None and etag is None else f"{size_bytes} {etag}"
 
 

@@ -169,6 +169,6 @@ def test_a_collection_that_was_killed_is_made_again(run: Run) -> None:
 def test_a_part_that_would_lose_an_image_is_left_as_it_is(run: Run) -> None:
     before = run.parts()
     stranger = pa.Table.from_pylist([{"uri": "elsewhere", "face_index": 0, "status": "ok"}], schema=prediction_schema())
-    with pytest.raises(AccountingError, match="1 images were scored again into 1, of which it holds 0"):
+    with pytest.raises(AccountingError, match="1 images were rescored into 1, and the part has 0 of them"):
         replace_rows(str(run.output / "part-0000000-0000001.parquet"), stranger)
     assert run.parts() == before

@@ -77,7 +77,7 @@ def test_units_that_a_kill_left_behind_a_gap_are_listed_again(folder: Path, tmp_
 def test_a_unit_that_is_gone_from_a_whole_listing_is_missed(folder: Path, tmp_path: Path) -> None:
     names(growing(folder, tmp_path))
     (tmp_path / "work" / "unit-0000001.parquet").unlink()
-    with pytest.raises(InputError, match=r"unit-0000001\.parquet: not there, a unit of this run's listing"):
+    with pytest.raises(InputError, match=r"unit-0000001\.parquet: this unit of the run's listing is missing"):
         names(growing(folder, tmp_path))
     assert (tmp_path / "work" / "unit-0000002.parquet").exists()
 
@@ -137,7 +137,7 @@ def test_what_goes_wrong_while_listing_comes_out_where_it_is_read(folder: Path, 
 def test_a_unit_that_is_gone_is_named(folder: Path, tmp_path: Path) -> None:
     names(growing(folder, tmp_path))
     (tmp_path / "work" / "unit-0000001.parquet").unlink()
-    with pytest.raises(InputError, match="a unit of this run's listing"):
+    with pytest.raises(InputError, match="this unit of the run's listing is missing"):
         names(growing(folder, tmp_path))
 
 
