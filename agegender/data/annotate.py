@@ -31,7 +31,7 @@ class Annotation:
     lines: Sequence[str]
 
 
-def annotated(pixels: Pixels, annotations: Iterable[Annotation]) -> Pixels:
+def draw_annotations(pixels: Pixels, annotations: Iterable[Annotation]) -> Pixels:
     """A copy of uint8[H, W, 3] with a box and text for each face; texts do not overlap if there is room."""
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)

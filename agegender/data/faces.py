@@ -206,12 +206,12 @@ class FaceSearch:
         return FaceFinder(YuNetDetector(self.model), self.min_score, self.min_face_px, max_faces or self.max_faces)
 
     @property
-    def nothing_found(self) -> str:
+    def no_face_message(self) -> str:
         """The ``error`` of an image without a face."""
         return f"no face of at least {self.min_face_px} pixels and score {self.min_score:g}"
 
 
-def largest_face(search: FaceSearch, side_px: int) -> Callable[[Pixels], Pixels | None]:
+def largest_face_cropper(search: FaceSearch, side_px: int) -> Callable[[Pixels], Pixels | None]:
     """A thread-safe function that crops the largest face of a photograph, uint8[S, S, 3]; None without a face."""
     of_thread = threading.local()
 

@@ -38,29 +38,29 @@ class SampleSet:
         seed: of the sampling.
         overall: k of the key ``ALL``.
         per_group: k of each age group.
-        drawn: key -> samples, ascending by rank.
+        by_key: key -> samples, ascending by rank.
     """
 
     seed: int = 0
     overall: int = 24
     per_group: int = 6
-    drawn: dict[str, list[Sample]] = field(default_factory=dict)
+    by_key: dict[str, list[Sample]] = field(default_factory=dict)
 
-    def offer(self, uri: str, age_years: float | None, gender: int | None, jpeg: Callable[[], bytes]) -> None:
+    def add(self, uri: str, age_years: float | None, gender: int | None, jpeg: Callable[[], bytes]) -> None:
         """Consider one image; ``jpeg`` makes its thumbnail and is only called if the image is sampled."""
         rank = _rank(self.seed, uri)
         keys = [key for key in self._keys(age_years) if self._enters(key, rank, uri)]
         if keys:
             sample = Sample(rank, uri, age_years, gender, jpeg())
             for key in keys:
-                self.drawn[key] = _lowest([*self.drawn.get(key, []), sample], self._size(key))
+                self.by_key[key] = _lowest([*self.by_key.get(key, []), sample], self._size(key))
 
     def merged(self, other: Self) -> "SampleSet":
         """The sample of both parts together."""
         both = {
-            key: _lowest([*self.drawn.get(key, []), *other.drawn.get(key, [])], self._size(key))
+            key: _lowest([*self.by_key.get(key, []), *other.by_key.get(key, [])], self._size(key))
             for key in (ALL, *AGE_GROUPS)
-            if key in self.drawn or key in other.drawn
+            if key in self.by_key or key in other.by_key
         }
         return SampleSet(self.seed, self.overall, self.per_group, both)
 
@@ -68,7 +68,7 @@ class SampleSet:
         """Plain JSON values."""
         drawn = {
             key: [[s.rank, s.uri, s.age_years, s.gender, base64.b64encode(s.jpeg).decode()] for s in samples]
-            for key, samples in self.drawn.items()
+            for key, samples in self.by_key.items()
         }
         return {"seed": self.seed, "overall": self.overall, "per_group": self.per_group, "drawn": drawn}
 
@@ -88,7 +88,7 @@ class SampleSet:
         return self.overall if key == ALL else self.per_group
 
     def _enters(self, key: str, rank: int, uri: str) -> bool:
-        current = self.drawn.get(key, [])
+        current = self.by_key.get(key, [])
         if not self._size(key):
             return False
         return len(current) < self._size(key) or (rank, uri) < (current[-1].rank, current[-1].uri)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from agegender.config import PreviewConfig, SourceOptions
-from agegender.data.annotate import Annotation, annotated
+from agegender.data.annotate import Annotation, draw_annotations
 from agegender.data.images import Pixels, decode, encode_jpeg, resize_to_fit
 from agegender.errors import InputError
 from agegender.pipelines.engine.unit_scorer import UnitScorer
@@ -72,7 +72,7 @@ def _draw(
             logger.warning("%s: %s (%s)", uri, image_rows[0]["status"], image_rows[0]["error"])
             continue
         name = re.sub(r"[^\w.-]+", "_", uri.rsplit("/", 1)[-1].rsplit(".", 1)[0])[-80:]
-        picture = annotated(*_to_draw(decoded.pixels, image_rows, config.max_side_px))
+        picture = draw_annotations(*_to_draw(decoded.pixels, image_rows, config.max_side_px))
         files.write_bytes(files.join(output, f"{first + number:05d}-{name}.jpg"), encode_jpeg(picture))
     return statuses
 

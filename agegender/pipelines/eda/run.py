@@ -136,7 +136,7 @@ def _write(config: EdaConfig, statistics: SetStatistics, summary: dict[str, Any]
         examples=statistics.examples,
         samples={
             key: [(sample.uri, sample.age_years, sample.gender, sample.jpeg) for sample in drawn]
-            for key, drawn in statistics.samples.drawn.items()
+            for key, drawn in statistics.samples.by_key.items()
         },
         seed=config.seed,
         near_duplicate_bits=config.near_duplicate_bits,

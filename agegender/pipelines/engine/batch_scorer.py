@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from agegender.config import RELEASED_MODEL, FaceOptions, ImageLimits
-from agegender.data.faces import largest_face
+from agegender.data.faces import largest_face_cropper
 from agegender.data.images import Pixels, decode, resize
 from agegender.errors import ConfigError
 from agegender.options import PrecisionOrAuto
@@ -185,7 +185,7 @@ class Decoder:
         )
         self._side_px, self._max_pixels = image_size_px, max_image_pixels
         self._search = face_search(options)
-        self._cut = None if self._search is None else largest_face(self._search, image_size_px)
+        self._cut = None if self._search is None else largest_face_cropper(self._search, image_size_px)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Decode a batch.
@@ -220,7 +220,7 @@ class Decoder:
         if pixels is not None and self._cut is not None and self._search is not None:
             pixels = self._cut(pixels)
             if pixels is None:
-                status, error = Status.NO_FACE, self._search.nothing_found
+                status, error = Status.NO_FACE, self._search.no_face_message
         elif pixels is not None:
             pixels = resize(pixels, self._side_px)
         return _row(status, error, decoded.width, decoded.height), pixels

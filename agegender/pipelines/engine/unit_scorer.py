@@ -225,7 +225,7 @@ class UnitScorer:
             faces = self._finder.find(decoded.pixels)
             found = [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
         if not found:
-            return [_Row(image, 0, Status.NO_FACE, self._search.nothing_found, decoded.width, decoded.height)]
+            return [_Row(image, 0, Status.NO_FACE, self._search.no_face_message, decoded.width, decoded.height)]
         return found
 
     def _face_row(self, image: int, index: int, face: Face, decoded: Decoded, pixels: Pixels) -> _Row:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agegender.config import EvaluateConfig, ImageLimits
-from agegender.data.faces import FaceSearch, largest_face
+from agegender.data.faces import FaceSearch, largest_face_cropper
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.evaluation.examples import choose_examples
 from agegender.pipelines.evaluate.gather import Gathered, rows_at
@@ -30,7 +30,7 @@ def show_examples(
     chosen = choose_examples(gathered.observations, config.seed, EXAMPLES_OF_EACH)
     wanted = np.unique(np.concatenate(list(chosen.values())))
     limits = config.limits()
-    cut = partial(resize, side_px=SIDE_PX) if search is None else largest_face(search, SIDE_PX)
+    cut = partial(resize, side_px=SIDE_PX) if search is None else largest_face_cropper(search, SIDE_PX)
     examples: dict[int, Example] = {}
     for unit in np.unique(gathered.unit[wanted]):
         indices = wanted[gathered.unit[wanted] == unit]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agegender.config import ImageLimits, SourceOptions
-from agegender.data.faces import FaceSearch, largest_face
+from agegender.data.faces import FaceSearch, largest_face_cropper
 from agegender.data.facts import image_facts
 from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
@@ -187,16 +187,16 @@ def _look(
 def _unit_facts(images: pa.Table, max_pixels: int, search: FaceSearch | None, samples: SampleSet) -> pa.Table:
     """Rows of ``UNIT_FIELDS``, ``schema.FACTS`` and ``_SAMPLE`` of images with their bytes, which are not needed any more."""
     restore_default_signal_handlers()
-    cut = None if search is None else largest_face(search, FACE_PX)
-    drawn = replace(samples, drawn={})
+    cut = None if search is None else largest_face_cropper(search, FACE_PX)
+    drawn = replace(samples, by_key={})
     rows = []
     for label, data in zip(images.drop_columns(["bytes"]).to_pylist(), images.column("bytes"), strict=True):
         read = (Status(label["status"]), label["error"])
         row, pixels = image_facts(label["uri"], data.as_py(), read, label, max_pixels, cut)
         rows.append(row | {field.name: label[field.name] for field in UNIT_FIELDS})
         if pixels is not None:
-            drawn.offer(row["uri"], row["age_years"], row["gender"], partial(thumbnail_jpeg, pixels))
-    jpegs = {sample.uri: sample.jpeg for samples in drawn.drawn.values() for sample in samples}
+            drawn.add(row["uri"], row["age_years"], row["gender"], partial(thumbnail_jpeg, pixels))
+    jpegs = {sample.uri: sample.jpeg for samples in drawn.by_key.values() for sample in samples}
     for row in rows:
         row[_SAMPLE.name] = jpegs.get(row["uri"])
     return pa.Table.from_pylist(rows, schema=pa.schema([*UNIT_FIELDS, *FACTS, _SAMPLE]))
@@ -212,9 +212,9 @@ def _store_piece(facts: pa.Table, facts_uri: str, summary_uri: str, samples: Sam
     unit, first, unit_rows = (facts.column(field.name)[0].as_py() for field in UNIT_FIELDS)
     rows = (first, first + facts.num_rows)
     piece = Piece(unit_name(unit), None if rows == (0, unit_rows) else rows)
-    drawn = replace(samples, drawn={})
+    drawn = replace(samples, by_key={})
     for row in facts.filter(pc.is_valid(facts.column(_SAMPLE.name))).to_pylist():
-        drawn.offer(row["uri"], row["age_years"], row["gender"], partial(bytes, row[_SAMPLE.name]))
+        drawn.add(row["uri"], row["age_years"], row["gender"], partial(bytes, row[_SAMPLE.name]))
     facts = facts.select(FACTS.names)
     tables.write_table(_facts_file(facts_uri, piece), facts)
     summary = SetStatistics.of_facts(facts, drawn).to_bytes()

@@ -12,7 +12,7 @@ import torch.distributed
 
 from agegender.data.cache import GIGABYTE, build_cache, open_cache
 from agegender.data.duplicates import content_hash
-from agegender.data.faces import largest_face
+from agegender.data.faces import largest_face_cropper
 from agegender.errors import InputError, ResourceError
 from agegender.model.batches import Samples
 from agegender.pipelines.source.listing import fetch, read_unit
@@ -47,7 +47,7 @@ def decode_images(job: TrainJob) -> None:
         job.network.image_size_px,
         max_pixels=job.config.max_image_pixels,
         threads=job.threads * context.get_local_world_size(),
-        cut=None if job.search is None else largest_face(job.search, job.network.image_size_px),
+        cut=None if job.search is None else largest_face_cropper(job.search, job.network.image_size_px),
         limit_bytes=round(job.config.cache_limit_gb * GIGABYTE),
     )
 

@@ -42,7 +42,7 @@ def facts(seed: int, count: int) -> pa.Table:
 def summarised(table: pa.Table) -> SetStatistics:
     samples = SampleSet(seed=3, overall=5, per_group=2)
     for row in table.to_pylist():
-        samples.offer(row["uri"], row["age_years"], row["gender"], functools.partial(row["uri"].encode))
+        samples.add(row["uri"], row["age_years"], row["gender"], functools.partial(row["uri"].encode))
     return SetStatistics.of_facts(table, samples)
 
 
@@ -116,9 +116,9 @@ def test_the_draw_is_the_lowest_hashes_and_follows_the_seed():
     def draw(seed: int) -> list[str]:
         samples = SampleSet(seed, overall=4, per_group=1)
         for uri in uris:
-            samples.offer(uri, 25.0, None, lambda: b"")
-        assert len(samples.drawn["21-30"]) == 1
-        return [sample.uri for sample in samples.drawn[ALL]]
+            samples.add(uri, 25.0, None, lambda: b"")
+        assert len(samples.by_key["21-30"]) == 1
+        return [sample.uri for sample in samples.by_key[ALL]]
 
     def rank(uri: str) -> bytes:
         return hashlib.blake2b(f"9|{uri}".encode(), digest_size=8).digest()
@@ -137,7 +137,7 @@ def test_a_thumbnail_is_made_only_for_who_gets_in():
 
     samples = SampleSet(0, overall=2, per_group=0)
     for index in range(1000):
-        samples.offer(f"{index}.jpg", None, None, thumbnail)
+        samples.add(f"{index}.jpg", None, None, thumbnail)
     assert 2 <= made < 40
 
 

@@ -63,7 +63,7 @@ def summary(rows: list[dict[str, Any]]) -> SetStatistics:
     """One pass over rows; its draw is so small that most images do not get in."""
     samples = SampleSet(seed=3, overall=4, per_group=2)
     for row in rows:
-        samples.offer(row["uri"], row["age_years"], row["gender"], functools.partial(row["uri"].encode))
+        samples.add(row["uri"], row["age_years"], row["gender"], functools.partial(row["uri"].encode))
     table = pa.Table.from_pylist([dict.fromkeys(FACTS.names) | row for row in rows], schema=FACTS)
     return SetStatistics.of_facts(table, samples)
 
@@ -95,7 +95,7 @@ def test_images_that_are_drawn_to_be_shown(rows: list[dict[str, Any]], data: st.
     assert merged == whole
     assert SampleSet.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
     assert summary(data.draw(st.permutations(rows))).samples == whole
-    assert all(len(samples) <= (4 if key == "all" else 2) for key, samples in whole.drawn.items())
+    assert all(len(samples) <= (4 if key == "all" else 2) for key, samples in whole.by_key.items())
 
 
 OBSERVED = st.tuples(
