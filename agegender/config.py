@@ -1,7 +1,7 @@
-"""One validated config per job: the same object is flags, file, environment and the record of a run.
+"""One validated config per job, for flags, config file, environment and the record of a run.
 
-Pure: it checks shapes and ranges of what was said, never the disk, the network or the machine. Field docstrings are the
-help texts of the flags; the class docstring is the head of ``agegender JOB --help``.
+Pure: it checks types and ranges, never the disk, the network or the machine. Field docstrings are the help texts of the
+flags; the class docstring is the description in ``agegender JOB --help``.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -15,17 +15,17 @@ from agegender.recipe import PRESETS, Recipe, learning_rate_for
 RetryStatus = Literal[
     "no_face", "missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "unreadable"
 ]
-"""``schema.Status`` without ``ok``, whose module loads too much for a command line that is only to be checked."""
+"""``schema.Status`` without ``ok``, whose module imports too much for parsing a command line."""
 
 RELEASED_MODEL = "released"
-"""The address of the model that comes with the package, on every node that has the package; ``./released`` is a folder."""
+"""The address of the model in the package, valid on every node; ``./released`` is a folder."""
 
 
 class ImageLimits(Options):
-    """How the bytes of an image are read, and what is too large to be."""
+    """How the bytes of an image are read, and maximum sizes."""
 
     bytes_column: Annotated[str, OUTPUT] = "bytes"
-    """Parquet: column that holds the image files themselves, where there is one"""
+    """Parquet: column with the image files, if any"""
 
     max_image_pixels: Annotated[Positive, OUTPUT] = 100_000_000
     """images with more pixels get the status too_large and are not decoded"""
@@ -39,7 +39,7 @@ class ImageLimits(Options):
 
 
 class SourceOptions(ImageLimits):
-    """Where the images are and how their labels are found."""
+    """Where the images are, and how their labels are read."""
 
     input: Annotated[list[str], Field(min_length=1), OUTPUT]
     """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .parquet) with a uri
@@ -47,10 +47,10 @@ class SourceOptions(ImageLimits):
 
     labels: Annotated[Literal["auto", "filename", "folder", "manifest", "none"], LABELS] = "auto"
     """where age and gender come from: UTKFace file names (AGE_GENDER_RACE_STAMP.jpg), the folder above the file
-    (AGE_GENDER, e.g. 31_female), columns of the manifest, or nowhere; auto: the manifest's columns where it has them, else file names"""
+    (AGE_GENDER, e.g. 31_female), columns of the manifest, or none; auto: the manifest's columns if it has them, else file names"""
 
     uri_column: Annotated[str, OUTPUT] = "uri"
-    """manifest: column with the address of each image; relative addresses count from the manifest's folder"""
+    """manifest: column with the address of each image; addresses are relative to the manifest's folder"""
 
     age_column: Annotated[str, LABELS] = "age_years"
     """manifest: column with the age in years, 0-120"""
@@ -59,10 +59,10 @@ class SourceOptions(ImageLimits):
     """manifest: column with the gender: male/female, m/f, or 0 male / 1 female"""
 
     race_column: Annotated[str, LABELS] = "race"
-    """manifest: column with the race code 0-4 or its name, for disaggregated evaluation alone"""
+    """manifest: column with the race code 0-4 or its name, only for disaggregated evaluation"""
 
     unit_images: Annotated[Positive, OUTPUT] = 512
-    """images in one unit of work, the piece that is done, or done again, as a whole"""
+    """images in one unit of work, which is processed, and retried, as a whole"""
 
     def source(self) -> "SourceOptions":
         """The source alone."""
@@ -73,14 +73,14 @@ class ClusterOptions(Options):
     """Which Ray to run on."""
 
     address: Annotated[str | None, NOTHING] = None
-    """Ray cluster to connect to, e.g. auto or ray://HOST:10001; default: RAY_ADDRESS where set, else a Ray of its own on this machine"""
+    """Ray cluster to connect to, e.g. auto or ray://HOST:10001; default: RAY_ADDRESS if set, else a local Ray on this machine"""
 
     num_cpus: Annotated[Positive | None, NOTHING] = None
-    """CPUs that a Ray of its own may use; default: all"""
+    """CPUs that a local Ray may use; default: all"""
 
     shared_storage: Annotated[bool, NOTHING] = False
-    """on a cluster: local paths lie on a disk that every node sees under the same path (NFS, EFS); without it they are refused
-    where there are several nodes"""
+    """on a cluster: local paths are on storage that every node mounts at the same path (NFS, EFS); without this flag they are
+    refused if there are several nodes"""
 
     def cluster(self) -> "ClusterOptions":
         """The cluster alone."""
@@ -88,34 +88,34 @@ class ClusterOptions(Options):
 
 
 class ReportOptions(Options):
-    """What a report page may show."""
+    """Content of the report."""
 
     images: Annotated[bool, REPORT] = True
     """show faces in the report; --no-images leaves them out"""
 
 
 class FaceOptions(Options):
-    """Whether images are photographs in which faces are found, or face crops."""
+    """Whether images are photographs, in which faces are detected, or face crops."""
 
     faces: Annotated[Literal["none", "detect"], OUTPUT] = "none"
     """none: each image is one face crop, taken whole; detect: images are photographs, the largest face of each is the
     labelled one, and those without a face are left out and counted"""
 
     detector_model: Annotated[str | None, DERIVED] = None
-    """detect: file of the YuNet face detector; default: AGEGENDER_DETECTOR_MODEL, else the user's cache, into which it is
-    downloaded once"""
+    """detect: file of the YuNet face detector; default: AGEGENDER_DETECTOR_MODEL, else a copy in the user's cache,
+    downloaded if missing"""
 
     min_detection_score: Annotated[float, Field(ge=0.2, le=1), DERIVED] = 0.6
-    """detect: faces below this score of the detector, 0-1, do not count"""
+    """detect: minimum score of a face, 0-1"""
 
     min_face_px: Annotated[int, Field(ge=16), DERIVED] = 40
-    """detect: faces whose box is narrower than so many pixels of the image do not count; smaller takes longer"""
+    """detect: minimum width of a face in pixels of the image; smaller takes longer"""
 
 
 class SampleConfig(Options):
     """Draw faces with known age and gender: a small labelled set that needs no download.
 
-    The drawings vary in what age and gender look like in a drawing, with noise. File names are UTKFace's.
+    The drawings vary in the visible signs of age and gender, with noise. File names have UTKFace's format.
 
     Example:
       agegender sample --output faces --count 1500
@@ -125,7 +125,7 @@ class SampleConfig(Options):
     """folder for the drawings"""
 
     count: Annotated[Positive, NOTHING] = 1000
-    """drawings to make"""
+    """number of drawings"""
 
     seed: Annotated[int, OUTPUT] = 0
     """same seed, same drawings"""
@@ -138,7 +138,7 @@ class SampleConfig(Options):
 
 
 class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
-    """Say what is in an image set: counts, ages, genders, sizes, bad files, bad names, duplicates.
+    """Describe an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
 
@@ -150,11 +150,11 @@ class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     """folder or s3:// prefix for what is written"""
 
     seed: Annotated[int, REPORT] = 0
-    """draws the images of the grids"""
+    """seed for the images of the grids"""
 
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16), OUTPUT] = 8
-    """two images are near duplicates when at most this many of the 64 bits of their perceptual hashes differ and their
-    thumbnails agree"""
+    """images are near duplicates if at most so many of the 64 bits of their perceptual hashes differ and their thumbnails
+    match"""
 
     def opened_by_workers(self) -> dict[str, list[str]]:
         """Flag -> addresses that workers open."""
@@ -164,8 +164,8 @@ class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
 class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
-    Writes model/ (what predict and evaluate take), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
-    The same command after a kill goes on where it was.
+    Writes model/ (for predict and evaluate), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
+    The same command resumes an interrupted run.
 
     Examples:
       agegender train --input UTKFace/ --output out/train
@@ -177,55 +177,55 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     """folder or s3:// prefix for what is written"""
 
     preset: Annotated[Literal["compact", "large", "notebook"], OUTPUT] = "compact"
-    """compact: our network for CPUs; large: a larger one for GPUs; notebook: the plain CNN that the project grew from. Flags win
-    over the preset"""
+    """compact: our network for CPUs; large: a larger one for GPUs; notebook: the plain CNN that the project started from. Flags
+    override the preset"""
 
     init: Annotated[str | None, OUTPUT] = None
-    """trained model folder to start from (fine-tuning), or released; its network is taken over"""
+    """trained model folder to start from (fine-tuning), or released; the network is that of the model"""
 
     teacher: Annotated[list[str], OUTPUT] = Field([])
     """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
-    It must not have seen images of this run's val or test part"""
+    It must not have been trained on images of this run's val or test part"""
 
     num_workers: Annotated[Positive, NOTHING] = 1
-    """training processes; the global batch is divided among them. On CPUs one for each core is faster than one that uses all"""
+    """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""
 
     min_workers: Annotated[Positive | None, NOTHING] = None
-    """elastic: begin with so many where the cluster has no room for --num-workers, go on with fewer after a node is lost, and
-    take in new nodes up to --num-workers; default: always --num-workers, and wait for a lost node's replacement"""
+    """elastic: start with so many if the cluster has no capacity for --num-workers, continue with fewer after a node is lost, and
+    use new nodes up to --num-workers; default: always --num-workers, and wait for a replacement of a lost node"""
 
     accumulate: Annotated[Positive, NOTHING] = 1
-    """micro-batches into which each worker divides its share of a step, for batches larger than memory; the gradients add up
-    to those of the undivided batch"""
+    """gradient accumulation: micro-batches per worker and step, for batches larger than memory; the gradients are those of the
+    undivided batch"""
 
     use_gpu: Annotated[bool, NOTHING] = False
     """one GPU per worker"""
 
     val_fraction: Annotated[Fraction, OUTPUT] = 0.1
-    """share of the groups that epochs are judged on and intervals calibrated on"""
+    """share of the groups for validation after each epoch and for calibration of the intervals"""
 
     test_fraction: Annotated[Fraction, OUTPUT] = 0.1
-    """share of the groups that training never sees"""
+    """share of the groups held out from training"""
 
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16), OUTPUT] = 8
-    """near duplicates, which stay on one side of the split: at most this many bits of 64 differ and thumbnails agree"""
+    """near duplicates, which stay in the same part of the split: at most so many bits of 64 differ and the thumbnails match"""
 
     cache_dir: Annotated[str | None, NOTHING] = None
-    """folder on each node for the decoded images; default: the system's temporary folder"""
+    """folder on each node for the cache of decoded images; default: the system's temporary folder"""
 
     cache_limit_gb: Annotated[float, Field(gt=0), NOTHING] = 16.0
-    """largest size of the decoded images on one node, in GB"""
+    """maximum size of the cache of decoded images on one node, in GB"""
 
     checkpoint_interval_steps: Annotated[Positive, NOTHING] = 200
-    """a checkpoint every so many steps and at each epoch's end: what a kill can cost"""
+    """steps between checkpoints, besides one at the end of each epoch: at most so much is lost by a kill"""
 
     max_failures: Annotated[int, Field(ge=0), NOTHING] = 3
-    """losses of a worker or node that training survives"""
+    """lost workers or nodes after which training still resumes"""
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_preset(cls, given: Any) -> Any:  # pydantic hands over whatever the caller passed
-        """What the preset says takes the place of a default, never of what was given; the learning rate waits for the batch size."""
+    def _fill_from_preset(cls, given: Any) -> Any:  # Any: the caller's value, not yet validated
+        """Replace defaults by the preset's values; the learning rate is set later, because it depends on the batch size."""
         if not isinstance(given, dict):
             return given
         preset = PRESETS.get(given.get("preset", "compact"), {})
@@ -242,9 +242,7 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.num_workers:
-            raise ValueError(
-                f"min_workers {self.min_workers} is above num_workers {self.num_workers}, which is the most that train together"
-            )
+            raise ValueError(f"min_workers {self.min_workers} is above num_workers {self.num_workers}, the maximum")
         return self
 
     @model_validator(mode="after")
@@ -256,7 +254,7 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
         return self
 
     def opened_by_workers(self) -> dict[str, list[str]]:
-        """Flag -> addresses that workers open; what the driver alone reads, such as teachers, may lie anywhere."""
+        """Flag -> addresses that workers open; files that only the driver reads, such as teachers, are not listed."""
         is_file = self.weights is not None and self.weights.endswith((".pth", ".safetensors"))  # else a published name
         weights = {"weights": [self.weights]} if self.weights and is_file else {}
         return {"output": [self.output], "input": self.input, **weights}
@@ -271,11 +269,11 @@ def _as_dict(value: Any) -> dict[str, Any]:
 
 
 class ScoringOptions(Options):
-    """How a trained model is put to work."""
+    """How a trained model is run."""
 
     num_workers: Annotated[Positive | None, NOTHING] = None
-    """scoring processes, each with the model loaded once; default: as many as the CPUs carry. On a cluster predict takes in
-    nodes that join, and where there is no room for all that were asked for, an autoscaler starts nodes"""
+    """scoring processes, each with the model loaded once; default: as many as the CPUs allow. On a cluster predict uses nodes
+    that join, and an autoscaler starts nodes for pending processes"""
 
     batch_size: Annotated[Positive, OUTPUT] = 64
     """images per forward pass; the last batch is padded, so the result does not depend on it"""
@@ -284,15 +282,15 @@ class ScoringOptions(Options):
     """threads of the forward pass in one scoring process"""
 
     precision: Annotated[Literal["auto", "float32"], OUTPUT] = "auto"
-    """of the network's arithmetic. auto: bfloat16 on CPUs that are nearly twice as fast in it (Intel's with AMX, AMD's from Zen 4 on),
-    float32 on others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
+    """of the network. auto: bfloat16 on CPUs that are nearly twice as fast with it (Intel with AMX, AMD since Zen 4), float32 on
+    others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
 
 
 class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
-    """Measure a trained model on labelled images, overall and by age group, gender and race.
+    """Evaluate a trained model on labelled images, overall and by age group, gender and race.
 
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are
-    counted and named at the top of the report; --split keeps to what training held out.
+    counted and reported; --split restricts the evaluation to held-out images.
 
     Example:
       agegender evaluate --input UTKFace/ --model out/train/model --split out/train/split.parquet --part test --output out/eval
@@ -311,27 +309,27 @@ class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, 
     """part of --split to evaluate"""
 
     seed: Annotated[int, OUTPUT] = 0
-    """draws the bootstrap and the examples of the report"""
+    """seed for the bootstrap and the examples of the report"""
 
     robustness: Annotated[bool, OUTPUT] = False
-    """also score each face blurred, noisy, darkened, compressed and from few pixels, and say what still holds: six times the work"""
+    """also report the metrics on corrupted faces (blur, noise, darkening, compression, low resolution): six times the work"""
 
     bootstrap_rounds: Annotated[int, Field(ge=100), OUTPUT] = 1000
-    """resamples behind the 95 % bounds"""
+    """bootstrap resamples for the 95 % bounds"""
 
     precision: Annotated[Literal["auto", "float32"], OUTPUT] = "float32"
-    """of the network's arithmetic. float32: figures are the same on every CPU; auto: as predict does"""
+    """of the network. float32: the same metrics on every CPU; auto: as for predict"""
 
     def opened_by_workers(self) -> dict[str, list[str]]:
-        """Flag -> addresses that workers open; the driver alone reads a split, which may lie anywhere."""
+        """Flag -> addresses that workers open; only the driver reads a split."""
         return {"output": [self.output], "input": self.input, **_model_address(self.model)}
 
 
 class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """Score every image of a source and write one row per face to Parquet.
 
-    Writes part-*.parquet, one table for every reader; _run.json; _work/. Each listed image ends in the output once; the same
-    command after a kill goes on where it was. A bad file is a row with its status, never an exception.
+    Writes part-*.parquet, which readers see as one table; _run.json; _work/. The output has each listed image exactly once. The
+    same command resumes an interrupted run. A bad file is a row with its status, never an exception.
 
     Examples:
       agegender predict --input photos/ --output out/predictions
@@ -345,26 +343,26 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
     faces: Annotated[Literal["none", "detect"], OUTPUT] = "detect"
-    """detect: images are photographs, each face in them is found, straightened and scored; none: each image is one face
-    crop, scored whole"""
+    """detect: images are photographs, whose faces are detected, aligned and scored; none: each image is one face crop, scored
+    whole"""
 
     use_gpu: Annotated[bool, NOTHING] = False
     """score on GPUs, in bfloat16, while CPUs decode for them; as many processes decode as keep the GPUs busy"""
 
     max_faces: Annotated[int, Field(ge=1, le=5000), DERIVED] = 1000
-    """detect: of one image, the largest so many faces count"""
+    """detect: maximum number of faces per image; the largest are kept"""
 
     save_crops: Annotated[bool, NOTHING] = False
-    """write each face as it was scored to OUTPUT/_crops/"""
+    """write each scored face crop to OUTPUT/_crops/"""
 
     limit: Annotated[Positive | None, OUTPUT] = None
     """score only the first so many images of the listing"""
 
     dry_run: Annotated[bool, NOTHING] = False
-    """say what would be scored and how long it may take, from a timed sample; write nothing"""
+    """count the images and estimate the time from a timed sample; write nothing"""
 
     keep_columns: Annotated[list[str], OUTPUT] = Field([])
-    """manifest columns to carry into the output, e.g. ids and dates"""
+    """manifest columns to keep in the output, e.g. ids and dates"""
 
     age_distribution: Annotated[bool, OUTPUT] = False
     """add age_probabilities, 121 numbers per row"""
@@ -373,7 +371,7 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """mark rows whose 90 % interval is wider than so many years as abstained"""
 
     max_bad_fraction: Annotated[Fraction, NOTHING] = 0.05
-    """share of bad files above which the job ends with exit code 3; what was written stays"""
+    """share of bad files above which the job ends with exit code 3; the output is kept"""
 
     def source(self) -> SourceOptions:
         """The source alone; scoring needs no labels."""
@@ -389,10 +387,10 @@ def _model_address(model: str) -> dict[str, list[str]]:
 
 
 class RescoreConfig(ClusterOptions):
-    """Score some images of a finished predict run again: files that were replaced, or images of a status.
+    """Score some images of a finished predict run again: replaced files, or images with a status.
 
-    Each part that holds such rows is replaced as a whole. The same command after a kill resumes; without --changed and
-    --status it only finishes what an earlier one began.
+    Each part with such rows is replaced atomically. The same command resumes an interrupted one; without --changed and
+    --status it only finishes an earlier one.
 
     Examples:
       agegender rescore out/predictions --changed
@@ -406,16 +404,16 @@ class RescoreConfig(ClusterOptions):
     """images that were replaced under the same name since they were listed: size, or time or etag, differ"""
 
     status: list[RetryStatus] = Field([])
-    """images of this status, e.g. missing; may be given more than once"""
+    """images with this status, e.g. missing; may be given more than once"""
 
     num_workers: Positive | None = None
-    """scoring processes; default: as predict does"""
+    """scoring processes; default: as for predict"""
 
 
 class PreviewConfig(FaceOptions):
-    """Draw on photographs what is estimated of each face: a box, age with its interval, gender, detection score.
+    """Draw predictions on photographs: for each face a box, age with its interval, gender, detection score.
 
-    To look at a model's work before an archive is scored, on a few images, in this process.
+    To inspect a model on a few images, in this process, before an archive is scored.
 
     Example:
       agegender preview holiday.jpg photos/ --output out/preview
@@ -434,13 +432,13 @@ class PreviewConfig(FaceOptions):
     """detect: find the faces; none: each image is one face crop"""
 
     max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
-    """of one image, the largest so many faces are drawn"""
+    """maximum number of faces per image; the largest are drawn"""
 
     limit: Positive | None = None
     """draw only the first so many images"""
 
     max_side_px: Annotated[int, Field(ge=100)] = 1600
-    """larger pictures are written smaller"""
+    """larger pictures are scaled down"""
 
 
 class ExportConfig(Options):
@@ -458,7 +456,7 @@ class ExportConfig(Options):
 
 
 class StatusConfig(Options):
-    """Say how far a predict run is, what failed and why, and what is left.
+    """Show the progress of a predict run, its failures with reasons, and the remaining images.
 
     Example:
       agegender status out/predictions

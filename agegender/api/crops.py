@@ -1,4 +1,4 @@
-"""Small pictures of a few faces of a predict run, cut out of their source once more."""
+"""Thumbnails of a few faces of a predict run, cropped from the source again."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,22 +19,22 @@ from agegender.storage import files
 
 SIDE_PX = 96
 MARGIN = 0.25
-"""Of the box's longer side, on each side of it."""
+"""Margin on each side of the box, as a share of its longer side."""
 
 SEARCHED_UNITS = 16
-"""Of the listing: the first rows of a table are of its first units."""
+"""Units of the listing to search: the first rows of a table are of its first units."""
 
 
 def cut_crops(output: str, source: SourceOptions, rows: Sequence[dict[str, Any]]) -> list[bytes | None]:
-    """Cut the faces of some rows.
+    """Crop the faces of some rows.
 
     Args:
-        output: OUTPUT of the predict run, whose listing says where the bytes are.
-        source: bounds, and the name of the column of bytes.
+        output: OUTPUT of the predict run, whose listing locates the bytes.
+        source: maximum sizes, and the name of the bytes column.
         rows: of the predictions table.
 
     Returns:
-        A JPEG of ``SIDE_PX`` for each row; None for one without a face, or whose image is not at hand any more.
+        A JPEG of ``SIDE_PX`` for each row; None for a row without a face, or if its image is not available any more.
     """
     wanted = {row["uri"] for row in rows if row["status"] == Status.OK}
     faces: dict[str, list[int]] = defaultdict(list)
@@ -46,7 +46,7 @@ def cut_crops(output: str, source: SourceOptions, rows: Sequence[dict[str, Any]]
             for index in faces[uri]:
                 crops[index] = encode_jpeg(_cut(pixels, rows[index]["box"]), quality=80)
     except AgegenderError:
-        return crops  # storage that fails now is no reason not to show the numbers
+        return crops  # show the values even if storage fails now
     return crops
 
 
@@ -66,7 +66,7 @@ def _pictures(output: str, source: SourceOptions, wanted: set[str]) -> Iterator[
 
 
 def _cut(pixels: Pixels, box: dict[str, float] | None) -> Pixels:
-    """uint8[SIDE_PX, SIDE_PX, 3]: a square about the box, or the whole image; black where the image ends."""
+    """uint8[SIDE_PX, SIDE_PX, 3]: a square around the box, or the whole image; black outside of the image."""
     if box is None:
         return resize(pixels, SIDE_PX)
     side = max(1, round(max(box["width"], box["height"]) * (1 + 2 * MARGIN)))

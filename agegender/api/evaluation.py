@@ -1,4 +1,4 @@
-"""``agegender.evaluate``: a trained model measured on labelled images, as an object."""
+"""``agegender.evaluate``: evaluate a trained model on labelled images; the result is an object."""
 
 import os
 from functools import cached_property
@@ -25,24 +25,24 @@ def evaluate(
     model: str | os.PathLike[str] = RELEASED_MODEL,
     **options: Any,
 ) -> "Evaluation":
-    """Measure a trained model on labelled images, overall and by age group, gender and race.
+    """Evaluate a trained model on labelled images, overall and by age group, gender and race.
 
-    The job of ``agegender evaluate``.
+    The same job as ``agegender evaluate``.
 
     Args:
         source: what ``agegender.predict`` takes, with labels: in file names, or in the columns ``age_years`` and ``gender``
             of a table.
-        output: folder or ``s3://`` prefix for the figures and the page; None: a temporary folder, deleted with the object.
+        output: folder or ``s3://`` prefix for the metrics and the report; None: a temporary folder, deleted with the object.
         model: folder or ``s3://`` prefix of a trained model; ``"released"``: the one that comes with the package.
         **options: the flags of ``agegender evaluate`` with ``_`` for ``-``, listed below.
 
     Returns:
-        The figures with their bounds, the same by slice, and the row of each image.
+        The metrics with their confidence bounds, overall and by slice, and the row of each image.
 
     Raises:
         ConfigError: an option is unknown or out of bounds, or ``output`` holds another run.
-        InputError: no labelled image, none of the part of ``split``, or no usable model.
-        ResourceError: storage or the cluster failed; with ``output`` the same call goes on.
+        InputError: no labelled image, none in the part of ``split``, or no usable model.
+        ResourceError: storage or the cluster failed; with ``output`` the same call resumes.
 
     Example:
         >>> measured = agegender.evaluate("UTKFace/", model=run.model, split=run.split)
@@ -50,7 +50,7 @@ def evaluate(
         >>> measured.slices.to_pandas().query("slice == 'gender'")
     """
     config = build_config(EvaluateConfig, "evaluate", {**options, "input": ["-"], "output": "-", "model": model})
-    from agegender.pipelines.evaluate.run import run_evaluate  # takes a second, not for a wrong call
+    from agegender.pipelines.evaluate.run import run_evaluate  # takes a second; a call with a wrong option fails before
 
     place = Output.at(output)
     _, metrics = run_job(run_evaluate, config, source, place, with_labels)
@@ -58,12 +58,12 @@ def evaluate(
 
 
 class Evaluation:
-    """What evaluate measured.
+    """Result of ``agegender.evaluate``.
 
     Attributes:
-        output: folder or ``s3://`` prefix that holds it.
+        output: folder or ``s3://`` prefix of the result.
         metrics: the content of ``metrics.json``; docs/evaluation.md explains every key.
-        report: the page ``report.html``.
+        report: address of ``report.html``.
 
     Example:
         >>> measured = agegender.evaluate("UTKFace/")
@@ -78,7 +78,7 @@ class Evaluation:
 
     @cached_property
     def slices(self) -> pa.Table:
-        """The same figures by age group, gender, race and their crossings, with bounds."""
+        """The metrics by age group, gender, race and their intersections, with bounds."""
         return read_rows(self._output.layout.path("slices.parquet"))
 
     @cached_property
@@ -92,33 +92,37 @@ class Evaluation:
         return to_pandas(self.table)
 
     def __len__(self) -> int:
-        """How many images were measured on."""
+        """Number of evaluated images."""
         return int(self.metrics["n"])
 
     def __repr__(self) -> str:
         where = "a temporary folder" if self._output.is_temporary else self.output
-        return f"<Evaluation: {len(self):,} images, {', '.join(f'{k} {v}' for k, v in self._figures())}, in {where}>"
+        return (
+            f"<Evaluation: {len(self):,} images, {', '.join(f'{k} {v}' for k, v in self._metric_items())}, in {where}>"
+        )
 
     def _repr_html_(self) -> str:
-        facts = self._figures()
+        facts = self._metric_items()
         seen = self.metrics["seen_in_training"]["images"]
         if seen:
-            facts.append(("the model was trained on", f"{seen:,} of these images: the figures are too good"))
+            facts.append(
+                ("data leakage", f"the model was trained on {seen:,} of these images: the metrics are optimistic")
+            )
         title = f"{len(self):,} labelled images, with 95 % bounds"
         return result_html(title, facts, report=self.report, link=link(self.report))
 
-    def _figures(self) -> list[tuple[str, str]]:
+    def _metric_items(self) -> list[tuple[str, str]]:
         shown = (
-            ("mean error of age", "age_mae_years", "{:.2f} years"),
-            ("bias of age", "age_bias_years", "{:+.2f} years"),
-            ("gender right", "gender_accuracy", "{:.1%}"),
-            ("true age within the interval", "interval_coverage", "{:.1%}"),
+            ("age MAE", "age_mae_years", "{:.2f} years"),
+            ("age bias", "age_bias_years", "{:+.2f} years"),
+            ("gender accuracy", "gender_accuracy", "{:.1%}"),
+            ("interval coverage", "interval_coverage", "{:.1%}"),
         )
         return [(name, _bounded(self.metrics[key], form)) for name, key, form in shown]
 
 
-def _bounded(figure: dict[str, float | None], form: str) -> str:
-    if figure["value"] is None:
+def _bounded(metric: dict[str, float | None], form: str) -> str:
+    if metric["value"] is None:
         return "not labelled"
-    low, high = (form.format(figure[end]).removesuffix(" years") for end in ("low", "high"))
-    return f"{form.format(figure['value'])} ({low} to {high})"
+    low, high = (form.format(metric[end]).removesuffix(" years") for end in ("low", "high"))
+    return f"{form.format(metric['value'])} ({low} to {high})"

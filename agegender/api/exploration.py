@@ -1,4 +1,4 @@
-"""``agegender.eda``: what is in an image set, as an object."""
+"""``agegender.eda``: describe an image set; the result is an object."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 TABLES = (
     "images", "ages", "age_groups", "gender_by_age_group", "sizes", "label_problems", "bad_files", "duplicates",
 )  # fmt: skip
-"""What eda writes to ``tables/``; docs/eda.md says what is in each."""
+"""What eda writes to ``tables/``; docs/eda.md describes each."""
 
 
 @keywords_of(EdaConfig)
 def eda(source: "Source", *, output: str | os.PathLike[str] | None = None, **options: Any) -> "Exploration":
-    """Say what is in an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
+    """Describe an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
 
-    The job of ``agegender eda``.
+    The same job as ``agegender eda``.
 
     Args:
         source: what ``agegender.predict`` takes. Labels are in file names, or in the columns ``age_years`` and ``gender`` of
             a table.
-        output: folder or ``s3://`` prefix for tables and page; None: a temporary folder, deleted with the object.
+        output: folder or ``s3://`` prefix for the tables and the report; None: a temporary folder, deleted with the object.
         **options: the flags of ``agegender eda`` with ``_`` for ``-``, listed below.
 
     Returns:
-        The counts, the tables and where the page is.
+        The counts, the tables and the address of the report.
 
     Raises:
         ConfigError: an option is unknown or out of bounds, or ``output`` holds another run.
         InputError: no image, or a source in memory that cannot be used.
-        ResourceError: storage or the cluster failed; with ``output`` the same call goes on.
+        ResourceError: storage or the cluster failed; with ``output`` the same call resumes.
 
     Example:
-        >>> looked = agegender.eda("UTKFace/", output="out/eda")
-        >>> looked.summary["by_status"], looked.report
-        >>> looked.tables["duplicates"].to_pandas()
+        >>> explored = agegender.eda("UTKFace/", output="out/eda")
+        >>> explored.summary["by_status"], explored.report
+        >>> explored.tables["duplicates"].to_pandas()
     """
     config = build_config(EdaConfig, "eda", {**options, "input": ["-"], "output": "-"})
-    from agegender.pipelines.eda.run import run_eda  # takes a second, not for a wrong call
+    from agegender.pipelines.eda.run import run_eda  # takes a second; a call with a wrong option fails before
 
     place = Output.at(output)
     run_job(run_eda, config, source, place, with_labels)
@@ -58,17 +58,17 @@ def eda(source: "Source", *, output: str | os.PathLike[str] | None = None, **opt
 
 
 class Exploration:
-    """What eda found.
+    """Result of ``agegender.eda``.
 
     Attributes:
-        output: folder or ``s3://`` prefix that holds it.
-        report: the page ``report.html`` in it.
-        tables: name -> pyarrow.Table, read when it is asked for: ``images`` (one row per image), ``ages``, ``age_groups``,
+        output: folder or ``s3://`` prefix of the result.
+        report: address of ``report.html``.
+        tables: name -> pyarrow.Table, read lazily: ``images`` (one row per image), ``ages``, ``age_groups``,
             ``gender_by_age_group``, ``sizes``, ``label_problems``, ``bad_files``, ``duplicates``.
 
     Example:
-        >>> looked = agegender.eda("UTKFace/")
-        >>> looked.df.groupby("status").size()
+        >>> explored = agegender.eda("UTKFace/")
+        >>> explored.df.groupby("status").size()
     """
 
     def __init__(self, output: Output) -> None:
@@ -89,7 +89,7 @@ class Exploration:
         return to_pandas(self.tables["images"])
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return int(self.summary["images"])
 
     def __repr__(self) -> str:
@@ -112,7 +112,7 @@ class Exploration:
 
 
 class _Tables(Mapping[str, pa.Table]):
-    """Tables by name, each read when it is first asked for."""
+    """Tables by name, read lazily."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -120,7 +120,7 @@ class _Tables(Mapping[str, pa.Table]):
 
     def __getitem__(self, name: str) -> pa.Table:
         if name not in TABLES:
-            raise KeyError(f"{name!r}; there are {', '.join(TABLES)}")
+            raise KeyError(f"{name!r}; the tables are {', '.join(TABLES)}")
         if name not in self._read:
             layout = self._output.layout
             uri = layout.facts if name == "images" else layout.path("tables", f"{name}.parquet")

@@ -1,4 +1,4 @@
-"""``agegender.predict``: every image of a source scored, and the rows as an object."""
+"""``agegender.predict``: score every image of a source; the result is an object with the rows."""
 
 import os
 from functools import cached_property
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from agegender.api.sources import Source
 
 SHOWN_ROWS = 8
-"""In a notebook."""
+"""Rows that a notebook shows."""
 
 _WITHOUT = ("dry_run",)
 _DEFAULTS = {"max_bad_fraction": 1.0}
-"""An error would take the rows away that say which files are bad."""
+"""An error would hide the rows that name the bad files."""
 
 
 @keywords_of(PredictConfig, _WITHOUT, _DEFAULTS)
@@ -40,29 +40,28 @@ def predict(
 ) -> "Faces":
     """Estimate the age and gender of every face of a source.
 
-    The job of ``agegender predict``: each image ends in the result once, and a bad one is a row with its status. Where
-    ``output`` is given, the same call after a stop goes on where it was, also for what lies in memory.
+    The same job as ``agegender predict``: the result has each image once, and a bad image is a row with its status. With
+    ``output``, the same call resumes an interrupted run, also for a source in memory.
 
     Args:
-        source: an address (folder, image, manifest, Parquet, tar; local or ``s3://``) or a list of them; or what lies in
-            memory: an encoded image as bytes, a uint8[H, W, 3] RGB array, a PIL image, a list of those, a uint8[N, H, W, 3]
+        source: an address (folder, image, manifest, Parquet, tar; local or ``s3://``) or a list of them; or a source
+            in memory: an encoded image as bytes, a uint8[H, W, 3] RGB array, a PIL image, a list of those, a uint8[N, H, W, 3]
             array; or a pyarrow or pandas table with a column ``bytes`` of image files or ``uri`` of addresses, whose other
-            columns are kept. One that has the name of a column of the result is kept as ``source_NAME``. Images without a
-            name are called ``image-000000`` and so on, by their place in the list. A ``uri`` that comes again is scored
-            once.
+            columns are kept, as ``source_NAME`` if the result has a column of that name. Images without a name are called
+            ``image-000000`` and so on, by position. A repeated ``uri`` is scored once.
         output: folder or ``s3://`` prefix for the rows; None: a temporary folder, deleted with the object.
         model: folder or ``s3://`` prefix of a trained model; ``"released"``: the one that comes with the package.
-        show_images: whether a notebook shows the faces of the first rows; what it shows is saved in the notebook.
-        **options: the flags of ``agegender predict`` with ``_`` for ``-``, listed below. ``max_bad_fraction`` is 1 here
-            unless it is given: bad files are counted in ``summary``, and end in no error.
+        show_images: whether a notebook shows the faces of the first rows; they are saved in the notebook.
+        **options: the flags of ``agegender predict`` with ``_`` for ``-``, listed below. ``max_bad_fraction`` is 1 by
+            default here: bad files are counted in ``summary`` and raise no error.
 
     Returns:
         The rows: ``.table``, ``.df``, ``.summary``.
 
     Raises:
         ConfigError: an option is unknown or out of bounds, or ``output`` holds another run.
-        InputError: no image, an array of another shape or type, no usable model, more bad files than were allowed.
-        ResourceError: storage or the cluster failed; with ``output`` the same call goes on.
+        InputError: no image, an array of another shape or type, no usable model, more bad files than allowed.
+        ResourceError: storage or the cluster failed; with ``output`` the same call resumes.
 
     Example:
         >>> faces = agegender.predict("photos/")
@@ -71,7 +70,7 @@ def predict(
     """
     given = {**_DEFAULTS, **options, "input": ["-"], "output": "-", "model": model}
     config = build_config(PredictConfig, "predict", given, _WITHOUT)
-    from agegender.pipelines.predict.launch import launch_predict  # not for a wrong call
+    from agegender.pipelines.predict.launch import launch_predict  # a call with a wrong option fails before
 
     place = Output.at(output)
     config, summary = run_job(launch_predict, config, source, place, _kept, rename=True)
@@ -79,7 +78,7 @@ def predict(
 
 
 def _kept(config: PredictConfig, source: PreparedSource) -> dict[str, Any]:
-    """The columns of a table that are kept: those that were named, else all."""
+    """The columns of a table to keep: the given ones, else all."""
     if "keep_columns" in config.model_fields_set:
         return {"keep_columns": [source.renamed.get(name, name) for name in config.keep_columns]}
     return {"keep_columns": list(source.columns)}
@@ -89,7 +88,7 @@ class Faces:
     """The rows of a predict run.
 
     Attributes:
-        output: folder or ``s3://`` prefix that holds them as ``part-*.parquet``.
+        output: folder or ``s3://`` prefix of the rows, ``part-*.parquet``.
         summary: the closing summary: ``images``, ``faces``, ``rows``, ``by_status``, ``images_per_s``, ...
         show_images: whether a notebook shows faces.
 
@@ -107,10 +106,9 @@ class Faces:
 
     @cached_property
     def table(self) -> pa.Table:
-        """All rows by the schema of docs/predictions.md, one per face, or one of an image without a usable one.
+        """All rows in the schema of docs/predictions.md: one per face, or one for an image without a usable face.
 
-        Sorted by ``uri`` and ``face_index``. Read when it is first asked for, into memory; what does not fit there is
-        queried in place, e.g. by DuckDB: ``read_parquet(f"{faces.output}/*.parquet")``.
+        Sorted by ``uri`` and ``face_index``. Read lazily into memory; query a larger result in place, e.g. with DuckDB: ``read_parquet(f"{faces.output}/*.parquet")``.
         """
         return read_rows(self.output).sort_by([("uri", "ascending"), ("face_index", "ascending")])
 
@@ -120,7 +118,7 @@ class Faces:
         return to_pandas(self.table)
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return int(self.summary["rows"])
 
     def __repr__(self) -> str:
@@ -141,7 +139,7 @@ class Faces:
         )
 
     def _pyramid(self) -> dict[str, tuple[int, int]]:
-        """Age group -> faces by gender, counted piece by piece."""
+        """Age group -> faces by gender, counted in batches."""
         counts = np.zeros((len(AGE_GROUPS), len(GENDERS)), np.int64)
         only_faces = pc.field("status") == Status.OK.value
         for batch in dataset(self.output).to_batches(columns=["age_group", "gender"], filter=only_faces):

@@ -1,4 +1,4 @@
-"""Keyword arguments -> the validated config of a job: the names, defaults and bounds are those of the command line."""
+"""Keyword arguments -> the validated config of a job, with the names, defaults and bounds of the command line."""
 
 import difflib
 import inspect
@@ -20,12 +20,12 @@ def keywords_of(
 ) -> Callable[[FunctionT], FunctionT]:
     """Show the fields of a config in the signature and the docstring of a function that takes them as ``**options``.
 
-    Notebooks complete what the signature names, and ``help()`` prints the docstring.
+    Notebooks complete from the signature, and ``help()`` prints the docstring.
 
     Args:
         config_class: the config of the job.
         without: fields that the function does not take.
-        defaults: of the function, where they are not those of the config.
+        defaults: of the function, if different from the config's.
     """
 
     def decorate(function: FunctionT) -> FunctionT:
@@ -57,12 +57,12 @@ def build_config(
 
     Args:
         config_class: the config of the job.
-        function: name of the function that took them, for messages.
-        given: field -> value; paths may be ``pathlib`` objects, and a list of one may be given without the brackets.
+        function: name of the called function, for messages.
+        given: field -> value; paths may be ``pathlib`` objects, and a string is accepted for a list of one.
         without: fields that the function does not take.
 
     Raises:
-        ConfigError: a name that is not known, or a value out of its bounds; says what is allowed.
+        ConfigError: an unknown name, or a value out of bounds; the message lists what is allowed.
     """
     allowed = [name for name in config_class.model_fields if name not in without]
     for name in given:
@@ -81,7 +81,7 @@ def _is_list(config_class: type[BaseModel], name: str) -> bool:
     return get_origin(config_class.model_fields[name].annotation) is list
 
 
-def _plain(value: Any, is_list: bool) -> Any:  # whatever the caller passed
+def _plain(value: Any, is_list: bool) -> Any:  # Any: the caller's value, not yet validated
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if is_list and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What all results have in common: the folder that a job wrote, and how a call without one runs."""
+"""Shared by all results: the output folder of a job, and running a job with a temporary one."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ ConfigT = TypeVar("ConfigT", bound=SourceOptions)
 
 @dataclass(eq=False)
 class Output:
-    """OUTPUT of a run: what the caller named, or a temporary folder that goes with the last object that holds this one."""
+    """OUTPUT of a run: given by the caller, or a temporary folder that is deleted with the last reference to this object."""
 
     uri: str
     is_temporary: bool = False
@@ -36,7 +36,7 @@ class Output:
 
     @classmethod
     def at(cls, given: "str | os.PathLike[str] | None") -> "Output":
-        """What the caller named, made absolute; a new temporary folder for None."""
+        """The caller's address, made absolute; a new temporary folder for None."""
         if given is not None:
             return cls(files.absolute(os.fspath(given)))
         output = cls(tempfile.mkdtemp(prefix="agegender-"), is_temporary=True)
@@ -44,18 +44,18 @@ class Output:
         return output
 
     def remove(self) -> None:
-        """Delete a temporary folder now; leaves what the caller named."""
+        """Delete a temporary folder now; a folder of the caller is kept."""
         if self._finalizer is not None:
             self._finalizer()
 
     @property
     def layout(self) -> OutputLayout:
-        """The addresses below it."""
+        """The addresses under OUTPUT."""
         return OutputLayout(self.uri)
 
 
 def _remove(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # a forked process has a copy of the object, and is not to delete its parent's folder
+    if os.getpid() == pid:  # a forked process has a copy of the object, and must not delete its parent's folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -68,14 +68,14 @@ def run_job(
     *,
     rename: bool = False,
 ) -> tuple[ConfigT, dict[str, Any]]:
-    """Make a source readable and run a job on it; where the job refuses, nothing is left behind that was made for it.
+    """Make a source readable and run a job on it; clean up if the job refuses its config.
 
     Args:
         job: takes the config, returns its closing summary.
         config: of the job, without input and output.
-        source: what the caller gave.
-        output: where the job writes.
-        adapt: what of the config depends on the source.
+        source: given by the caller.
+        output: of the job.
+        adapt: gives the config values that depend on the source.
         rename: see ``prepare_source``.
 
     Returns:
@@ -91,7 +91,7 @@ def run_job(
         return config, job(config)
     except ConfigError:
         if written is not None:
-            files.delete(written)  # OUTPUT holds another run, which does not know it
+            files.delete(written)  # OUTPUT belongs to another run, which does not use this file
         output.remove()
         raise
     except BaseException:
@@ -100,7 +100,7 @@ def run_job(
 
 
 def with_labels(config: SourceOptions, source: PreparedSource) -> dict[str, Any]:
-    """Of images without names no label is looked for, unless the caller says where one is."""
+    """Read no labels for images without names, unless the caller gives ``labels``."""
     return {"labels": "none"} if not source.names_its_images and "labels" not in config.model_fields_set else {}
 
 
@@ -110,21 +110,21 @@ def read_rows(folder: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def dataset(folder: str) -> "pads.Dataset":
-    """The Parquet files of a folder as Arrow's data set, which reads them in pieces."""
-    import pyarrow.dataset as pads  # not before a result is looked at: predict's first row waits for every import
+    """The Parquet files of a folder as an Arrow dataset, which reads them in batches."""
+    import pyarrow.dataset as pads  # lazy: imports delay predict's first row
 
     filesystem, path = files.arrow_filesystem(folder)
     return pads.dataset(path, filesystem=filesystem, format="parquet")
 
 
 def to_pandas(table: pa.Table) -> "pd.DataFrame":
-    """As pandas has it; dictionary columns become categories."""
+    """Convert to pandas; dictionary columns become categories."""
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
 
 def link(uri: str) -> str | None:
-    """A relative address for a page's reader, which a notebook's server serves; None where it cannot be reached so."""
+    """A relative link that a notebook's server can serve; None if the address is outside of the working directory."""
     if files.is_s3(uri):
         return None
     path = Path(uri)

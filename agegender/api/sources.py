@@ -1,7 +1,7 @@
-"""What a caller calls a source -> addresses that the jobs read.
+"""A source of the Python API -> addresses that the jobs read.
 
-Addresses pass as they are. What lies in memory is written to ``OUTPUT/_input`` as one Parquet file, whose name is that of
-its content: the same data is the same source again, so that a call that was stopped goes on where it was.
+Addresses pass unchanged. A source in memory is written to ``OUTPUT/_input`` as one Parquet file that is named by a hash of
+its content: the same data is the same source, so that the same call can resume an interrupted run.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Source: TypeAlias = Address | InMemoryImage | Iterable[Address] | Iterable[InMemoryImage] | pa.Table | pd.DataFrame
 
 ROWS_IN_GROUP = 64
-"""Images in one row group: what a reader of one image reads along."""
+"""Images in one row group, the smallest unit of reading."""
 
 ALLOWED = (
     "an address, a list of addresses, an image (bytes, uint8[H, W, 3] array or PIL image), a list of images, or a table "
@@ -43,7 +43,7 @@ ALLOWED = (
 
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 _TIFF_MODES = frozenset({"F", "LAB"})
-"""What has no agreed way to become RGB; the decoder is to say so of the row."""
+"""Modes without a standard conversion to RGB; kept, so that the decoder gives the row its status."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class PreparedSource:
     addresses: list[str]
 
     written: str | None = None
-    """The file that was written for it; None where there was one already, or none was needed."""
+    """The file that was written; None if it already existed, or none was needed."""
 
     columns: tuple[str, ...] = ()
-    """Of a table, the columns beside the address, the bytes and what is renamed, under the names that they have now."""
+    """Columns of a table except addresses and bytes, by their new names."""
 
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Of a table: columns that had the name of a column of the result -> their new name."""
+    """Columns of a table that had the name of a result column -> new name."""
 
     names_its_images: bool = True
-    """False where images have no names of their own, and no label can stand in one."""
+    """False if images have no file names, which could contain labels."""
 
 
 def prepare_source(
@@ -71,17 +71,17 @@ def prepare_source(
     """Make a source readable for the jobs.
 
     Args:
-        source: an address or several; or what lies in memory: encoded images as bytes, uint8[H, W, 3] RGB arrays, a
+        source: one or several addresses; or a source in memory: encoded images as bytes, uint8[H, W, 3] RGB arrays, a
             uint8[N, H, W, 3] array, PIL images, a list of those; or a table, of pyarrow, pandas or anything that exports
             Arrow's C stream, with a column of bytes or of addresses.
         output: OUTPUT of the run, local or ``s3://``.
-        uri_column: of a table, the column of addresses, or of names where there is a column of bytes.
-        bytes_column: of a table, the column that holds image files.
-        rename: give columns of a table another name where the result has one of that name: ``source_NAME``.
+        uri_column: column of a table with addresses, or with names if it has a column of bytes.
+        bytes_column: column of a table with image files.
+        rename: rename columns of a table that have the name of a result column to ``source_NAME``.
 
     Raises:
-        ConfigError: it is nothing of the above.
-        InputError: it is, but cannot be used: an array of another shape or type, a table without either column, no image.
+        ConfigError: unsupported type.
+        InputError: unusable value: an array of another shape or type, a table without either column, no image.
         ResourceError: OUTPUT cannot be written.
     """
     if isinstance(source, str | os.PathLike):
@@ -100,7 +100,7 @@ def prepare_source(
     return PreparedSource([uri], uri if is_new else None, names_its_images=False)
 
 
-def _items(source: Any) -> Iterator[Any]:  # Any: what a caller passed, to be found out
+def _items(source: Any) -> Iterator[Any]:  # Any: the caller's value, not yet validated
     if isinstance(source, bytes | bytearray | memoryview | Image.Image):
         return iter([source])
     if isinstance(source, np.ndarray):
@@ -120,7 +120,7 @@ def _prepare_addresses(items: Iterable[Any], output: str, uri_column: str) -> Pr
         addresses.append(os.fspath(item))
     if not all(Path(address).suffix.lower() in IMAGE_EXTENSIONS for address in addresses):
         return PreparedSource(addresses)
-    # A manifest: one that is not there is then a row, as among the files of a folder, and a run's record stays short.
+    # As a manifest, a missing file becomes a row with a status, and the record of the run stays short.
     table = pa.table({uri_column: pa.array([files.absolute(address) for address in addresses], pa.string())})
     uri, is_new = _write(table.to_batches(), output)
     return PreparedSource([uri], uri if is_new else None)
@@ -130,7 +130,7 @@ def _as_table(source: Any) -> pa.Table | None:
     if isinstance(source, pa.Table):
         return source
     try:
-        # Not imported for this: who has a DataFrame has pandas.
+        # Do not import pandas: a caller with a DataFrame has already imported it.
         if (pandas := sys.modules.get("pandas")) is not None and isinstance(source, pandas.DataFrame):
             return pa.Table.from_pandas(source, preserve_index=False)
         if hasattr(source, "__arrow_c_stream__"):
@@ -141,7 +141,7 @@ def _as_table(source: Any) -> pa.Table | None:
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """Polars hands over views of strings and bytes, which Parquet has no type for."""
+    """Convert string and binary views, which Polars exports and Parquet does not support."""
     plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     return table.cast(pa.schema([field.with_type(plain.get(field.type, field.type)) for field in table.schema]))
 
@@ -149,15 +149,15 @@ def _without_views(table: pa.Table) -> pa.Table:
 def _prepare_table(table: pa.Table, output: str, uri_column: str, bytes_column: str, rename: bool) -> PreparedSource:
     names = table.column_names
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise InputError(f"the table has several columns of the name {', '.join(twice)}. Give each another name")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"the table has several columns named {', '.join(duplicates)}. Rename them")
     if not table.num_rows:
         raise InputError("the table has no rows: there is no image in it")
     renamed = {}
     if rename:
-        ours = {*prediction_schema(age_distribution=True).names, *LISTING.names}
-        clashing = ours - {uri_column, bytes_column}
-        renamed = {name: _free_name(name, names) for name in names if name in clashing}
+        reserved = {*prediction_schema(age_distribution=True).names, *LISTING.names}
+        conflicting = reserved - {uri_column, bytes_column}
+        renamed = {name: _free_name(name, names) for name in names if name in conflicting}
         table = table.rename_columns([renamed.get(name, name) for name in names])
     if bytes_column in names:
         table = _with_names(table, uri_column, bytes_column)
@@ -168,7 +168,7 @@ def _prepare_table(table: pa.Table, output: str, uri_column: str, bytes_column: 
     else:
         raise InputError(
             f"the table has neither a column {bytes_column!r} of image files nor a column {uri_column!r} of addresses; its "
-            f"columns are {names}. Name it by bytes_column or uri_column"
+            f"columns are {names}. Set bytes_column or uri_column"
         )
     columns = tuple(name for name in table.column_names if name not in (uri_column, bytes_column))
     try:
@@ -201,8 +201,8 @@ def _name(number: int) -> str:
 def _image_batches(items: Iterable[Any], uri_column: str, bytes_column: str) -> Iterator[pa.RecordBatch]:
     schema = pa.schema([(uri_column, pa.string()), (bytes_column, pa.large_binary())])
     numbered = enumerate(items)
-    while some := list(itertools.islice(numbered, ROWS_IN_GROUP)):
-        columns = [[_name(number) for number, _ in some], [_encoded(item, number) for number, item in some]]
+    while chunk := list(itertools.islice(numbered, ROWS_IN_GROUP)):
+        columns = [[_name(number) for number, _ in chunk], [_encoded(item, number) for number, item in chunk]]
         yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
@@ -226,7 +226,7 @@ def _encoded(item: Any, number: int) -> bytes:
 
 
 def _encoded_pil(image: Image.Image) -> bytes:
-    """Lossless, upright as a viewer shows it."""
+    """Encode losslessly, upright by the EXIF orientation."""
     if image.mode in _TIFF_MODES:
         return _saved(image, "TIFF")
     upright = ImageOps.exif_transpose(image)
@@ -241,7 +241,7 @@ def _saved(image: Image.Image, kind: str) -> bytes:
 
 
 def _write(batches: Iterable[pa.RecordBatch], output: str) -> tuple[str, bool]:
-    """Write batches, a row group each, under the name of their content; returns where, and whether that was not there."""
+    """Write batches, a row group each, to a content-addressed file; returns its address, and whether it is new."""
     with tempfile.TemporaryDirectory(prefix="agegender-") as folder:
         path = Path(folder) / "input.parquet"
         writer = None

@@ -1,4 +1,4 @@
-"""``agegender.train``: a model trained on labelled images, as an object."""
+"""``agegender.train``: train a model on labelled images; the result is an object."""
 
 import json
 import os
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 def train(source: "Source", *, output: str | os.PathLike[str], **options: Any) -> "TrainingRun":
     """Train the age and gender network on a labelled image set.
 
-    The job of ``agegender train``; the same call after a stop goes on where it was, to the step.
+    The same job as ``agegender train``; the same call resumes an interrupted run from its last checkpoint.
 
     Args:
         source: what ``agegender.predict`` takes, with labels: in file names, or in the columns ``age_years`` and ``gender``
             of a table.
-        output: folder or ``s3://`` prefix for the model and what belongs to it.
+        output: folder or ``s3://`` prefix for the model and the other files of the run.
         **options: the flags of ``agegender train`` with ``_`` for ``-``, listed below; those of a group, such as
             ``augment``, as a dict.
 
     Returns:
-        Where the model is, and the metrics of each epoch.
+        The address of the model, and the metrics of each epoch.
 
     Raises:
-        ConfigError: an option is unknown or out of bounds, options cannot work together, or ``output`` holds another run.
+        ConfigError: an option is unknown or out of bounds, options are incompatible, or ``output`` holds another run.
         InputError: no labelled image or too few, or a model to start from that cannot be used.
-        ResourceError: storage, disk or cluster failed; the same call goes on.
+        ResourceError: storage, disk or cluster failed; the same call resumes.
 
     Example:
         >>> run = agegender.train("UTKFace/", output="out/train", epochs=5, augment={"flip_probability": 0.5})
@@ -46,7 +46,7 @@ def train(source: "Source", *, output: str | os.PathLike[str], **options: Any) -
         >>> agegender.predict("photos/", model=run.model)
     """
     config = build_config(TrainConfig, "train", {**options, "input": ["-"], "output": "-"})
-    from agegender.pipelines.train.run import run_train  # takes seconds, not for a wrong call
+    from agegender.pipelines.train.run import run_train  # takes seconds; a call with a wrong option fails before
 
     place = Output.at(output)
     _, summary = run_job(run_train, config, source, place, with_labels)
@@ -54,13 +54,13 @@ def train(source: "Source", *, output: str | os.PathLike[str], **options: Any) -
 
 
 class TrainingRun:
-    """What training wrote.
+    """Result of ``agegender.train``.
 
     Attributes:
-        output: folder or ``s3://`` prefix that holds it.
+        output: folder or ``s3://`` prefix of the result.
         model: the model's folder in it, which ``predict``, ``evaluate`` and ``Scorer`` take.
         split: ``split.parquet``: which image is in which part, for ``evaluate(..., split=run.split)``.
-        report: the page ``report.html``.
+        report: address of ``report.html``.
         summary: the closing summary: images per part, metrics of the last epoch, time.
 
     Example:
@@ -95,10 +95,10 @@ class TrainingRun:
     def _repr_html_(self) -> str:
         summary = self.summary
         facts = [
-            ("mean error of age, val part", f"{summary['age_mae_years']:.2f} years"),
-            ("gender right, val part", f"{summary['gender_accuracy']:.1%}"),
+            ("age MAE, val part", f"{summary['age_mae_years']:.2f} years"),
+            ("gender accuracy, val part", f"{summary['gender_accuracy']:.1%}"),
             ("epochs", f"{summary['epochs']}"),
-            ("images to train on", f"{summary['train_images']:,}"),
+            ("training images", f"{summary['train_images']:,}"),
             ("time", f"{summary['training_s']:,.0f} s"),
             ("model", self.model),
         ]

@@ -216,7 +216,7 @@ def test_eda_as_an_object(labelled: Path) -> None:
     for name in looked.tables:
         assert isinstance(looked.tables[name], pa.Table), name
     assert looked.tables["ages"].column("images").to_numpy().sum() == 60
-    with pytest.raises(KeyError, match="there are images, ages"):
+    with pytest.raises(KeyError, match="the tables are images, ages"):
         looked.tables["age"]
     assert "<html" in Path(looked.report).read_text()
     page = looked._repr_html_()
