@@ -34,7 +34,7 @@ class ImageLimits(Options):
     """files with more bytes get the status too_large and are not read"""
 
     def limits(self) -> "ImageLimits":
-        """These options alone."""
+        """Only these options."""
         return ImageLimits.part_of(self)
 
 
@@ -65,7 +65,7 @@ class SourceOptions(ImageLimits):
     """images in one unit of work, which is processed, and retried, as a whole"""
 
     def source(self) -> "SourceOptions":
-        """The source alone."""
+        """Only the source options."""
         return SourceOptions.part_of(self)
 
 
@@ -83,7 +83,7 @@ class ClusterOptions(Options):
     refused if there are several nodes"""
 
     def cluster(self) -> "ClusterOptions":
-        """The cluster alone."""
+        """Only the cluster options."""
         return ClusterOptions.part_of(self)
 
 
@@ -153,7 +153,7 @@ class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
     """seed for the images of the grids"""
 
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16), OUTPUT] = 8
-    """images are near duplicates if at most so many of the 64 bits of their perceptual hashes differ and their thumbnails
+    """images are near duplicates if at most this many of the 64 bits of their perceptual hashes differ and their thumbnails
     match"""
 
     def opened_by_workers(self) -> dict[str, list[str]]:
@@ -191,7 +191,7 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""
 
     min_workers: Annotated[Positive | None, NOTHING] = None
-    """elastic: start with so many if the cluster has no capacity for --num-workers, continue with fewer after a node is lost, and
+    """elastic: start with this many if the cluster has no capacity for --num-workers, continue with fewer after a node is lost, and
     use new nodes up to --num-workers; default: always --num-workers, and wait for a replacement of a lost node"""
 
     accumulate: Annotated[Positive, NOTHING] = 1
@@ -208,7 +208,7 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     """share of the groups held out from training"""
 
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16), OUTPUT] = 8
-    """near duplicates, which stay in the same part of the split: at most so many bits of 64 differ and the thumbnails match"""
+    """near duplicates, which stay in the same part of the split: at most this many bits of 64 differ and the thumbnails match"""
 
     cache_dir: Annotated[str | None, NOTHING] = None
     """folder on each node for the cache of decoded images; default: the system's temporary folder"""
@@ -217,7 +217,7 @@ class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOpti
     """maximum size of the cache of decoded images on one node, in GB"""
 
     checkpoint_interval_steps: Annotated[Positive, NOTHING] = 200
-    """steps between checkpoints, besides one at the end of each epoch: at most so much is lost by a kill"""
+    """steps between checkpoints, besides one at the end of each epoch: the most work that a kill can lose"""
 
     max_failures: Annotated[int, Field(ge=0), NOTHING] = 3
     """lost workers or nodes after which training still resumes"""
@@ -356,7 +356,7 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """write each scored face crop to OUTPUT/_crops/"""
 
     limit: Annotated[Positive | None, OUTPUT] = None
-    """score only the first so many images of the listing"""
+    """score only this many images, the first of the listing"""
 
     dry_run: Annotated[bool, NOTHING] = False
     """count the images and estimate the time from a timed sample; write nothing"""
@@ -368,13 +368,13 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     """add age_probabilities, 121 numbers per row"""
 
     abstain_above: Annotated[Annotated[float, Field(gt=0)] | None, OUTPUT] = None
-    """mark rows whose 90 % interval is wider than so many years as abstained"""
+    """mark rows as abstained if their 90 % interval is wider than this many years"""
 
     max_bad_fraction: Annotated[Fraction, NOTHING] = 0.05
     """share of bad files above which the job ends with exit code 3; the output is kept"""
 
     def source(self) -> SourceOptions:
-        """The source alone; scoring needs no labels."""
+        """Only the source options, without labels, which scoring does not need."""
         return super().source().model_copy(update={"labels": "none"})
 
     def opened_by_workers(self) -> dict[str, list[str]]:
@@ -435,7 +435,7 @@ class PreviewConfig(FaceOptions):
     """maximum number of faces per image; the largest are drawn"""
 
     limit: Positive | None = None
-    """draw only the first so many images"""
+    """draw only this many images, the first of the source"""
 
     max_side_px: Annotated[int, Field(ge=100)] = 1600
     """larger pictures are scaled down"""

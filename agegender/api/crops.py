@@ -36,13 +36,13 @@ def cut_crops(output: str, source: SourceOptions, rows: Sequence[dict[str, Any]]
     Returns:
         A JPEG of ``SIDE_PX`` for each row; None for a row without a face, or if its image is not available any more.
     """
-    wanted = {row["uri"] for row in rows if row["status"] == Status.OK}
+    remaining = {row["uri"] for row in rows if row["status"] == Status.OK}
     faces: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         faces[row["uri"]].append(index)
     crops: list[bytes | None] = [None] * len(rows)
     try:
-        for uri, pixels in _pictures(output, source, wanted):
+        for uri, pixels in _pictures(output, source, remaining):
             for index in faces[uri]:
                 crops[index] = encode_jpeg(_cut(pixels, rows[index]["box"]), quality=80)
     except AgegenderError:
@@ -50,15 +50,15 @@ def cut_crops(output: str, source: SourceOptions, rows: Sequence[dict[str, Any]]
     return crops
 
 
-def _pictures(output: str, source: SourceOptions, wanted: set[str]) -> Iterator[tuple[str, Pixels]]:
+def _pictures(output: str, source: SourceOptions, remaining: set[str]) -> Iterator[tuple[str, Pixels]]:
     for number in range(SEARCHED_UNITS):
         unit = unit_uri(OutputLayout(output).listing, number)
-        if not wanted or files.stat(unit) is None:
+        if not remaining or files.stat(unit) is None:
             return
         listed: pa.Table = read_unit(unit)
-        listed = listed.filter(pc.is_in(listed.column("uri"), pa.array(sorted(wanted))))
+        listed = listed.filter(pc.is_in(listed.column("uri"), pa.array(sorted(remaining))))
         uris = listed.column("uri").to_pylist()
-        wanted = wanted.difference(uris)
+        remaining = remaining.difference(uris)
         for uri, fetched in zip(uris, fetch(listed, source), strict=True):
             decoded = decode(fetched.data, source.max_image_pixels) if fetched.data else None
             if decoded is not None and decoded.pixels is not None:

@@ -108,7 +108,8 @@ class Faces:
     def table(self) -> pa.Table:
         """All rows in the schema of docs/predictions.md: one per face, or one for an image without a usable face.
 
-        Sorted by ``uri`` and ``face_index``. Read lazily into memory; query a larger result in place, e.g. with DuckDB: ``read_parquet(f"{faces.output}/*.parquet")``.
+        Sorted by ``uri`` and ``face_index``. Read lazily into memory; query a larger result in place, e.g. with
+        DuckDB: ``read_parquet(f"{faces.output}/*.parquet")``.
         """
         return read_rows(self.output).sort_by([("uri", "ascending"), ("face_index", "ascending")])
 

@@ -82,12 +82,12 @@ def _fingerprints(facts_uris: list[str], thumbnails_path: Path) -> Fingerprints:
 
 def _addresses(facts_uris: list[str], groups: list[DuplicateGroup]) -> dict[int, str]:
     """Index -> address, only of members of groups: all addresses would dominate memory."""
-    wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(group.members for group in groups)]))
+    members = np.unique(np.concatenate([np.empty(0, np.int64), *(group.members for group in groups)]))
     found: dict[int, str] = {}
     start = 0
     for uri in facts_uris:
         column = tables.read_table(uri, ["uri"])["uri"]
-        here = wanted[(wanted >= start) & (wanted < start + len(column))]
+        here = members[(members >= start) & (members < start + len(column))]
         found.update(zip(here.tolist(), column.take(here - start).to_pylist(), strict=True))
         start += len(column)
     return found

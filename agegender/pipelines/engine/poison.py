@@ -113,7 +113,7 @@ class PoisonTracker:
     def _search(self, task: Task, images: int) -> None:
         if task.unit in self._searches or task.deaths > TRIES:
             raise ResourceError(
-                f"{task.unit} ended its process {task.deaths} times as a whole, and none of its images does alone. "
+                f"{task.unit} ended its process {task.deaths} times as a whole, but none of its images does on its own. "
                 "Check the memory of the nodes; a smaller --unit-images needs less"
             )
         self._searches[task.unit] = _Search(task.poison_rows)

@@ -1,6 +1,6 @@
 """Workers of a ``UnitPool`` as actors of a Ray cluster.
 
-Plain actors rather than Ray Data; docs/decisions.md says why.
+Plain actors rather than Ray Data; docs/decisions.md has the reasons.
 """
 
 from collections.abc import Callable, Sequence

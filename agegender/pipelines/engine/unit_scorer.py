@@ -106,7 +106,7 @@ class UnitScorer:
         listing: pa.Table,
         *,
         with_content_hash: bool = False,
-        wanted: Callable[[bytes], bool] | None = None,
+        include: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
         alter: Callable[[Pixels], Pixels] | None = None,
         poison_rows: Container[int] = (),
@@ -116,7 +116,7 @@ class UnitScorer:
         Args:
             listing: rows of ``schema.LISTING``; further columns are kept in the result.
             with_content_hash: see ``score_images``, like all that follow.
-            wanted: see there.
+            include: see there.
             keep_crop: see there.
             alter: see there.
             poison_rows: see there.
@@ -129,7 +129,7 @@ class UnitScorer:
             self._clock.each("fetch", fetch(listing, self._limits)),
             keep_columns=listing.column_names[len(LISTING) :],
             with_content_hash=with_content_hash,
-            wanted=wanted,
+            include=include,
             keep_crop=keep_crop,
             alter=alter,
             poison_rows=poison_rows,
@@ -142,7 +142,7 @@ class UnitScorer:
         *,
         keep_columns: Sequence[str] = (),
         with_content_hash: bool = False,
-        wanted: Callable[[bytes], bool] | None = None,
+        include: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
         alter: Callable[[Pixels], Pixels] | None = None,
         poison_rows: Container[int] = (),
@@ -157,7 +157,7 @@ class UnitScorer:
             keep_crop: called with each crop before it is scored: row of its image in the listing, face_index,
                 uint8[S, S, 3].
             alter: called with each crop; returns the crop to score, of the same shape.
-            wanted: selects images to decode and score by content hash (16 bytes); others give no row. Images without
+            include: selects images to decode and score by content hash (16 bytes); others give no row. Images without
                 bytes then give no row either, as they have no hash.
             poison_rows: rows of the listing whose images killed a process: they are unreadable, and not decoded again.
 
@@ -165,10 +165,10 @@ class UnitScorer:
             One row per face or per image without one, in listing order: ``schema.prediction_schema`` of the kept
             columns.
         """
-        hashed = with_content_hash or wanted is not None
+        hashed = with_content_hash or include is not None
         rows: list[_Row] = []
         scored: list[Callable[[], Predictions]] = []
-        for batch in _batches(self._rows(images, hashed, wanted, alter, poison_rows), self._batch_size):
+        for batch in _batches(self._rows(images, hashed, include, alter, poison_rows), self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
@@ -177,7 +177,7 @@ class UnitScorer:
             with self._clock.stage("score"):
                 scored.append(self._submit(self._crops(batch)))
         with self._clock.stage("score"):
-            predictions = _joined([wait() for wait in scored])
+            predictions = _concatenate([wait() for wait in scored])
         keep = [listing.schema.field(name) for name in keep_columns]
         schema = prediction_schema(keep, self._age_distribution)
         columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri", *keep_columns])
@@ -190,14 +190,14 @@ class UnitScorer:
         self,
         images: Iterable[Fetched],
         hashed: bool,
-        wanted: Callable[[bytes], bool] | None,
+        include: Callable[[bytes], bool] | None,
         alter: Callable[[Pixels], Pixels] | None,
         poison_rows: Container[int],
     ) -> Iterator[_Row]:
         for image, found in enumerate(images):
             fetched = _POISON if image in poison_rows else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
-            if wanted is not None and (digest is None or not wanted(digest)):
+            if include is not None and (digest is None or not include(digest)):
                 continue
             for row in self._faces(image, fetched):
                 row.content_hash = digest
@@ -245,16 +245,16 @@ class UnitScorer:
         unscored = np.array([row.crop is None for row in rows], dtype=bool)
         columns = _image_columns(rows)
         for name in ("age_years", "age_low_years", "age_high_years", "female_probability"):
-            columns[name] = _spread(getattr(scored, name), unscored, pa.float32())
+            columns[name] = _scatter(getattr(scored, name), unscored, pa.float32())
         female = scored.female_probability
-        columns["gender_probability"] = _spread(np.maximum(female, 1 - female), unscored, pa.float32())
-        columns["age_group"] = _named(age_group_index(scored.age_years), unscored, AGE_GROUPS)
-        columns["gender"] = _named((female >= 0.5).astype(np.int64), unscored, GENDERS)
+        columns["gender_probability"] = _scatter(np.maximum(female, 1 - female), unscored, pa.float32())
+        columns["age_group"] = _categorical(age_group_index(scored.age_years), unscored, AGE_GROUPS)
+        columns["gender"] = _categorical((female >= 0.5).astype(np.int64), unscored, GENDERS)
         width_years = scored.age_high_years - scored.age_low_years
         limit = np.inf if self._abstain_above_years is None else self._abstain_above_years
-        columns["abstained"] = _spread(width_years > limit, unscored, pa.bool_())
+        columns["abstained"] = _scatter(width_years > limit, unscored, pa.bool_())
         if self._age_distribution:
-            columns["age_probabilities"] = _spread_lists(scored.age_probabilities, unscored)
+            columns["age_probabilities"] = _scatter_lists(scored.age_probabilities, unscored)
         return columns
 
 
@@ -295,7 +295,7 @@ def _batches(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
     yield batch
 
 
-def _joined(parts: list[Predictions]) -> Predictions:
+def _concatenate(parts: list[Predictions]) -> Predictions:
     def join(name: str) -> Any:  # arrays, or None if the model has no distribution
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else np.concatenate(values)
@@ -308,7 +308,7 @@ def _image_columns(rows: list[_Row]) -> dict[str, pa.Array]:
     no_nulls = np.zeros(len(rows), dtype=bool)
     return {
         "face_index": pa.array([row.face for row in rows], pa.int16()),
-        "status": _named(np.array([_STATUSES.index(row.status) for row in rows], np.int64), no_nulls, _STATUSES),
+        "status": _categorical(np.array([_STATUSES.index(row.status) for row in rows], np.int64), no_nulls, _STATUSES),
         "error": pa.array([row.error for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),
         "height": pa.array([row.height for row in rows], pa.int32()),
@@ -322,21 +322,21 @@ def _kept(listing: pa.Table, rows: list[_Row], names: list[str]) -> dict[str, pa
     return {name: listing.column(name).take(index).combine_chunks() for name in names}
 
 
-def _spread(values: npt.NDArray[Any], unscored: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+def _scatter(values: npt.NDArray[Any], unscored: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
     """Values in scored rows, null in others."""
     full = np.zeros(unscored.size, dtype=values.dtype)
     full[~unscored] = values
     return pa.array(full, kind, mask=unscored)
 
 
-def _named(codes: npt.NDArray[np.int64], unscored: npt.NDArray[np.bool_], names: tuple[str, ...]) -> pa.Array:
+def _categorical(codes: npt.NDArray[np.int64], unscored: npt.NDArray[np.bool_], names: tuple[str, ...]) -> pa.Array:
     """Codes as a dictionary column with all names, so that every file has the same dictionary."""
     return pa.DictionaryArray.from_arrays(
-        _spread(codes.astype(np.int8), unscored, pa.int8()), pa.array(names, pa.string())
+        _scatter(codes.astype(np.int8), unscored, pa.int8()), pa.array(names, pa.string())
     )
 
 
-def _spread_lists(values: npt.NDArray[np.float32] | None, unscored: npt.NDArray[np.bool_]) -> pa.Array:
+def _scatter_lists(values: npt.NDArray[np.float32] | None, unscored: npt.NDArray[np.bool_]) -> pa.Array:
     """``age_probabilities``: null no_nulls for a network with a scalar age head."""
     if values is None:
         return pa.nulls(unscored.size, pa.list_(pa.float32(), AGE_BINS))

@@ -28,12 +28,12 @@ def show_examples(
         Reason -> examples, in the order of ``choose_examples``.
     """
     chosen = choose_examples(gathered.observations, config.seed, EXAMPLES_OF_EACH)
-    wanted = np.unique(np.concatenate(list(chosen.values())))
+    indices_to_read = np.unique(np.concatenate(list(chosen.values())))
     limits = config.limits()
     cut = partial(resize, side_px=SIDE_PX) if search is None else largest_face_cropper(search, SIDE_PX)
     examples: dict[int, Example] = {}
-    for unit in np.unique(gathered.unit[wanted]):
-        indices = wanted[gathered.unit[wanted] == unit]
+    for unit in np.unique(gathered.unit[indices_to_read]):
+        indices = indices_to_read[gathered.unit[indices_to_read] == unit]
         uris = rows_at(config.output, listing, int(unit), gathered.row[indices].tolist()).column("uri")
         pictures = _pictures(read_unit(listing.units[unit]), uris.to_pylist(), limits, cut)
         for index, uri in zip(indices.tolist(), uris.to_pylist(), strict=True):

@@ -43,8 +43,8 @@ class _EvaluatingActor:
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         unit = str(batch["unit"][0])
         listed = with_label_columns(read_unit(unit))
-        wanted = None if self._part is None else functools.partial(is_among, self._part)
-        scored = self._scorer.score_unit(listed, with_content_hash=True, wanted=wanted)
+        include = None if self._part is None else functools.partial(is_among, self._part)
+        scored = self._scorer.score_unit(listed, with_content_hash=True, include=include)
         # Images of other parts are known now and are not read again for each corruption.
         chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
         for name in self._corruptions:

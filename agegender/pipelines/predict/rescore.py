@@ -194,8 +194,8 @@ class RescoreCollector:
             with files.open_for_reading(part) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(columns=["uri", "status"]):
                     status = batch.column("status").cast(pa.string())
-                    wanted = pc.is_in(status, value_set=pa.array(statuses, pa.string()))
-                    yield from batch.column("uri").filter(wanted).to_pylist()
+                    selected = pc.is_in(status, value_set=pa.array(statuses, pa.string()))
+                    yield from batch.column("uri").filter(selected).to_pylist()
 
     def _add(self, image: ListedImage, unit: int, keep_fields: Sequence[pa.Field], unit_images: int) -> None:
         self._rows.append(image)

@@ -59,14 +59,14 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
 
 def _failed(parts: list[str], by_status: dict[str, int]) -> list[str] | None:
     """A line for each of a few published images of every bad status."""
-    wanted = {name: min(EXAMPLES, n) for name, n in by_status.items() if Status(name).is_bad}
+    remaining = {name: min(EXAMPLES, n) for name, n in by_status.items() if Status(name).is_bad}
     lines = []
     for uri in parts:
-        if not any(wanted.values()):
+        if not any(remaining.values()):
             break  # avoid opening all parts
-        for row in _rows_of(uri, [name for name, n in wanted.items() if n]):
-            if wanted[row["status"]]:
-                wanted[row["status"]] -= 1
+        for row in _rows_of(uri, [name for name, n in remaining.items() if n]):
+            if remaining[row["status"]]:
+                remaining[row["status"]] -= 1
                 lines.append(f"{row['status']}: {row['uri']}: {row['error']}")
     return sorted(lines) or None
 

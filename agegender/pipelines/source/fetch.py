@@ -132,9 +132,9 @@ def _from_table(container: str, rows: list[dict[str, Any]], limits: ImageLimits)
                 )
 
 
-def _bytes_by_row(table: pq.ParquetFile, column: str, wanted: Iterable[int]) -> Generator[bytes | None, None, None]:
-    wanted_rows = iter(wanted)
-    target = next(wanted_rows, None)
+def _bytes_by_row(table: pq.ParquetFile, column: str, requested: Iterable[int]) -> Generator[bytes | None, None, None]:
+    row_iterator = iter(requested)
+    target = next(row_iterator, None)
     start = 0
     for group in range(table.num_row_groups):
         end = start + table.metadata.row_group(group).num_rows
@@ -145,7 +145,7 @@ def _bytes_by_row(table: pq.ParquetFile, column: str, wanted: Iterable[int]) -> 
             for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=[column]):
                 while target is not None and target < row + batch.num_rows:
                     yield batch.column(0)[target - row].as_py()
-                    target = next(wanted_rows, None)
+                    target = next(row_iterator, None)
                 row += batch.num_rows
         start = end
 

@@ -60,9 +60,9 @@ class SourceReader:
         for address in self.options.input:
             uri = files.absolute(address)
             if self.keep_columns and not uri.lower().endswith(MANIFEST_EXTENSIONS):
-                wanted = ", ".join(self.keep_columns)
+                names = ", ".join(self.keep_columns)
                 raise InputError(
-                    f"{address} has no columns to keep {wanted} from: --keep-columns needs a .csv or .parquet"
+                    f"{address} has no columns to keep {names} from: --keep-columns needs a .csv or .parquet"
                 )
             for found in files.list_files(uri):
                 yield from self._file(found, named=found.uri == uri)
@@ -167,8 +167,8 @@ class SourceReader:
             )
         roles = {"uri": options.uri_column}
         if options.labels in ("auto", "manifest"):
-            wanted = {"age": options.age_column, "gender": options.gender_column, "race": options.race_column}
-            roles.update({role: name for role, name in wanted.items() if name in schema.names})
+            label_columns = {"age": options.age_column, "gender": options.gender_column, "race": options.race_column}
+            roles.update({role: name for role, name in label_columns.items() if name in schema.names})
         if options.labels == "manifest" and not {"age", "gender"} & roles.keys():
             raise InputError(
                 f"{uri} has neither {options.age_column!r} nor {options.gender_column!r}; its columns are {schema.names}. "

@@ -99,7 +99,7 @@ class StreamingListing:
         return unit_uri(self._work_uri, number)
 
     def ends_within(self, images: int) -> bool:
-        """Whether the source has at most so many images; waits until that is known.
+        """Whether the source has at most this many images; waits until that is known.
 
         Raises:
             InputError: the source has no image, or no file at one of its addresses.

@@ -55,7 +55,7 @@ def test_where_everything_dies_no_image_is_blamed() -> None:
 
 
 def test_a_unit_that_dies_as_a_whole_alone_ends_the_run() -> None:
-    with pytest.raises(ResourceError, match="3 times as a whole, and none of its images does alone"):
+    with pytest.raises(ResourceError, match="3 times as a whole, but none of its images does on its own"):
         play(PoisonTracker(lambda _unit: 512, workers=1), [Task("bad")], lambda task: task.rows is None)
 
 
