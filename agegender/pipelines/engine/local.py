@@ -25,7 +25,7 @@ from agegender.pipelines.engine.poison import Task
 from agegender.pipelines.runtime.session import restore_default_signal_handlers
 
 MAX_IMAGES = 1_000
-"""A larger source is scored on Ray by default, whose start then takes a small part of the time."""
+"""A larger source is scored on Ray by default: the start of Ray is then a small part of the time."""
 
 _NODE = "node"
 

@@ -201,8 +201,8 @@ class Ledger:
                     files.write_from(part, uri)
         except OSError as error:  # a local error; storage raises our own classes
             raise ResourceError(
-                f"{tempfile.gettempdir()}: {uri} cannot be written there first ({error}). Free {PART_BYTES / 1e6:.0f} MB or "
-                "set TMPDIR to a folder with that space, and run the same command again"
+                f"{tempfile.gettempdir()}: cannot write {uri} to this temporary folder first ({error}). Free "
+                f"{PART_BYTES / 1e6:.0f} MB there or set TMPDIR to another folder, and run the same command again"
             ) from error
         self._delete_staged(run)
 

@@ -69,9 +69,7 @@ def run_rescore(config: RescoreConfig) -> dict[str, Any]:
     output = files.absolute(config.output)
     record = read_record(output, "predict")
     if record is None:
-        raise InputError(
-            f"{output} holds no predict run: _run.json is not there. Give the OUTPUT of `agegender predict`"
-        )
+        raise InputError(f"{output} holds no predict run: _run.json is missing. Give the OUTPUT of `agegender predict`")
     if record["state"] != DONE:
         raise ConfigError(f"{output}: this run is not finished. Run its `agegender predict` command again first")
     run = check_run(_predict_config(config, output, record))
@@ -98,7 +96,7 @@ def _rescore(config: RescoreConfig, run: Run, before: dict[str, Any], lease: Lea
     collector = RescoreCollector(output)
     rescored = collector.images
     if rescored:
-        logger.info("%s: resuming %d images that an earlier rescore collected", output, rescored)
+        logger.info("%s: resuming %d images collected by an earlier rescore", output, rescored)
         _score_and_commit(run, collector, stats, lease)
     elif not (config.changed or config.status):
         raise ConfigError(

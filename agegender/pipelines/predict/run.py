@@ -102,13 +102,13 @@ def _changed(config: PredictConfig, listing: StreamingListing) -> dict[str, Any]
     if left := RescoreCollector(config.output).images:
         # Some changed files may be among the pending images, so the count is known only after their commit.
         logger.warning(
-            "%s: %d images wait to be scored again. `agegender rescore OUTPUT` resumes it", config.output, left
+            "%s: %d images are pending for rescore. `agegender rescore OUTPUT` scores them", config.output, left
         )
         return {}
     if not listing.changed:
         return {}
     logger.warning(
-        "%s: %d files have changed since they were listed, e.g. %s: their rows are of the earlier ones. "
+        "%s: %d files have changed since they were listed, e.g. %s: their rows are from the earlier versions. "
         "`agegender rescore OUTPUT --changed` scores them again",
         config.output,
         listing.changed,

@@ -29,9 +29,7 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
     output = files.absolute(config.output)
     record = read_record(output, "predict")
     if record is None:
-        raise InputError(
-            f"{output} holds no predict run: _run.json is not there. Give the OUTPUT of `agegender predict`"
-        )
+        raise InputError(f"{output} holds no predict run: _run.json is missing. Give the OUTPUT of `agegender predict`")
     listing_uri = listing_index(OutputLayout(output).listing)
     listed = files.read_json(listing_uri)["images"] if files.exists(listing_uri) else None
     parts = parts_of(output)

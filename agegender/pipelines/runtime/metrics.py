@@ -21,17 +21,17 @@ COUNTERS = {
     "agegender_images_total": ("images finished, by status", ("command", "status")),
     "agegender_train_images_total": ("images trained on, each once in every epoch", ("command",)),
     "agegender_units_total": ("units of work finished", ("command",)),
-    "agegender_worker_seconds_total": ("time of the workers, by what they did with it", ("command", "activity")),
-    "agegender_unit_retries_total": ("units that were started again because their process ended", ("command",)),
+    "agegender_worker_seconds_total": ("time of the workers, by activity", ("command", "activity")),
+    "agegender_unit_retries_total": ("retries of units because their process ended", ("command",)),
     "agegender_workers_lost_total": ("processes that ended while they had work", ("command",)),
-    "agegender_isolated_images_total": ("images left undecoded because they end their process", ("command",)),
-    "agegender_storage_retries_total": ("requests to S3 that were made again", ("command",)),
+    "agegender_isolated_images_total": ("images that are not decoded because they kill their process", ("command",)),
+    "agegender_storage_retries_total": ("retried requests to S3", ("command",)),
 }
 """Name -> (description, tags)."""
 
 GAUGES = {
-    "agegender_images_open": "images that are listed and not finished",
-    "agegender_units_open": "units of work that are listed and not finished",
+    "agegender_images_open": "listed images that are not finished",
+    "agegender_units_open": "listed units of work that are not finished",
     "agegender_train_loss": "loss of the last step",
     "agegender_train_step": "steps since the beginning of the run",
     "agegender_train_epoch": "current epoch, from 1",

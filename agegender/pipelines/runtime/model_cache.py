@@ -51,7 +51,7 @@ def _version_key(uri: str) -> str:
         ) from error
     if info is None:
         raise InputError(
-            f"no model at {uri}: {INFO_FILE} is not there. Give --model what `agegender train` wrote, OUTPUT/model"
+            f"no model at {uri}: {INFO_FILE} is missing. Give --model the OUTPUT/model of `agegender train`"
         )
     return hashlib.sha256(f"{uri}\n{info.etag}\n{info.size_bytes}".encode()).hexdigest()[:20]
 
