@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.data.expressions import col
 
 from agegender.config import PredictConfig
 from agegender.errors import ConfigError, InputError
@@ -118,7 +119,7 @@ def test_a_pipeline_of_the_users_own_gets_tensors(folder):
         assert batch["image"].shape[1:] == (24, 24, 3)
         return {"age_years": batch["age_years"], "brightness": batch["image"].mean(axis=(1, 2, 3))}
 
-    bright = decoded.filter(expr="status == 'ok'").map_batches(brightness, batch_format="numpy")
+    bright = decoded.filter(expr=col("status") == "ok").map_batches(brightness, batch_format="numpy")
     assert decoded.take_batch(3)["image"].shape == (3, 24, 24, 3)
     rows = list(bright.iter_rows())
     assert len(rows) == FACES

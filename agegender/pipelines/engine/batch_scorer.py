@@ -162,7 +162,7 @@ class Decoder:
         >>> faces = images.map_batches(
         ...     agegender.Decoder, fn_constructor_kwargs={"image_size_px": 64}, batch_format="pyarrow", batch_size=256,
         ...     compute=ray.data.ActorPoolStrategy(size=2), num_cpus=0.5,
-        ... ).filter(expr="status == 'ok'")
+        ... ).filter(expr=ray.data.expressions.col("status") == "ok")
         >>> for batch in faces.select_columns(["image", "age_years"]).iter_torch_batches(batch_size=64):
         ...     batch["image"]  # uint8[64, 64, 64, 3]
     """

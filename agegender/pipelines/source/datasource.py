@@ -82,7 +82,7 @@ def read(
 
     Example:
         >>> images = agegender.read("s3://bucket/photos")
-        >>> images.filter(expr="status != 'ok'").select_columns(["uri", "status", "error"]).show()
+        >>> images.filter(expr=ray.data.expressions.col("status") != "ok").select_columns(["uri", "status", "error"]).show()
     """
     given = _options(source, options)
     given = given.model_copy(update={"input": [files.absolute(address) for address in given.input]})
