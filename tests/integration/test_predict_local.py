@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from agegender.config import PredictConfig
+from agegender.errors import ConfigError
 from agegender.pipelines.engine import local
 from agegender.pipelines.engine.actor_pool import WorkerDied
 from agegender.pipelines.engine.local import LocalProcesses
@@ -89,6 +90,16 @@ def test_a_cluster_is_used_where_it_is_asked_for_or_the_source_is_large(
     with pytest.raises(Chosen) as chosen:
         run_predict(config(tmp_path / "faces", tiny_model, tmp_path / "out", **options))
     assert chosen.value.args == (expected,)
+
+
+@pytest.mark.parametrize("name", ["gender", "etag", "age_years"])
+def test_a_kept_column_that_would_replace_one_of_the_contract_is_refused(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "people.csv").write_text(f"uri,{name}\na.jpg,1\n")
+    with pytest.raises(ConfigError, match=f"--keep-columns {name}: .* Rename it in the manifest"):
+        run_predict(config(tmp_path / "people.csv", tiny_model, tmp_path / "out", keep_columns=[name]))
+    assert not (tmp_path / "out").exists()
 
 
 class Worker:

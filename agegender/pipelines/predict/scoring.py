@@ -31,7 +31,7 @@ from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.streaming_listing import StreamingListing
-from agegender.schema import CONTRACT_VERSION, Status
+from agegender.schema import CONTRACT_VERSION, LISTING, Status, prediction_schema
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def check_run(config: PredictConfig) -> Run:
         raise ConfigError(
             f"--age-distribution: {config.model} estimates one number and no distribution (age head 'scalar'). "
             "Leave the flag out, or train with --age-head distribution"
+        )
+    taken = {*LISTING.names, *prediction_schema(age_distribution=config.age_distribution).names}
+    if repeated := [name for name in config.keep_columns if name in taken]:
+        raise ConfigError(
+            f"--keep-columns {repeated[0]}: the listing or the predictions have a column of this name. Rename it in the manifest"
         )
     search = face_search(config, config.max_faces)
     identity = _identity(config, info, search)
