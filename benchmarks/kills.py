@@ -39,6 +39,9 @@ ledger.PART_ROWS = {PART_ROWS}
 sys.exit(main(sys.argv[1:]))
 """
 KINDS = ("everything", "driver", "worker")
+WORKERS = ("_PoolActor", "agegender.pipelines.engine.local")
+"""Words in the command line of a process that scores: an actor of Ray's, or one of a run without Ray."""
+
 TIMEOUT_S = 600
 
 
@@ -66,7 +69,9 @@ def main() -> None:
         print(kill_and_compare(given.input, given.model, Path(folder), given.kills, given.seed, given.unit_images))
 
 
-def kill_and_compare(source: Path, model: Path, folder: Path, kills: int, seed: int, unit_images: int = 16) -> Report:
+def kill_and_compare(
+    source: Path, model: Path, folder: Path, kills: int, seed: int, unit_images: int = 16, on_ray: bool = True
+) -> Report:
     """Kill ``kills`` times, in as many outputs as that takes.
 
     Args:
@@ -76,13 +81,15 @@ def kill_and_compare(source: Path, model: Path, folder: Path, kills: int, seed: 
         kills: how often.
         seed: of the moments and kinds.
         unit_images: small, so that there are many units.
+        on_ray: whether a Ray of the run's own scores; else processes without one.
 
     Raises:
         AssertionError: a promise was broken; its message says which.
     """
     draws, report = random.Random(seed), Report()
+    ray = ["--num-workers", "2"] if on_ray else []
     command = ["predict", "--input", str(source), "--model", str(model), "--faces", "none"]
-    command += ["--unit-images", str(unit_images), "--num-workers", "2", "--num-cpus", "2", "--output"]
+    command += ["--unit-images", str(unit_images), "--num-cpus", "2", *ray, "--output"]
     began_s = time.monotonic()
     assert _start(command, folder / "undisturbed").wait(TIMEOUT_S) == 0, "the undisturbed run failed"
     whole_s = time.monotonic() - began_s
@@ -134,7 +141,7 @@ def _kill(process: subprocess.Popen[bytes], kind: str) -> bool:
         tree = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return False
-    workers = [each for each in tree if "_ScoringActor" in _name(each)]
+    workers = [each for each in tree if any(words in _name(each) for words in WORKERS)]
     victims = {"everything": [psutil.Process(process.pid), *tree], "driver": [psutil.Process(process.pid)]}
     chosen = victims.get(kind, workers[:1])
     for each in chosen:

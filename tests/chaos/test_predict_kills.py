@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from kills import kill_and_compare
 
 from tests.support.decoders import held_up
@@ -9,10 +10,13 @@ from tests.support.drawn import write_faces
 from tests.support.runs import predict_flags, rows_of, started
 
 
-def test_five_random_kills_leave_the_table_of_an_undisturbed_run(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_ray", [True, False], ids=["ray", "local"])
+def test_five_random_kills_leave_the_table_of_an_undisturbed_run(
+    on_ray: bool, tiny_model: Path, tmp_path: Path
+) -> None:
     faces = tmp_path / "faces"
     write_faces(faces, 600)
-    report = kill_and_compare(faces, tiny_model, tmp_path, kills=5, seed=1, unit_images=8)
+    report = kill_and_compare(faces, tiny_model, tmp_path, kills=5, seed=1, unit_images=8, on_ray=on_ray)
     assert sum(report.kills.values()) == 5
     assert report.reads > 0
 
