@@ -55,7 +55,7 @@ docs: $(INSTALLED)  ## README and docs/ as a site in build/site, without network
 
 # A file of tests stays in one process, and integration tests come first: while one process trains, the other runs unit tests.
 # One thread for each: two processes with as many threads as there are cores wait for each other.
-test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters, two files at a time, and their coverage; 6 minutes
+test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters, two files at a time, and their coverage
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster --ignore tests/wheel \
 	    --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
