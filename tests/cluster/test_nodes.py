@@ -80,7 +80,7 @@ def test_local_paths_are_refused_on_several_nodes(
     flags = ["--input", str(many_faces), "--output", str(tmp_path / "out"), "--address", two_nodes.address]
     with started([job, *flags, *(["--faces", "none"] if job == "predict" else [])]) as run:
         assert run.end() == 2
-    assert f"--output {tmp_path}/out, --input {many_faces}: local, and the work is done on 2 nodes" in run.log
+    assert f"--output {tmp_path}/out, --input {many_faces}: local paths, but the work runs on 2 nodes" in run.log
     assert "--shared-storage" in run.log
     assert not (tmp_path / "out").exists()
 
@@ -90,7 +90,7 @@ def test_a_head_without_cpus_refuses_local_paths_before_its_nodes_are_there(many
         flags = ["--input", str(many_faces), "--output", str(tmp_path / "out"), "--address", cluster.address]
         with started(["eda", *flags]) as run:
             assert run.end() == 2
-    assert "the work is done on another machine than the driver's" in run.log
+    assert "the work runs on another machine than the driver's" in run.log
 
 
 def test_training_on_gpus_reserves_what_the_nodes_with_gpus_have() -> None:
