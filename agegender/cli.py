@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from agegender import __version__, config
 from agegender.errors import AgegenderError
+from agegender.pipelines.runtime.session import set_quiet_defaults
 from agegender.settings import EXIT_CODES, parse_config
 
 INTERRUPTED_EXIT_CODE = 130
@@ -85,6 +86,7 @@ def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = 
     signal.signal(signal.SIGTERM, _interrupt)  # sent by `ray job stop` and Kubernetes
     try:
         settings = parse_config(job.config, sys.argv[1:] if argv is None else argv, program)
+        set_quiet_defaults()
         run: Callable[[BaseModel], dict[str, Any]] = getattr(importlib.import_module(job.module), job.function)
         result = run(settings)
     except AgegenderError as error:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from agegender.api.keywords import build_config, keywords_of
 from agegender.api.results import Output, link, read_rows, run_job, to_pandas, with_labels
 from agegender.config import RELEASED_MODEL, EvaluateConfig
+from agegender.pipelines.runtime.session import set_quiet_defaults
 from agegender.reports.notebook import result_html
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def evaluate(
         >>> measured.slices.to_pandas().query("slice == 'gender'")
     """
     config = build_config(EvaluateConfig, "evaluate", {**options, "input": ["-"], "output": "-", "model": model})
+    set_quiet_defaults()
     from agegender.pipelines.evaluate.run import run_evaluate  # takes a second; a call with a wrong option fails before
 
     place = Output.at(output)

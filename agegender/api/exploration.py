@@ -10,6 +10,7 @@ import pyarrow as pa
 from agegender.api.keywords import build_config, keywords_of
 from agegender.api.results import Output, link, read_rows, run_job, to_pandas, with_labels
 from agegender.config import EdaConfig
+from agegender.pipelines.runtime.session import set_quiet_defaults
 from agegender.reports.notebook import histogram_chart, result_html
 from agegender.storage import files
 
@@ -50,6 +51,7 @@ def eda(source: "Source", *, output: str | os.PathLike[str] | None = None, **opt
         >>> explored.tables["duplicates"].to_pandas()
     """
     config = build_config(EdaConfig, "eda", {**options, "input": ["-"], "output": "-"})
+    set_quiet_defaults()
     from agegender.pipelines.eda.run import run_eda  # takes a second; a call with a wrong option fails before
 
     place = Output.at(output)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from agegender.api.keywords import build_config, keywords_of
 from agegender.api.results import Output, link, run_job, to_pandas, with_labels
 from agegender.config import TrainConfig
+from agegender.pipelines.runtime.session import set_quiet_defaults
 from agegender.reports.notebook import result_html
 from agegender.storage import files
 
@@ -46,6 +47,7 @@ def train(source: "Source", *, output: str | os.PathLike[str], **options: Any) -
         >>> agegender.predict("photos/", model=run.model)
     """
     config = build_config(TrainConfig, "train", {**options, "input": ["-"], "output": "-"})
+    set_quiet_defaults()
     from agegender.pipelines.train.run import run_train  # takes seconds; a call with a wrong option fails before
 
     place = Output.at(output)

@@ -38,7 +38,7 @@ def ray_session(address: str | None = None, num_cpus: int | None = None) -> Iter
     if ray.is_initialized():
         yield
         return
-    _set_quiet_defaults()
+    set_quiet_defaults()
     _start(address, num_cpus)
     try:
         yield
@@ -115,8 +115,11 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
             logger.warning("Ray did not start in time; trying again (%d attempts left)", attempts_left)
 
 
-def _set_quiet_defaults() -> None:
-    """Turn off Ray's progress bars and start-up logs, which would hide ours; its environment variables take precedence."""
+def set_quiet_defaults() -> None:
+    """Turn off Ray's progress bars and start-up logs, which would hide ours; its environment variables take precedence.
+
+    Ray Data reads them when it is imported: call it before a job's module is.
+    """
     for name, value in {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_DATA_LOG_LEVEL": "ERROR",
