@@ -74,8 +74,10 @@ def test_replaced_and_failed_images_are_scored_again_where_asked_for(
     assert (result["images"], result["images_rescored"], result["by_status"]) == (8, 1, {"ok": 8})
     again = predict(faces, output, tiny_model, **lenient)
     assert again["changed_examples"] == [str(faces / "02.png")]
+    recorded = json.loads((output / "_run.json").read_text())["config"]
     result = run_rescore(RescoreConfig(output=str(output), changed=True, num_workers=workers))
     assert (result["images"], result["images_rescored"]) == (8, 1)
+    assert json.loads((output / "_run.json").read_text())["config"] == recorded
     result = predict(faces, output, tiny_model)
     assert "changed_files" not in result
     predict(faces, tmp_path / "whole", tiny_model)

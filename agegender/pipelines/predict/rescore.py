@@ -72,25 +72,24 @@ def run_rescore(config: RescoreConfig) -> dict[str, Any]:
         raise InputError(f"{output} holds no predict run: _run.json is missing. Give the OUTPUT of `agegender predict`")
     if record["state"] != DONE:
         raise ConfigError(f"{output}: this run is not finished. Run its `agegender predict` command again first")
-    run = check_run(_predict_config(config, output, record))
+    recorded = _recorded_config(output, record)
+    overrides = config.cluster().model_dump() | {"num_workers": config.num_workers, "save_crops": False}
+    run = check_run(recorded.model_copy(update=overrides))
     run.placement.check()
     claim_output(output, "predict", run.config, run.identity)
     with Lease(output) as lease:
-        return _rescore(config, run, record["result"], lease)
+        return _rescore(config, run, recorded, record["result"], lease)
 
 
-def _predict_config(config: RescoreConfig, output: str, record: dict[str, Any]) -> PredictConfig:
-    """The config of the run, with the cluster options of ``rescore``."""
+def _recorded_config(output: str, record: dict[str, Any]) -> PredictConfig:
+    """The config of the run as its record has it; options that are gone since are left out."""
     known = {name: value for name, value in record["config"].items() if name in PredictConfig.model_fields}
-    overrides = config.cluster().model_dump() | {
-        "output": output,
-        "num_workers": config.num_workers,
-        "save_crops": False,
-    }
-    return PredictConfig.model_validate(known | overrides)
+    return PredictConfig.model_validate(known | {"output": output})
 
 
-def _rescore(config: RescoreConfig, run: Run, before: dict[str, Any], lease: Lease) -> dict[str, Any]:
+def _rescore(
+    config: RescoreConfig, run: Run, recorded: PredictConfig, before: dict[str, Any], lease: Lease
+) -> dict[str, Any]:
     output = run.config.output
     started_s, stats = time.monotonic(), PredictStats()
     collector = RescoreCollector(output)
@@ -110,7 +109,7 @@ def _rescore(config: RescoreConfig, run: Run, before: dict[str, Any], lease: Lea
     result = {**before, **counted(totals)}
     if config.changed:
         result = {name: value for name, value in result.items() if not name.startswith("changed_")}
-    finish_record(output, "predict", run.config, run.identity, result)
+    finish_record(output, "predict", recorded, run.identity, result)  # where this rescore ran is not the run's config
     check_bad_fraction(run.config, totals)
     return {
         "images_rescored": rescored,
