@@ -13,7 +13,7 @@ from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Fraction
 from agegender.recipe import PRESETS, Recipe, learning_rate_for
 
 RetryStatus = Literal[
-    "no_face", "missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "unreadable"
+    "no_face", "missing", "empty", "truncated", "not_an_image", "unsupported", "too_large", "too_small", "unreadable"
 ]
 """``schema.Status`` without ``ok``, whose module imports too much for parsing a command line."""
 

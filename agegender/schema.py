@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Increased when the same image and model give other rows or columns."""
 
 MAX_AGE_YEARS = 120
@@ -24,6 +24,13 @@ AGE_GROUPS = ("1-10", *(f"{low}-{low + 9}" for low in range(11, 101, 10)), "101+
 """Ten-year groups; age 0 counts to the first."""
 
 
+IMAGE_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2"}
+    | {".ppm", ".pgm", ".heic", ".heif", ".avif", ".tga", ".ico"}
+)
+"""In a folder or archive, files with these extensions or without one are images; the decoder determines the format."""
+
+
 class Status(StrEnum):
     """Outcome for one image. Documented and closed: readers can rely on there being no other value."""
 
@@ -35,6 +42,7 @@ class Status(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED = "unsupported"
     TOO_LARGE = "too_large"
+    TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
 
     @property

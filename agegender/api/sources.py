@@ -22,8 +22,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from agegender.errors import ConfigError, InputError
-from agegender.pipelines.source.reader import IMAGE_EXTENSIONS
-from agegender.schema import LISTING, prediction_schema
+from agegender.schema import IMAGE_EXTENSIONS, LISTING, prediction_schema
 from agegender.storage import files
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ STATUS_MEANINGS = {
     "not_an_image": "not image data",
     "unsupported": "an image format that is not supported",
     "too_large": "more pixels or bytes than the limits allow",
+    "too_small": "under 16 pixels: too small to hold a face",
     "unreadable": "no permission to read it, or damaged inside",
 }
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from agegender.config import SourceOptions
 from agegender.pipelines.runtime.layout import unit_name, unit_number, unit_uri
 from agegender.pipelines.source.fetch import Fetched, fetch
-from agegender.pipelines.source.reader import ListedImage, SourceReader
+from agegender.pipelines.source.listed_image import ListedImage
+from agegender.pipelines.source.reader import SourceReader
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.schema import LISTING
 from agegender.storage import tables

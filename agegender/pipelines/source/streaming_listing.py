@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.runtime.layout import listing_index, unit_number, unit_uri
+from agegender.pipelines.source.listed_image import ListedImage
 from agegender.pipelines.source.listing import Listing, SourceCounts, list_units, nothing_found
-from agegender.pipelines.source.reader import ListedImage, SourceReader
+from agegender.pipelines.source.reader import SourceReader
 from agegender.pipelines.source.seen_uris import Earlier, SeenUris
 from agegender.storage import files, tables
 

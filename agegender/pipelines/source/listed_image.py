@@ -1,0 +1,54 @@
+"""One image of a source, as listed. No Ray."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agegender.config import SourceOptions
+from agegender.data import labels
+from agegender.data.labels import Label
+from agegender.storage import files
+
+UNLABELLED = Label()
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """One row of ``schema.LISTING``, with the kept columns."""
+
+    uri: str
+    container: str | None = None
+    offset: int | None = None
+    size_bytes: int | None = None
+    etag: str | None = None
+    age_years: float | None = None
+    gender: int | None = None
+    race: int | None = None
+    label_problem: str | None = None
+    kept: tuple[Any, ...] = ()
+
+
+def labelled(uri: str, label: Label, **rest: Any) -> ListedImage:
+    """A listed image with its label."""
+    return ListedImage(
+        uri=uri,
+        age_years=label.age_years,
+        gender=label.gender,
+        race=label.race,
+        label_problem=label.problem,
+        **rest,
+    )
+
+
+def label_of_name(options: SourceOptions, uri: str) -> Label:
+    """The label in the name of a file or of its folder, as ``--labels`` says."""
+    if options.labels in ("auto", "filename"):
+        return labels.from_filename(files.name(uri.rpartition("#")[2]))
+    if options.labels == "folder":
+        return labels.from_folder(uri.replace("#", "/"))
+    return UNLABELLED
+
+
+def extension(uri: str) -> str:
+    """The extension of a file's name in lower case, with its dot; empty if it has none."""
+    stem, dot, suffix = files.name(uri).rpartition(".")
+    return f".{suffix.lower()}" if dot and stem else ""
