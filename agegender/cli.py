@@ -119,7 +119,12 @@ def _overview() -> str:
 def _print_result(result: dict[str, Any]) -> None:
     """Print one line per value; tables and deeper nesting are left to the files and the report."""
     for key, value in result.items():
-        if key == "exit_code" or value is None or _depth(value) > 2 or (isinstance(value, list) and _depth(value) > 1):
+        if (
+            key == "exit_code"
+            or value in (None, {}, [])
+            or _depth(value) > 2
+            or (isinstance(value, list) and _depth(value) > 1)
+        ):
             continue
         text = value
         if isinstance(value, dict):

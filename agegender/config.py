@@ -6,7 +6,7 @@ flags; the class docstring is the description in ``agegender JOB --help``.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Fraction, Options, Positive
@@ -24,7 +24,7 @@ RELEASED_MODEL = "released"
 class ImageLimits(Options):
     """How the bytes of an image are read, and maximum sizes."""
 
-    bytes_column: Annotated[str, OUTPUT] = "bytes"
+    bytes_column: Annotated[str | None, OUTPUT] = None
     """Parquet: column with the image files, if any"""
 
     max_image_pixels: Annotated[Positive, OUTPUT] = 100_000_000
@@ -32,6 +32,9 @@ class ImageLimits(Options):
 
     max_image_bytes: Annotated[Positive, OUTPUT] = 100_000_000
     """files with more bytes get the status too_large and are not read"""
+
+    allow_http: Annotated[bool, OUTPUT] = False
+    """read https:// and http:// addresses in inputs and manifests, but never from a private network"""
 
     def limits(self) -> "ImageLimits":
         """Only these options."""
@@ -43,26 +46,41 @@ class SourceOptions(ImageLimits):
 
     input: Annotated[list[str], Field(min_length=1), OUTPUT]
     """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .parquet) with a uri
-    column, Parquet with the bytes of the images, or WebDataset shards (.tar)"""
+    column, Parquet with the bytes of the images, WebDataset shards (.tar) or other archives (.tar.gz, .zip)"""
 
     labels: Annotated[Literal["auto", "filename", "folder", "manifest", "none"], LABELS] = "auto"
     """where age and gender come from: UTKFace file names (AGE_GENDER_RACE_STAMP.jpg), the folder above the file
     (AGE_GENDER, e.g. 31_female), columns of the manifest, or none; auto: the manifest's columns if it has them, else file names"""
 
-    uri_column: Annotated[str, OUTPUT] = "uri"
+    uri_column: Annotated[str | None, OUTPUT] = None
     """manifest: column with the address of each image; addresses are relative to the manifest's folder"""
 
-    age_column: Annotated[str, LABELS] = "age_years"
+    age_column: Annotated[str | None, LABELS] = None
     """manifest: column with the age in years, 0-120"""
 
-    gender_column: Annotated[str, LABELS] = "gender"
+    gender_column: Annotated[str | None, LABELS] = None
     """manifest: column with the gender: male/female, m/f, or 0 male / 1 female"""
 
-    race_column: Annotated[str, LABELS] = "race"
+    race_column: Annotated[str | None, LABELS] = None
     """manifest: column with the race code 0-4 or its name, only for disaggregated evaluation"""
+
+    exclude: Annotated[list[str], OUTPUT] = Field([])
+    """files and folders to leave out of folders and archives: patterns in the syntax of .gitignore, relative to the input"""
+
+    include: Annotated[list[str], OUTPUT] = Field([])
+    """only files of folders and archives that match one of these patterns, e.g. '*.jpg'"""
 
     unit_images: Annotated[Positive, OUTPUT] = 512
     """images in one unit of work, which is processed, and retried, as a whole"""
+
+    @field_validator("exclude", "include")
+    @classmethod
+    def _check_patterns(cls, patterns: list[str]) -> list[str]:
+        if patterns:
+            from pathspec import GitIgnoreSpec
+
+            GitIgnoreSpec.from_lines(patterns)  # its error is a ValueError
+        return patterns
 
     def source(self) -> "SourceOptions":
         """Only the source options."""

@@ -158,7 +158,7 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
         backbone, features = torchvision_backbone(config.backbone, config.crop_size_px, hub_name)
     network = FaceNetwork(config, backbone, features)
     if is_file and weights is not None:
-        _load_backbone(network.backbone, Path(weights), config.backbone)
+        _load_backbone(network.backbone, Path(weights).expanduser(), config.backbone)
     # 10-30 % faster to train on CPUs than the default memory format, and preferred by tensor cores
     return network.to(memory_format=torch.channels_last)
 

@@ -14,7 +14,7 @@ from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.detector import check_framing, face_search
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.source.listing import fetch, list_source
+from agegender.pipelines.source.listing import SourceCounts, fetch, list_source
 from agegender.schema import Status
 from agegender.storage import files
 
@@ -39,9 +39,10 @@ def run_preview(config: PreviewConfig) -> dict[str, Any]:
     source = SourceOptions(input=config.photographs, labels="none", unit_images=BATCH_IMAGES)
     scorer = UnitScorer(model, source.limits(), search=face_search(config, config.max_faces))
     by_status: dict[str, int] = {}
+    counts = SourceCounts()
     faces = images = 0
     with Progress(None, "images", "preview") as progress:
-        for listing in list_source(source, limit=config.limit):
+        for listing in list_source(source, counts=counts, limit=config.limit):
             rows = scorer.score_unit(listing).to_pylist()
             statuses = _draw(listing, rows, source, config, output, images)
             for status in statuses:
@@ -51,7 +52,8 @@ def run_preview(config: PreviewConfig) -> dict[str, Any]:
             progress.update(listing.num_rows)
     if not images:
         raise InputError(f"no images in {', '.join(config.photographs)}. Name photographs or a folder of them")
-    return {"images": images, "faces": faces, "by_status": by_status, "output": output}
+    ignored = {"ignored_files": dict(counts.ignored)}
+    return {"images": images, "faces": faces, "by_status": by_status, **ignored, "output": output}
 
 
 def _draw(

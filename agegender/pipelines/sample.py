@@ -33,6 +33,7 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
         ConfigError: OUTPUT has other files, or a sample of another seed or size; nothing was changed.
         ResourceError: storage failed, or a drawing process died.
     """
+    config = config.model_copy(update={"output": files.absolute(config.output)})
     identity = {"seed": config.seed, "size_px": config.size_px, "drawing_version": _DRAWING_VERSION}
     names = [sample_name(index, config.seed) for index in range(config.count)]
     present = {files.name(info.uri) for info in files.list_files(config.output, allow_empty=True)}

@@ -350,6 +350,7 @@ def _images(metrics: Mapping[str, Any]) -> Section:
     rows: list[list[Cell]] = [
         ["listed", images["listed"]],
         ["repeated in the listing, counted once", images["repeated"]],
+        *([f"ignored: {kind}", n] for kind, n in images["ignored_files"].items()),
     ]
     if metrics["split"] is not None:
         rows.append([f"in part {metrics['split']['part']} of the split", images["in_part"]])

@@ -42,3 +42,22 @@ class ObjectAnswer(InputError):  # noqa: N818  (for most callers it is an answer
 def is_hidden(relative: str) -> bool:
     """Whether a listing skips a path: a part of it begins with ``.`` or ``_``, as in Spark, Hive and Ray."""
     return any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
+class Selection:
+    """What a listing leaves out, by paths relative to the listed folder. This one: names that begin with ``.`` or ``_``."""
+
+    def skips(self, relative: str) -> bool:
+        """Whether to leave out a file, or a folder with all that it holds; the path of a folder ends with a slash."""
+        return is_hidden(relative)
+
+    def note(self, kind: str) -> None:
+        """Told of something that is no file and no folder, such as a named pipe."""
+
+
+class Everything(Selection):
+    """Leaves nothing out."""
+
+    def skips(self, relative: str) -> bool:  # noqa: ARG002
+        """Never."""
+        return False

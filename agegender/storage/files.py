@@ -1,6 +1,6 @@
 """Files by uri, on local disk and S3; every job reads and writes through these functions.
 
-A uri is a local path or ``s3://bucket/key``. Failures are of three kinds:
+A uri is a local path, ``s3://bucket/key`` or ``https://...`` (``addresses``). Failures are of three kinds:
 
 - ``ObjectAnswer``: a definite answer about one object (missing, not readable); for an image it becomes a row;
 - ``InputError`` / ``ConfigError``: the request is wrong (no files, no such bucket, unknown scheme);
@@ -10,7 +10,6 @@ A uri is a local path or ``s3://bucket/key``. Failures are of three kinds:
 import itertools
 import json
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,24 +21,24 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from agegender.errors import ConfigError, InputError
 from agegender.storage import local
-from agegender.storage.answers import FileInfo, ObjectAnswer
+from agegender.storage.addresses import SCHEME, canonical, local_path, local_uri
+from agegender.storage.answers import Everything, FileInfo, ObjectAnswer, Selection
 
 __all__ = [
-    "FileInfo", "ObjectAnswer", "Range", "absolute", "arrow_filesystem", "delete", "delete_folder", "download_folder", "exists", "is_s3",
-    "join", "list_files", "name", "open_for_reading", "parent", "read_ahead", "read_bytes", "read_json", "read_many", "stat",
-    "upload_folder", "write_bytes", "write_from", "write_json",
+    "FileInfo", "ObjectAnswer", "Range", "Selection", "absolute", "arrow_filesystem", "delete", "delete_folder",
+    "download_folder", "exists", "is_s3", "is_web", "join", "list_files", "name", "open_for_reading", "parent",
+    "read_ahead", "read_bytes", "read_json", "read_many", "resolve", "stat", "upload_folder", "write_bytes",
+    "write_from", "write_json",
 ]  # fmt: skip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
 
 class _Backend(Protocol):
     """The interface of the modules ``local`` and ``s3``."""
 
-    def list_files(self, uri: str, hidden: bool) -> Iterator[FileInfo]: ...
+    def list_files(self, uri: str, selection: Selection) -> Iterator[FileInfo]: ...
     def stat(self, uri: str) -> FileInfo | None: ...
     def read_bytes(self, uri: str, offset: int, length: int | None) -> bytes: ...
     def open_for_reading(self, uri: str) -> BinaryIO: ...
@@ -54,7 +53,11 @@ def _backend(uri: str) -> _Backend:
         from agegender.storage import s3  # boto3 takes 0.3 s to import, which local runs do not need
 
         return s3
-    if scheme := _SCHEME.match(uri):
+    if is_web(uri):
+        from agegender.storage import web
+
+        return web
+    if (scheme := SCHEME.match(uri)) and scheme[0] != "file://":
         raise InputError(f"{uri}: cannot read {scheme[0]} addresses. Use a local path or s3://BUCKET/KEY.")
     if not uri:
         raise InputError("an empty address. Use a local path or s3://BUCKET/KEY.")
@@ -66,9 +69,25 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
-def absolute(uri: str) -> str:
-    """An absolute path, valid in every working directory; ``s3://`` is returned unchanged."""
-    return uri if _SCHEME.match(uri) else os.path.abspath(uri)  # noqa: PTH100  (resolves no links, unlike Path)
+def is_web(uri: str) -> bool:
+    """Whether the uri is of a web server."""
+    return uri.startswith(("https://", "http://"))
+
+
+def absolute(address: str) -> str:
+    """The uri of an address, valid in every working directory, as ``addresses.canonical`` has it."""
+    uri = canonical(address)
+    return uri if not uri or SCHEME.match(uri) else os.path.abspath(uri)  # noqa: PTH100  (resolves no links, unlike Path)
+
+
+def resolve(address: str, folder: str) -> str:
+    """The uri of an address that a file in ``folder`` names: relative to the folder, unless it is absolute."""
+    uri = canonical(address)
+    if SCHEME.match(uri) or uri.startswith("/"):
+        return uri
+    if folder.startswith("file://"):  # the folder's name is not text: join the paths, not the percent-encoded uri
+        return local_uri(f"{local_path(folder)}/{local_path(uri)}")
+    return join(folder, uri)
 
 
 def join(base: str, *parts: str) -> str:
@@ -91,7 +110,9 @@ def name(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2]
 
 
-def list_files(uri: str, *, allow_empty: bool = False, hidden: bool = False) -> Iterator[FileInfo]:
+def list_files(
+    uri: str, *, allow_empty: bool = False, hidden: bool = False, selection: Selection | None = None
+) -> Iterator[FileInfo]:
     """Stream all files below a folder or prefix, at any depth, in an order that depends only on the names.
 
     Files and folders whose names begin with ``.`` or ``_`` are skipped, as in Spark, Hive and Ray. A uri of one file yields
@@ -99,15 +120,16 @@ def list_files(uri: str, *, allow_empty: bool = False, hidden: bool = False) -> 
     followed; a broken one is listed, and reading it gives the reason. Memory does not grow with the folder.
 
     Args:
-        uri: a local path or ``s3://``.
+        uri: a local path, ``s3://`` or ``https://`` (one file).
         allow_empty: yield nothing instead of raising if there are no files.
         hidden: include names that begin with ``.`` or ``_``.
+        selection: what is skipped instead.
 
     Raises:
         InputError: no files, no such bucket, or no permission to list. Raised at once, not at the first ``next``.
         ResourceError: storage does not answer.
     """
-    listed = _backend(uri).list_files(uri, hidden)
+    listed = _backend(uri).list_files(uri, selection or (Everything() if hidden else Selection()))
     first = next(listed, None)
     if first is not None:
         return itertools.chain([first], listed)

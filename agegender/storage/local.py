@@ -18,7 +18,8 @@ import pyarrow.fs
 
 from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
-from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
+from agegender.storage.addresses import local_path, local_uri
+from agegender.storage.answers import FileInfo, ObjectAnswer, Selection
 
 TEMPORARY_PREFIX = ".tmp-"
 """Begins with a dot, so that listings and readers of tables skip it."""
@@ -31,33 +32,38 @@ _UNREADABLE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAME
 _WRONG_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY}
 
 
-def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
+def list_files(uri: str, selection: Selection) -> Iterator[FileInfo]:
     """See ``files.list_files``; yields nothing if there are no files."""
-    if os.path.isdir(uri):  # noqa: PTH112  (Path.is_dir raises without permission)
-        yield from _walk(uri.rstrip("/") or "/", hidden, frozenset())
+    path = local_path(uri)
+    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises without permission)
+        yield from _walk(path.rstrip("/") or "/", "", selection, frozenset())
     elif (info := stat(uri)) is not None:
         yield info
 
 
-def _walk(folder: str, hidden: bool, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
+def _walk(folder: str, relative: str, selection: Selection, above: frozenset[tuple[int, int]]) -> Iterator[FileInfo]:
     """Depth first, names in code point order. Links are followed, except to a folder above (a cycle)."""
     folder_stat = os.stat(folder)  # noqa: PTH116  (Path costs more than the system call)
     identity = (folder_stat.st_dev, folder_stat.st_ino)
     if identity in above:
+        selection.note("link to a folder above")
         return
     for name in _sorted_names(folder):
-        if not hidden and is_hidden(name):
-            continue
-        path = f"{folder.rstrip('/')}/{name}"
+        path, inside = f"{folder.rstrip('/')}/{name}", relative + name
         try:
             facts = os.stat(path)  # noqa: PTH116
         except OSError:  # a broken link, or deleted meanwhile: reading it gives the reason
-            yield FileInfo(path, 0, "")
+            if not selection.skips(inside):
+                yield FileInfo(local_uri(path), 0, "")
             continue
         if modes.S_ISDIR(facts.st_mode):
-            yield from _walk(path, hidden, above | {identity})
-        elif modes.S_ISREG(facts.st_mode):
-            yield FileInfo(path, facts.st_size, str(facts.st_mtime_ns))
+            if not selection.skips(f"{inside}/"):
+                yield from _walk(path, f"{inside}/", selection, above | {identity})
+        elif not selection.skips(inside):
+            if modes.S_ISREG(facts.st_mode):
+                yield FileInfo(local_uri(path), facts.st_size, str(facts.st_mtime_ns))
+            else:
+                selection.note("pipe, socket or device")
 
 
 def _sorted_names(folder: str) -> Iterator[str]:
@@ -85,7 +91,7 @@ def _sorted_names(folder: str) -> Iterator[str]:
 def stat(uri: str) -> FileInfo | None:
     """See ``files.stat``."""
     try:
-        facts = os.stat(uri)  # noqa: PTH116
+        facts = os.stat(local_path(uri))  # noqa: PTH116
     except (OSError, ValueError) as error:
         answer = _answer(uri, error)
         if isinstance(answer, ObjectAnswer) and answer.status is Status.MISSING:
@@ -109,7 +115,7 @@ def open_for_reading(uri: str) -> BinaryIO:
     """See ``files.open_for_reading``."""
     try:
         # O_NONBLOCK: opening a named pipe would otherwise wait forever for a writer
-        descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(local_path(uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not modes.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ObjectAnswer(Status.UNREADABLE, uri, "Not a regular file")
@@ -125,7 +131,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 def write_from(source: BinaryIO, uri: str) -> None:
     """See ``files.write_from``."""
-    target = Path(uri)
+    target = Path(local_path(uri))
     # A unique name per writer: a retried task may run at the same time as the first one.
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
     try:
@@ -146,14 +152,14 @@ def write_from(source: BinaryIO, uri: str) -> None:
 def delete(uri: str) -> None:
     """See ``files.delete``."""
     try:
-        Path(uri).unlink(missing_ok=True)
+        Path(local_path(uri)).unlink(missing_ok=True)
     except OSError as error:
         raise _write_failure(uri, error) from error
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """See ``files.arrow_filesystem``."""
-    return pyarrow.fs.LocalFileSystem(), str(Path(uri).absolute())
+    return pyarrow.fs.LocalFileSystem(), str(Path(local_path(uri)).absolute())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
-from agegender.storage.answers import FileInfo, ObjectAnswer, is_hidden
+from agegender.storage.answers import FileInfo, ObjectAnswer, Selection
 from agegender.storage.s3_client import call, client, endpoint, error_code, max_attempts, relax_checksums
 from agegender.storage.s3_listing import list_objects, listing_denied
 
@@ -39,7 +39,7 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
+def list_files(uri: str, selection: Selection) -> Iterator[FileInfo]:
     """See ``files.list_files``."""
     bucket, key = split(uri)
     if key and not key.endswith("/"):
@@ -50,12 +50,12 @@ def list_files(uri: str, hidden: bool) -> Iterator[FileInfo]:
         key += "/"
 
     def skip(folder: str) -> bool:
-        return not hidden and is_hidden(folder[len(key) :])
+        return selection.skips(folder[len(key) :])
 
     for item in list_objects(bucket, key, uri, skip):
         relative = item["Key"][len(key) :]
         # consoles create empty objects with a trailing slash to represent folders
-        if relative and not relative.endswith("/") and (hidden or not is_hidden(relative)):
+        if relative and not relative.endswith("/") and not selection.skips(relative):
             yield _info(bucket, item)
 
 

@@ -159,6 +159,7 @@ def _metrics(
         "images": {
             "listed": listing.images,
             "repeated": listing.repeated,
+            "ignored_files": listing.ignored,
             "in_part": None if part is None else sum(gathered.by_status.values()),
             "by_status": gathered.by_status,
             "unlabelled": gathered.unlabelled,

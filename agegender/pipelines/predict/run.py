@@ -140,7 +140,7 @@ def _summary(
         )
     return counted(totals) | {
         "repeated": listing.counts.repeated,
-        "ignored_files": sum(listing.counts.ignored.values()),
+        "ignored_files": dict(listing.counts.ignored),
         "parts": ledger.parts,
         "images_scored_now": scored,
         "seconds": round(elapsed_s, 1),

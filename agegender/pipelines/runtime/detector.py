@@ -88,12 +88,13 @@ def detector_model(path: str | None = None, url: str = DETECTOR_URL) -> Path:
     """
     given = path or os.environ.get(DETECTOR_VARIABLE)
     if given:
-        if not Path(given).is_file():
+        file = Path(given).expanduser()
+        if not file.is_file():
             raise InputError(
                 f"{'--detector-model' if path else DETECTOR_VARIABLE} {given}: no such file. Leave it out to have the "
                 "detector downloaded, or use --faces none if the images are face crops"
             )
-        return Path(given)
+        return file
     cached = cache_folder() / DETECTOR_FILE
     if not (cached.is_file() and _is_expected(cached.read_bytes())):
         _download(url, cached)

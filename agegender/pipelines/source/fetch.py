@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from agegender.config import ImageLimits
 from agegender.errors import InputError
+from agegender.pipelines.source import containers
 from agegender.schema import Status
 from agegender.storage import files
 
@@ -50,10 +51,12 @@ def fetch(listing: pa.Table, limits: ImageLimits) -> Generator[Fetched, None, No
     Raises:
         ResourceError: storage does not answer.
     """
-    rows = listing.select(["uri", "container", "offset", "size_bytes"]).to_pylist()
+    rows = listing.select(["uri", "container", "offset", "size_bytes", "etag"]).to_pylist()
     for container, members in itertools.groupby(rows, key=lambda row: row["container"]):
         if container is not None and container.lower().endswith(".parquet"):
             yield from _from_table(container, list(members), limits)
+        elif container is not None and not containers.is_plain_tar(container):
+            yield from (_read_member(row, limits) for row in members)
         else:
             yield from _from_files(list(members), limits)
 
@@ -93,7 +96,9 @@ def _with_bytes(listed: pa.Table, images: list[Fetched]) -> pa.Table:
 
 
 def _from_files(rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:
-    if not files.is_s3(rows[0]["container"] or rows[0]["uri"]):
+    """Read files, or ranges of a tar file; where they are remote, ahead of the caller."""
+    address = rows[0]["container"] or rows[0]["uri"]
+    if not (files.is_s3(address) or files.is_web(address)):
         yield from (_read(row, limits) for row in rows)  # a local read is faster than dispatching it to a thread
         return
     # bounded read-ahead: a unit of photographs does not fit into memory
@@ -104,6 +109,8 @@ def _read(row: dict[str, Any], limits: ImageLimits) -> Fetched:
     limit = limits.max_image_bytes
     if (row["size_bytes"] or 0) > limit:
         return _too_large(row["size_bytes"], limit)
+    if files.is_web(row["container"] or row["uri"]) and not limits.allow_http:
+        return Fetched(None, Status.UNREADABLE, "addresses of the web are read only with --allow-http")
     try:
         if row["container"] is not None:
             return _bounded(files.read_bytes(row["container"], row["offset"], row["size_bytes"]), limit)
@@ -112,6 +119,19 @@ def _read(row: dict[str, Any], limits: ImageLimits) -> Fetched:
         return Fetched(None, answer.status, str(answer))
     except InputError as error:  # a manifest may contain any address: a missing bucket, an unsupported scheme
         return Fetched(None, Status.UNREADABLE, str(error))
+
+
+def _read_member(row: dict[str, Any], limits: ImageLimits) -> Fetched:
+    """Read a member of an archive whose members are no ranges of its bytes."""
+    limit = limits.max_image_bytes
+    if (row["size_bytes"] or 0) > limit:
+        return _too_large(row["size_bytes"], limit)
+    try:
+        return Fetched(
+            containers.read_member(row["container"], row["etag"], row["offset"], row["size_bytes"]), Status.OK
+        )
+    except files.ObjectAnswer as answer:
+        return Fetched(None, answer.status, str(answer))
 
 
 def _from_table(container: str, rows: list[dict[str, Any]], limits: ImageLimits) -> Iterator[Fetched]:

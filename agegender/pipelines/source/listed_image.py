@@ -39,13 +39,16 @@ def labelled(uri: str, label: Label, **rest: Any) -> ListedImage:
     )
 
 
-def label_of_name(options: SourceOptions, uri: str) -> Label:
-    """The label in the name of a file or of its folder, as ``--labels`` says."""
+def label_of_name(options: SourceOptions, path: str) -> Label:
+    """The label in the name of a file or of its folder, as ``--labels`` says.
+
+    Args:
+        options: the source.
+        path: of the file, or of a member within its archive.
+    """
     if options.labels in ("auto", "filename"):
-        return labels.from_filename(files.name(uri.rpartition("#")[2]))
-    if options.labels == "folder":
-        return labels.from_folder(uri.replace("#", "/"))
-    return UNLABELLED
+        return labels.from_filename(files.name(path))
+    return labels.from_folder(path) if options.labels == "folder" else UNLABELLED
 
 
 def extension(uri: str) -> str:

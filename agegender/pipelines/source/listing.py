@@ -33,7 +33,7 @@ class SourceCounts:
     images: int = 0
     repeated: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    """File extension -> files of a folder that are not images, by extension."""
+    """What was left out of folders and archives: kind, or extension of a file that is not an image -> files."""
 
 
 def list_source(
@@ -116,7 +116,8 @@ def read_unit(unit_uri: str) -> pa.Table:
 def nothing_found(options: SourceOptions, counts: SourceCounts) -> str:
     """The error message for a source without images."""
     where = ", ".join(options.input)
-    if counts.ignored:
-        found = ", ".join(f"{n} {extension or 'without extension'}" for extension, n in counts.ignored.most_common(5))
-        return f"no images in {where}: only other files ({found}). Point --input at a folder of images, a manifest, Parquet or tar"
-    return f"no images in {where}: it is empty. Point --input at a folder of images, a manifest, Parquet or tar"
+    if not counts.ignored:
+        return f"no images in {where}: it is empty. Point --input at a folder of images, a table, Parquet or archives"
+    found = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in counts.ignored.most_common(5))
+    named = " A table that only names images counts if it is named itself" if counts.ignored[".parquet"] else ""
+    return f"no images in {where}: only {found}.{named or ' Point --input at a folder of images, a table, Parquet or archives'}"

@@ -8,8 +8,11 @@ import pyarrow as pa
 from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.source.archives import ArchiveReader
-from agegender.pipelines.source.listed_image import ListedImage, extension, label_of_name, labelled
-from agegender.pipelines.source.tables import MANIFEST_EXTENSIONS, TableReader
+from agegender.pipelines.source.containers import is_archive
+from agegender.pipelines.source.listed_image import UNLABELLED, ListedImage, extension, label_of_name, labelled
+from agegender.pipelines.source.own_outputs import OWN_OUTPUT, OwnPictures
+from agegender.pipelines.source.selection import SourceSelection
+from agegender.pipelines.source.tables import TableReader, is_table, kind_of_parquet
 from agegender.schema import IMAGE_EXTENSIONS
 from agegender.storage import files
 
@@ -26,35 +29,52 @@ class SourceReader:
     def __init__(self, options: SourceOptions, keep_columns: tuple[str, ...], ignored: Counter[str]) -> None:
         self.options, self.keep_columns, self.ignored = options, keep_columns, ignored
         self._tables = TableReader(options, keep_columns)
-        self._archives = ArchiveReader(options, ignored)
+        self._archives = ArchiveReader(options, keep_columns, ignored)
+        self._own = OwnPictures()
 
     @property
     def keep_fields(self) -> list[pa.Field]:
-        """Fields of the kept columns; known from the first table on."""
-        return self._tables.keep_fields
+        """Fields of the kept columns; known from the first image on."""
+        return self._tables.keep_fields or self._archives.keep_fields
 
     def images(self) -> Iterator[ListedImage]:
         """Every image of every input, in the order given, repeats included."""
         for address in self.options.input:
             uri = files.absolute(address)
-            if self.keep_columns and not uri.lower().endswith(MANIFEST_EXTENSIONS):
-                names = ", ".join(self.keep_columns)
-                raise InputError(
-                    f"{address} has no columns to keep {names} from: --keep-columns needs a .csv or .parquet"
-                )
-            for found in files.list_files(uri):
+            if files.is_web(uri) and not self.options.allow_http:
+                raise InputError(f"{address}: addresses of the web are read only with --allow-http")
+            selection = SourceSelection(self.options.exclude, self.options.include, self.ignored)
+            for found in files.list_files(uri, selection=selection):
                 yield from self._file(found, named=found.uri == uri)
 
     def _file(self, found: files.FileInfo, named: bool) -> Iterator[ListedImage]:
         suffix = extension(found.uri)
-        if suffix == ".tar":
+        if is_archive(found.uri):
             yield from self._archives.images(found)
-        elif suffix == ".parquet":
-            yield from self._tables.parquet(found)
-        elif suffix == ".csv" and named:
-            yield from self._tables.csv(found)
-        elif named or suffix in IMAGE_EXTENSIONS or not suffix:
+        elif suffix == ".parquet" and not named:
+            yield from self._parquet_in_folder(found)
+        elif named and is_table(found.uri):
+            yield from self._tables.images(found)
+        elif not named and suffix and suffix not in IMAGE_EXTENSIONS:
+            self.ignored[suffix] += 1
+        elif not named and self._own.is_own(found.uri):
+            self.ignored[OWN_OUTPUT] += 1
+        elif self.keep_columns:
+            names = ", ".join(self.keep_columns)
+            raise InputError(
+                f"{found.uri}: has no columns to keep {names} from. --keep-columns needs a table, or tar with JSON"
+            )
+        else:
             label = label_of_name(self.options, found.uri)
             yield labelled(found.uri, label, size_bytes=found.size_bytes, etag=found.etag)
+
+    def _parquet_in_folder(self, found: files.FileInfo) -> Iterator[ListedImage]:
+        """The images that a table holds; a table that only names images counts as a source only if it is named itself."""
+        kind = kind_of_parquet(found.uri, self.options)
+        if kind == "damaged":  # a row, whose status will be that of a file that is not an image
+            kept = (None,) * len(self.keep_columns)
+            yield labelled(found.uri, UNLABELLED, size_bytes=found.size_bytes, etag=found.etag, kept=kept)
+        elif kind == "images":
+            yield from self._tables.images(found)
         else:
-            self.ignored[suffix] += 1
+            self.ignored[OWN_OUTPUT if kind == "own" else ".parquet"] += 1

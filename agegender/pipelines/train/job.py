@@ -56,9 +56,10 @@ class TrainJob:
     @property
     def cache_path(self) -> Path:
         """Path of this run's decoded images on each node."""
-        folder = self.config.cache_dir or f"{tempfile.gettempdir()}/agegender-images-{os.getuid()}"
+        given = self.config.cache_dir
+        folder = Path(given or f"{tempfile.gettempdir()}/agegender-images-{os.getuid()}").expanduser()
         key = (self.config.output, self.split_hash, self.network.image_size_px, CONTRACT_VERSION)
-        return Path(folder) / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
+        return folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.npy"
 
 
 @dataclass(frozen=True)

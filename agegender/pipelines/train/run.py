@@ -207,6 +207,7 @@ def _result(config: TrainConfig, split: SplitImages, seen_before: dict[str, int]
         "model_id": info.model_id,
         "report": OutputLayout(config.output).report,
         "images": split.listed,
+        "ignored_files": split.ignored,
         **{f"{part}_images": count for part, count in split.parts.items()},
         **{f"{part}_images_seen_by_init": count for part, count in seen_before.items()},
         "epochs": len(history),

@@ -31,6 +31,7 @@ class SplitImages:
 
     units: list[str]
     listed: int
+    ignored: dict[str, int]
     hash: str
     table: pa.Table
     """Rows of ``schema.SPLIT``."""
@@ -56,7 +57,7 @@ def split_images(config: TrainConfig, search: FaceSearch | None = None) -> Split
         tables.write_table(layout.split, split)
     split = tables.read_table(layout.split)
     _check_size(config, split)
-    images = SplitImages(listing.units, listing.images, split_hash(split), split)
+    images = SplitImages(listing.units, listing.images, listing.ignored, split_hash(split), split)
     logger.info("split %s: %s", images.hash[:12], ", ".join(f"{count} {part}" for part, count in images.parts.items()))
     return images
 

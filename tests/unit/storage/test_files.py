@@ -67,14 +67,15 @@ def test_absolute_leaves_s3_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not storage.is_s3("/s3://b")
 
 
-@pytest.mark.parametrize("uri", ["gs://b/x", "https://host/x.jpg", "file:///x", ""])
+@pytest.mark.parametrize("uri", ["gs://b/x", "hdfs://host/x.jpg", ""])
 def test_other_addresses_are_refused(uri: str) -> None:
     with pytest.raises(InputError, match="local path or s3://"):
         storage.read_bytes(uri)
 
 
-def test_a_local_run_imports_no_boto3() -> None:
-    assert as_user_without_rights("print(any('boto' in name for name in sys.modules))") == "False"
+def test_a_local_run_imports_no_boto3_and_no_web_client() -> None:
+    code = "print(any('boto' in name or 'urllib3' in name for name in sys.modules))"
+    assert as_user_without_rights(code) == "False"
 
 
 def test_a_listing_is_sorted_deep_and_without_hidden_names(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_relative_addresses_stay_relative(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_large_folder_is_sorted_through_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"{index:04d} ü\n{os.fsdecode(bytes([200]))}" for index in range(257)]
+    names = [f"{index:04d} ü\n" for index in range(257)]
     for name in reversed(names):
         (tmp_path / name).touch()
     monkeypatch.setattr(local, "NAMES_IN_MEMORY", 50)
