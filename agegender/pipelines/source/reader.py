@@ -9,7 +9,7 @@ from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.source.archives import ArchiveReader
 from agegender.pipelines.source.listed_image import ListedImage, extension, label_of_name, labelled
-from agegender.pipelines.source.tables import MANIFEST_EXTENSIONS, TableReader
+from agegender.pipelines.source.tables import TableReader, is_table, kind_of_parquet
 from agegender.schema import IMAGE_EXTENSIONS
 from agegender.storage import files
 
@@ -37,10 +37,10 @@ class SourceReader:
         """Every image of every input, in the order given, repeats included."""
         for address in self.options.input:
             uri = files.absolute(address)
-            if self.keep_columns and not uri.lower().endswith(MANIFEST_EXTENSIONS):
+            if self.keep_columns and not is_table(uri):
                 names = ", ".join(self.keep_columns)
                 raise InputError(
-                    f"{address} has no columns to keep {names} from: --keep-columns needs a .csv or .parquet"
+                    f"{address} has no columns to keep {names} from: --keep-columns needs a table, e.g. .csv or .parquet"
                 )
             for found in files.list_files(uri):
                 yield from self._file(found, named=found.uri == uri)
@@ -49,10 +49,10 @@ class SourceReader:
         suffix = extension(found.uri)
         if suffix == ".tar":
             yield from self._archives.images(found)
-        elif suffix == ".parquet":
-            yield from self._tables.parquet(found)
-        elif suffix == ".csv" and named:
-            yield from self._tables.csv(found)
+        elif (named and is_table(found.uri)) or (
+            suffix == ".parquet" and kind_of_parquet(found.uri, self.options) == "images"
+        ):
+            yield from self._tables.images(found)
         elif named or suffix in IMAGE_EXTENSIONS or not suffix:
             label = label_of_name(self.options, found.uri)
             yield labelled(found.uri, label, size_bytes=found.size_bytes, etag=found.etag)
