@@ -25,7 +25,7 @@ class ImageLimits(Options):
     """How the bytes of an image are read, and maximum sizes."""
 
     bytes_column: Annotated[str | None, OUTPUT] = None
-    """Parquet: column with the image files, if any"""
+    """Parquet: column with the image files; default: a struct<bytes, path>, or bytes named bytes, image, jpg, png, ..."""
 
     max_image_pixels: Annotated[Positive, OUTPUT] = 100_000_000
     """images with more pixels get the status too_large and are not decoded"""
@@ -45,24 +45,25 @@ class SourceOptions(ImageLimits):
     """Where the images are, and how their labels are read."""
 
     input: Annotated[list[str], Field(min_length=1), OUTPUT]
-    """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .parquet) with a uri
-    column, Parquet with the bytes of the images, WebDataset shards (.tar) or other archives (.tar.gz, .zip)"""
+    """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .tsv, .jsonl, .parquet)
+    with a column of addresses, Parquet with the bytes of the images, WebDataset shards (.tar) or other archives (.zip)"""
 
     labels: Annotated[Literal["auto", "filename", "folder", "manifest", "none"], LABELS] = "auto"
     """where age and gender come from: UTKFace file names (AGE_GENDER_RACE_STAMP.jpg), the folder above the file
     (AGE_GENDER, e.g. 31_female), columns of the manifest, or none; auto: the manifest's columns if it has them, else file names"""
 
     uri_column: Annotated[str | None, OUTPUT] = None
-    """manifest: column with the address of each image; addresses are relative to the manifest's folder"""
+    """manifest: column with the address of each image, relative to the manifest's folder, or a pattern of columns, e.g.
+    'faces/{user_id}/{file}'; default: uri, file_name, file, path, image, ..."""
 
     age_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the age in years, 0-120"""
+    """manifest: column with the age in years, 0-120; default: age_years or age"""
 
     gender_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the gender: male/female, m/f, or 0 male / 1 female"""
+    """manifest: column with the gender: male/female, m/f, or 0 male / 1 female; default: gender or sex"""
 
     race_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the race code 0-4 or its name, only for disaggregated evaluation"""
+    """manifest: column with the race code 0-4 or its name, only for disaggregated evaluation; default: race or ethnicity"""
 
     exclude: Annotated[list[str], OUTPUT] = Field([])
     """files and folders to leave out of folders and archives: patterns in the syntax of .gitignore, relative to the input"""

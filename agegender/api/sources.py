@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from agegender.config import SourceOptions
 from agegender.errors import ConfigError, InputError
+from agegender.pipelines.source.columns import bytes_column, columns_of
 from agegender.schema import IMAGE_EXTENSIONS, LISTING, prediction_schema
 from agegender.storage import files
 
@@ -65,7 +67,12 @@ class PreparedSource:
 
 
 def prepare_source(
-    source: "Source", output: str, *, uri_column: str = "uri", bytes_column: str = "bytes", rename: bool = False
+    source: "Source",
+    output: str,
+    *,
+    uri_column: str | None = None,
+    bytes_column: str | None = None,
+    rename: bool = False,
 ) -> PreparedSource:
     """Make a source readable for the jobs.
 
@@ -74,8 +81,8 @@ def prepare_source(
             uint8[N, H, W, 3] array, PIL images, a list of those; or a table, of pyarrow, pandas or anything that exports
             Arrow's C stream, with a column of bytes or of addresses.
         output: OUTPUT of the run, local or ``s3://``.
-        uri_column: column of a table with addresses, or with names if it has a column of bytes.
-        bytes_column: column of a table with image files.
+        uri_column: column of a table with addresses, or with names if it has a column of bytes; None: found by its name.
+        bytes_column: column of a table with image files; None: found by its name and type.
         rename: rename columns of a table that have the name of a result column to ``source_NAME``.
 
     Raises:
@@ -94,8 +101,8 @@ def prepare_source(
         raise InputError("the source is an empty list: there is no image in it")
     items = itertools.chain([first], items)
     if isinstance(first, str | os.PathLike):
-        return _prepare_addresses(items, output, uri_column)
-    uri, is_new = _write(_image_batches(items, uri_column, bytes_column), output)
+        return _prepare_addresses(items, output, uri_column or "uri")
+    uri, is_new = _write(_image_batches(items, uri_column or "uri", bytes_column or "bytes"), output)
     return PreparedSource([uri], uri if is_new else None, names_its_images=False)
 
 
@@ -145,30 +152,28 @@ def _without_views(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema([field.with_type(plain.get(field.type, field.type)) for field in table.schema]))
 
 
-def _prepare_table(table: pa.Table, output: str, uri_column: str, bytes_column: str, rename: bool) -> PreparedSource:
+def _prepare_table(
+    table: pa.Table, output: str, uri_option: str | None, bytes_option: str | None, rename: bool
+) -> PreparedSource:
     names = table.column_names
     if len(set(names)) < len(names):
         duplicates = sorted({name for name in names if names.count(name) > 1})
         raise InputError(f"the table has several columns named {', '.join(duplicates)}. Rename them")
     if not table.num_rows:
         raise InputError("the table has no rows: there is no image in it")
+    uri_column, bytes_column = _columns_of(table.schema, uri_option, bytes_option)
     renamed = {}
     if rename:
         reserved = {*prediction_schema(age_distribution=True).names, *LISTING.names}
         conflicting = reserved - {uri_column, bytes_column}
         renamed = {name: _free_name(name, names) for name in names if name in conflicting}
         table = table.rename_columns([renamed.get(name, name) for name in names])
-    if bytes_column in names:
-        table = _with_names(table, uri_column, bytes_column)
-    elif uri_column in names:
+    if bytes_column is not None:
+        table = _with_names(table, uri_column)
+    else:
         addresses = table.column(uri_column).to_pylist()
         absolute = [None if address is None else files.absolute(str(address)) for address in addresses]
         table = table.set_column(names.index(uri_column), uri_column, pa.array(absolute, pa.string()))
-    else:
-        raise InputError(
-            f"the table has neither a column {bytes_column!r} of image files nor a column {uri_column!r} of addresses; its "
-            f"columns are {names}. Set bytes_column or uri_column"
-        )
     columns = tuple(name for name in table.column_names if name not in (uri_column, bytes_column))
     try:
         uri, is_new = _write(table.to_batches(max_chunksize=ROWS_IN_GROUP), output)
@@ -177,10 +182,21 @@ def _prepare_table(table: pa.Table, output: str, uri_column: str, bytes_column: 
     return PreparedSource([uri], uri if is_new else None, columns, renamed)
 
 
-def _with_names(table: pa.Table, uri_column: str, bytes_column: str) -> pa.Table:
-    kind = table.schema.field(bytes_column).type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
-        raise InputError(f"the column {bytes_column!r} is of type {kind}; it must hold image files as bytes")
+def _columns_of(schema: pa.Schema, uri_option: str | None, bytes_option: str | None) -> tuple[str, str | None]:
+    """The columns of addresses, or of names, and of image files."""
+    found = bytes_column("the table", schema, bytes_option)
+    if found is not None:
+        return uri_option or "uri", found.name
+    options = SourceOptions(input=["-"], labels="none", uri_column=uri_option)
+    pattern = columns_of("the table", schema, options, ()).uri
+    if pattern[::2] != ("", ""):
+        raise InputError(
+            f"uri_column {uri_option!r} is a pattern, which is for files. Put the addresses into one column"
+        )
+    return pattern[1], None
+
+
+def _with_names(table: pa.Table, uri_column: str) -> pa.Table:
     if uri_column in table.column_names:
         return table
     return table.append_column(uri_column, pa.array([_name(row) for row in range(table.num_rows)], pa.string()))

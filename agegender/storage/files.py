@@ -81,8 +81,14 @@ def absolute(address: str) -> str:
 
 
 def resolve(address: str, folder: str) -> str:
-    """The uri of an address that a file in ``folder`` names: relative to the folder, unless it is absolute."""
-    uri = canonical(address)
+    """The uri of an address that a file in ``folder`` names: relative to the folder, unless it is absolute.
+
+    An address that cannot be read stays as it is: reading it gives the reason.
+    """
+    try:
+        uri = canonical(address)
+    except InputError:
+        return address
     if SCHEME.match(uri) or uri.startswith("/"):
         return uri
     if folder.startswith("file://"):  # the folder's name is not text: join the paths, not the percent-encoded uri

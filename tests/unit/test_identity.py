@@ -29,11 +29,14 @@ def test_the_identity_of_predict_holds_what_changes_rows_and_nothing_else():
     config = PredictConfig(input=["photos"], output="out", num_workers=3, min_face_px=20, age_column="years", limit=7)
     assert config.identity(OUTPUT) == {
         "input": ["photos"],
-        "uri_column": "uri",
-        "bytes_column": "bytes",
+        "uri_column": None,
+        "bytes_column": None,
         "max_image_pixels": 100_000_000,
         "max_image_bytes": 100_000_000,
         "unit_images": 512,
+        "allow_http": False,
+        "exclude": [],
+        "include": [],
         "faces": "detect",
         "limit": 7,
         "keep_columns": [],

@@ -7,13 +7,14 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from typing import BinaryIO, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from agegender.errors import InputError
 from agegender.schema import Status
 from agegender.storage import files
 
-_COMPRESSED_TARS = {
+_COMPRESSED_TARS: dict[str, Callable[[BinaryIO, Literal["rb"]], Any]] = {
     ".tgz": gzip.open, ".tar.gz": gzip.open,
     ".tbz2": bz2.open, ".tar.bz2": bz2.open,
     ".txz": lzma.open, ".tar.xz": lzma.open,

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agegender.config import ImageLimits
-from agegender.errors import InputError
+from agegender.errors import InputError, ResourceError
 from agegender.pipelines.source import containers
+from agegender.pipelines.source.columns import BytesColumn, bytes_column
 from agegender.schema import Status
 from agegender.storage import files
 
@@ -39,6 +40,9 @@ class Fetched:
     data: bytes | None
     status: Status
     error: str | None = None
+
+
+_EMPTY = Fetched(None, Status.EMPTY, "the table has no bytes here")
 
 
 def fetch(listing: pa.Table, limits: ImageLimits) -> Generator[Fetched, None, None]:
@@ -141,18 +145,34 @@ def _from_table(container: str, rows: list[dict[str, Any]], limits: ImageLimits)
     except files.ObjectAnswer as answer:
         yield from (Fetched(None, answer.status, str(answer)) for _ in rows)
         return
+    done = 0
     with stream:
-        column = _bytes_by_row(pq.ParquetFile(stream), limits.bytes_column, [row["offset"] for row in rows])
-        with closing(column) as values:
-            for data in values:
-                yield (
-                    Fetched(None, Status.EMPTY, "the table has no bytes here")
-                    if data is None
-                    else _bounded(data, limits.max_image_bytes)
-                )
+        try:
+            table = pq.ParquetFile(stream)
+            found = _bytes_column(container, table, limits)
+            with closing(_bytes_by_row(table, found, [row["offset"] for row in rows])) as values:
+                for data in values:
+                    yield _EMPTY if data is None else _bounded(data, limits.max_image_bytes)
+                    done += 1
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno:  # from the disk; Arrow's own errors have no errno
+                raise ResourceError(
+                    f"{container}: {error}. Repair the disk or the mount, and run the same command again."
+                ) from error
+            damaged = Fetched(None, Status.UNREADABLE, f"{container}: damaged, or not Parquet ({error})")
+            yield from (damaged for _ in rows[done:])
 
 
-def _bytes_by_row(table: pq.ParquetFile, column: str, requested: Iterable[int]) -> Generator[bytes | None, None, None]:
+def _bytes_column(container: str, table: pq.ParquetFile, limits: ImageLimits) -> BytesColumn:
+    found = bytes_column(container, table.schema_arrow, limits.bytes_column)
+    if found is None:
+        raise InputError(f"{container} has no column of bytes any more. Was it replaced? Give another --output")
+    return found
+
+
+def _bytes_by_row(
+    table: pq.ParquetFile, column: BytesColumn, requested: Iterable[int]
+) -> Generator[bytes | None, None, None]:
     row_iterator = iter(requested)
     target = next(row_iterator, None)
     start = 0
@@ -162,9 +182,10 @@ def _bytes_by_row(table: pq.ParquetFile, column: str, requested: Iterable[int]) 
             return
         if target < end:
             row = start
-            for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=[column]):
+            for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=[column.address]):
                 while target is not None and target < row + batch.num_rows:
-                    yield batch.column(0)[target - row].as_py()
+                    value = batch.column(0)[target - row].as_py()
+                    yield value[column.field] if column.field and value is not None else value
                     target = next(row_iterator, None)
                 row += batch.num_rows
         start = end

@@ -124,8 +124,8 @@ def test_a_redirect_into_a_private_network_is_refused(server: str, monkeypatch: 
         files.read_bytes(f"{server}/moved")
 
 
-def fresh_connection(original):  # type: ignore[no-untyped-def]
-    def wrapped(self, *arguments, **keywords):  # type: ignore[no-untyped-def]
+def fresh_connection(original):
+    def wrapped(self, *arguments, **keywords):
         self.clear()  # a redirect to another host opens a connection of its own; here both are one
         return original(self, *arguments, **keywords)
 
