@@ -25,6 +25,9 @@ REMOTE_READS_IN_FLIGHT = 32
 BLOCK_BYTES = 16 * 1024 * 1024
 """Image bytes in one table of ``fetch_blocks``; a larger image is alone in its table."""
 
+PARQUET_READ_BYTES = 4 * 1024 * 1024
+"""One read of a Parquet file with the bytes of images."""
+
 BYTES_FIELDS = (
     pa.field("bytes", pa.large_binary()),  # the image's file; null if the status is not ok
     pa.field("status", pa.string(), nullable=False),
@@ -148,7 +151,8 @@ def _from_table(container: str, rows: list[dict[str, Any]], limits: ImageLimits)
     done = 0
     with stream:
         try:
-            table = pq.ParquetFile(stream)
+            # without them a whole column of a row group is read, of which a unit may need the first rows
+            table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=PARQUET_READ_BYTES)
             found = _bytes_column(container, table, limits)
             with closing(_bytes_by_row(table, found, [row["offset"] for row in rows])) as values:
                 for data in values:
