@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Fraction, Options, Positive
+from agegender.options import (
+    DERIVED,
+    LABELS,
+    NOTHING,
+    OUTPUT,
+    REPORT,
+    UTKFACE_GENDER_CODES,
+    Fraction,
+    GenderCodes,
+    Options,
+    Positive,
+)
 from agegender.recipe import PRESETS, Recipe, learning_rate_for
 
 RetryStatus = Literal[
@@ -53,13 +64,16 @@ class SourceOptions(ImageLimits):
     """manifest: column with the address of each image; addresses are relative to the manifest's folder"""
 
     age_column: Annotated[str, LABELS] = "age_years"
-    """manifest: column with the age in years, 0-120"""
+    """manifest: column with the age in years, 0-120, or a range of ages: 20-29, (25, 32), more than 70"""
 
     gender_column: Annotated[str, LABELS] = "gender"
-    """manifest: column with the gender: male/female, m/f, or 0 male / 1 female"""
+    """manifest: column with the gender: male/female, m/f, or a code"""
+
+    gender_codes: Annotated[GenderCodes, LABELS] = UTKFACE_GENDER_CODES
+    """manifest: what the codes of a gender mean, male, female or unknown, e.g. 1=male,0=female"""
 
     race_column: Annotated[str, LABELS] = "race"
-    """manifest: column with the race code 0-4 or its name, only for disaggregated evaluation"""
+    """manifest: column with the race, a name or UTKFace's code 0-4, only for disaggregated evaluation"""
 
     unit_images: Annotated[Positive, OUTPUT] = 512
     """images in one unit of work, which is processed, and retried, as a whole"""

@@ -84,12 +84,12 @@ class TableReader:
     def _rows(self, batch: pa.RecordBatch, columns: Mapping[str, str], base: str) -> Iterator[ListedImage]:
         values = {role: batch.column(name).to_pylist() for role, name in columns.items()}
         nulls = [None] * batch.num_rows
-        has_labels = bool({"age", "gender"} & columns.keys())
+        has_labels, codes = bool({"age", "gender"} & columns.keys()), self.options.gender_codes
         kept = list(zip(*(values[f"keep:{name}"] for name in self.keep_columns), strict=True)) or [()] * batch.num_rows
         rows = zip(values["uri"], *(values.get(role, nulls) for role in ("age", "gender", "race")), kept, strict=True)
         for uri, age, gender, race, keep in rows:
             address = _resolve(str(uri or ""), base)
-            label = labels.from_values(age, gender, race) if has_labels else label_of_name(self.options, address)
+            label = labels.from_values(age, gender, race, codes) if has_labels else label_of_name(self.options, address)
             yield labelled(address, label, kept=keep)
 
 
