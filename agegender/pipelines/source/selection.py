@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from agegender.storage.answers import Selection
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 SYSTEM_FOLDERS = frozenset(
     {"@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}  # Synology, QNAP
@@ -29,8 +31,7 @@ class SourceSelection(Selection):
     """
 
     def __init__(self, exclude: Sequence[str], include: Sequence[str], ignored: Counter[str]) -> None:
-        self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
-        self._include = GitIgnoreSpec.from_lines(include) if include else None
+        self._exclude, self._include = _spec(exclude), _spec(include)
         self._ignored = ignored
         self._counted: dict[str, None] = {}
         self._parent: str = ""
@@ -77,3 +78,11 @@ class SourceSelection(Selection):
         if self._exclude and self._exclude.match_file(relative):
             return "excluded"
         return "not included" if self._include and not self._include.match_file(relative) else None
+
+
+def _spec(patterns: Sequence[str]) -> "GitIgnoreSpec | None":
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec  # most sources have no patterns, and workers never
+
+    return GitIgnoreSpec.from_lines(patterns)
