@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
-from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Fraction, Options, Positive
+from agegender.options import (
+    DERIVED,
+    LABELS,
+    NOTHING,
+    OUTPUT,
+    REPORT,
+    UTKFACE_GENDER_CODES,
+    Fraction,
+    GenderCodes,
+    Options,
+    Positive,
+)
 from agegender.recipe import PRESETS, Recipe, learning_rate_for
 
 RetryStatus = Literal[
@@ -57,13 +68,18 @@ class SourceOptions(ImageLimits):
     'faces/{user_id}/{file}'; default: uri, file_name, file, path, image, ..."""
 
     age_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the age in years, 0-120; default: age_years or age"""
+    """manifest: column with the age in years, 0-120, or a range of ages, e.g. 20-29, (25, 32), more than 70; default:
+    age_years or age"""
 
     gender_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the gender: male/female, m/f, or 0 male / 1 female; default: gender or sex"""
+    """manifest: column with the gender: male/female, m/f, or a code; default: gender or sex"""
+
+    gender_codes: Annotated[GenderCodes, LABELS] = UTKFACE_GENDER_CODES
+    """manifest: what the codes of a gender mean, male, female or unknown, e.g. 1=male,0=female"""
 
     race_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the race code 0-4 or its name, only for disaggregated evaluation; default: race or ethnicity"""
+    """manifest: column with the race, a name or UTKFace's code 0-4, only for disaggregated evaluation; default: race or
+    ethnicity"""
 
     exclude: Annotated[list[str], OUTPUT] = Field([])
     """files and folders to leave out of folders and archives: patterns in the syntax of .gitignore, relative to the input"""

@@ -1,9 +1,11 @@
 """Shared types and the base class of all configs."""
 
+from collections.abc import Mapping
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -13,6 +15,38 @@ Precision = Literal["float32", "bfloat16"]
 
 PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
 """``Precision`` as an option; auto: bfloat16 if the processor is faster in it, else float32."""
+
+
+UTKFACE_GENDER_CODES = "0=male,1=female"
+
+_GENDER_MEANINGS = ("male", "female", "unknown")
+
+
+@lru_cache
+def parse_gender_codes(text: str) -> dict[str, str]:
+    """The codes of ``--gender-codes``, in lower case -> ``male``, ``female`` or ``unknown``.
+
+    Raises:
+        ValueError: not like ``1=male,0=female``.
+    """
+    pairs = [part.partition("=") for part in text.lower().split(",")]
+    codes = {code.strip(): meaning.strip() for code, _, meaning in pairs}
+    if "" in codes or len(codes) < len(pairs) or not set(codes.values()) <= set(_GENDER_MEANINGS):
+        raise ValueError(
+            f"{text!r} is not like 1=male,0=female: each code once, with one of {', '.join(_GENDER_MEANINGS)}"
+        )
+    return codes
+
+
+def _gender_codes(value: Any) -> Any:
+    text = ",".join(f"{code}={meaning}" for code, meaning in value.items()) if isinstance(value, Mapping) else value
+    if isinstance(text, str):
+        parse_gender_codes(text)
+    return text
+
+
+GenderCodes = Annotated[str, BeforeValidator(_gender_codes)]
+"""Text like ``1=male,0=female``; a mapping of codes is taken as well."""
 
 
 class Affects(Enum):

@@ -18,7 +18,7 @@ GENDERS = ("male", "female")
 """Index is the data set's code: 0 male, 1 female."""
 
 RACES = ("white", "black", "asian", "indian", "other")
-"""UTKFace's codes 0-4, only for disaggregated evaluation; never predicted."""
+"""UTKFace's names, by its codes 0-4; a set may have others. Only for disaggregated evaluation; never predicted."""
 
 AGE_GROUPS = ("1-10", *(f"{low}-{low + 9}" for low in range(11, 101, 10)), "101+")
 """Ten-year groups; age 0 counts to the first."""
@@ -65,10 +65,48 @@ def age_group_index(age_years: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return index
 
 
+def age_end_years(low_years: npt.ArrayLike, high_years: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The last moment of each age or range: 20-29 lasts to just before the 30th birthday, an exact age is one moment.
+
+    Args:
+        low_years: float[N].
+        high_years: float[N], last whole year of the range; equal to ``low_years`` for an exact age.
+
+    Returns:
+        float32[N]; NaN where unlabelled.
+    """
+    low, high = np.asarray(low_years, dtype=np.float32), np.asarray(high_years, dtype=np.float32)
+    end: npt.NDArray[np.float32] = np.where(low == high, high, np.nextafter(high + 1, np.float32(0)))
+    return end
+
+
+def age_text(low_years: float, high_years: float) -> str:
+    """An age or a range of ages in words: ``31``, ``20-29``, ``70+``."""
+    if low_years == high_years:
+        return f"{low_years:g}"
+    return f"{low_years:g}+" if high_years >= MAX_AGE_YEARS else f"{low_years:g}-{high_years:g}"
+
+
+def age_group_of_range(low_years: float | None, high_years: float | None) -> str | None:
+    """The ten-year group that holds a whole range; None if none does, or without an age."""
+    if low_years is None or high_years is None or age_group(low_years) != age_group(high_years):
+        return None
+    return age_group(low_years)
+
+
 def age_group(age_years: float) -> str:
     """The ten-year group of one age, e.g. ``21-30``."""
     return AGE_GROUPS[int(age_group_index(age_years))]
 
+
+LABEL_FIELDS = (
+    pa.field("age_years", pa.float32()),  # null also where the age is a range
+    pa.field("age_low_years", pa.float32()),  # the age, or the first year of its range
+    pa.field("age_high_years", pa.float32()),  # the age, or the last whole year of its range: 29 of 20-29
+    pa.field("gender", pa.int8()),
+    pa.field("race", pa.string()),
+)
+"""The label of an image, null where unlabelled."""
 
 LISTING = pa.schema(
     [
@@ -77,9 +115,7 @@ LISTING = pa.schema(
         pa.field("offset", pa.int64()),  # byte offset of a tar member, row number in a Parquet file
         pa.field("size_bytes", pa.int64()),
         pa.field("etag", pa.string()),  # changes when the content changes; local: modification time in ns
-        pa.field("age_years", pa.float32()),
-        pa.field("gender", pa.int8()),
-        pa.field("race", pa.int8()),
+        *LABEL_FIELDS,
         pa.field("label_problem", pa.string()),  # why age and gender are null; null: labelled, or labels were not read
     ]
 )
@@ -87,6 +123,8 @@ LISTING = pa.schema(
 
 TRUE_LABELS = {
     "true_age_years": "age_years",
+    "true_age_low_years": "age_low_years",
+    "true_age_high_years": "age_high_years",
     "true_gender": "gender",
     "true_race": "race",
     "unlabelled_because": "label_problem",
@@ -107,9 +145,7 @@ FACTS = pa.schema(
         pa.field("thumbnail", pa.binary(256)),  # uint8[16, 16] grey, confirms near-duplicates by hash; null if not ok
         pa.field("channel_mean", pa.list_(pa.float64(), 3)),  # RGB, 0-255
         pa.field("channel_mean_square", pa.list_(pa.float64(), 3)),
-        pa.field("age_years", pa.float32()),
-        pa.field("gender", pa.int8()),
-        pa.field("race", pa.int8()),
+        *LABEL_FIELDS,
         pa.field("label_problem", pa.string()),
     ]
 )
@@ -157,9 +193,7 @@ SPLIT = pa.schema(
         pa.field("content_hash", pa.binary(16), nullable=False),
         pa.field("group", pa.binary(16), nullable=False),  # smallest content hash of its duplicates
         pa.field("part", pa.string(), nullable=False),
-        pa.field("age_years", pa.float32()),
-        pa.field("gender", pa.int8()),
-        pa.field("race", pa.int8()),
+        *LABEL_FIELDS,
     ]
 )
 """One row per usable labelled image of a training run; keyed by content, so that files may move."""

@@ -1,6 +1,6 @@
 """Fingerprints of an image set in compact columns, and its groups of duplicates.
 
-Takes about 40 bytes of memory per image; thumbnails may be memory-mapped.
+Takes about 45 bytes of memory per image; thumbnails may be memory-mapped.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,17 @@ from agegender.data.duplicates import (
     similar_pairs,
     stamp_keys,
 )
+from agegender.schema import age_end_years
 
-FINGERPRINT_COLUMNS = ("uri", "content_hash", "perceptual_hash", "thumbnail", "age_years", "gender")
+FINGERPRINT_COLUMNS = (
+    "uri",
+    "content_hash",
+    "perceptual_hash",
+    "thumbnail",
+    "age_low_years",
+    "age_high_years",
+    "gender",
+)
 """Columns of ``schema.FACTS`` that are read."""
 
 KINDS = ("exact", "near", "stamp")
@@ -36,9 +45,11 @@ DUPLICATES = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         pa.field("group", pa.int64(), nullable=False),  # numbered from 0 within the kind
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("age_years", pa.float32()),
+        pa.field("age_years", pa.float32()),  # null also where the age is a range
+        pa.field("age_low_years", pa.float32()),
+        pa.field("age_high_years", pa.float32()),
         pa.field("gender", pa.int8()),
-        pa.field("contradicting", pa.bool_(), nullable=False),  # ages or genders differ within the group
+        pa.field("contradicting", pa.bool_(), nullable=False),  # two ages or ranges do not meet, or genders differ
     ]
 )
 
@@ -50,7 +61,7 @@ class Fingerprints:
     Attributes:
         content, perceptual, stamps: uint64[N] keys, each with bool[N] of which are known.
         thumbnails: uint8[N, T, T].
-        ages_years: float32[N], NaN where unlabelled.
+        low_years, high_years: float32[N] age, or first and last year of its range; NaN where unlabelled.
         genders: float32[N], NaN where unlabelled.
     """
 
@@ -61,7 +72,8 @@ class Fingerprints:
     stamps: Hashes
     stamps_known: Mask
     thumbnails: Pixels
-    ages_years: npt.NDArray[np.float32]
+    low_years: npt.NDArray[np.float32]
+    high_years: npt.NDArray[np.float32]
     genders: npt.NDArray[np.float32]
 
     @classmethod
@@ -73,7 +85,7 @@ class Fingerprints:
             *(np.zeros(count, np.uint64), np.zeros(count, np.bool_)),
             *(np.zeros(count, np.uint64), np.zeros(count, np.bool_)),
             np.zeros((count, side, side), np.uint8) if thumbnails is None else thumbnails,
-            *(np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)),
+            *(np.full(count, np.nan, np.float32) for _ in range(3)),
         )
 
     def fill(self, start: int, facts: pa.Table) -> None:
@@ -89,7 +101,8 @@ class Fingerprints:
         blank = bytes(THUMBNAIL_SIDE_PX**2)
         data = b"".join(value or blank for value in columns["thumbnail"])
         self.thumbnails[rows] = np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX)
-        self.ages_years[rows] = [np.nan if value is None else value for value in columns["age_years"]]
+        for name, values in (("age_low_years", self.low_years), ("age_high_years", self.high_years)):
+            values[rows] = [np.nan if value is None else value for value in columns[name]]
         self.genders[rows] = [np.nan if value is None else value for value in columns["gender"]]
 
     def groups(self, max_bits: int) -> dict[str, Indices]:
@@ -133,7 +146,8 @@ def duplicate_groups(fingerprints: Fingerprints, max_bits: int) -> Iterator[Dupl
         for members in _members(groups[kind]):
             if kind == "near" and len(np.unique(groups["exact"][members])) == 1:
                 continue
-            contradicting = _differ(fingerprints.ages_years[members]) or _differ(fingerprints.genders[members])
+            ages = fingerprints.low_years[members], fingerprints.high_years[members]
+            contradicting = _apart(*ages) or _differ(fingerprints.genders[members])
             yield DuplicateGroup(kind, number, members, contradicting)
             number += 1
 
@@ -148,6 +162,13 @@ def _members(groups: Indices) -> Iterator[Indices]:
 
 def _differ(values: npt.NDArray[np.float32]) -> bool:
     return len(np.unique(values[~np.isnan(values)])) > 1
+
+
+def _apart(low_years: npt.NDArray[np.float32], high_years: npt.NDArray[np.float32]) -> bool:
+    """Whether two of some ages or ranges of ages have no moment in common."""
+    known = ~np.isnan(low_years)
+    low, high = low_years[known], high_years[known]
+    return bool(low.size and low.max() > age_end_years(low, high).min())
 
 
 def count_duplicates(groups: list[DuplicateGroup]) -> dict[str, dict[str, int]]:

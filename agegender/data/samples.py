@@ -13,7 +13,7 @@ import numpy as np
 
 from agegender.data import images
 from agegender.data.images import Pixels
-from agegender.schema import AGE_GROUPS, age_group
+from agegender.schema import AGE_GROUPS, age_group_of_range
 
 ALL = "all"
 """The key of the sample over all images; the other keys are the age groups."""
@@ -25,7 +25,8 @@ class Sample:
 
     rank: int
     uri: str
-    age_years: float | None
+    age_low_years: float | None
+    age_high_years: float | None
     gender: int | None
     jpeg: bytes
 
@@ -46,12 +47,21 @@ class SampleSet:
     per_group: int = 6
     by_key: dict[str, list[Sample]] = field(default_factory=dict)
 
-    def add(self, uri: str, age_years: float | None, gender: int | None, jpeg: Callable[[], bytes]) -> None:
-        """Consider one image; ``jpeg`` makes its thumbnail and is only called if the image is sampled."""
+    def add(
+        self,
+        uri: str,
+        age_years: tuple[float | None, float | None],
+        gender: int | None,
+        jpeg: Callable[[], bytes],
+    ) -> None:
+        """Consider one image; ``age_years`` are its lowest and highest age, equal if it has one.
+
+        ``jpeg`` makes its thumbnail and is only called if the image is sampled.
+        """
         rank = _rank(self.seed, uri)
         keys = [key for key in self._keys(age_years) if self._enters(key, rank, uri)]
         if keys:
-            sample = Sample(rank, uri, age_years, gender, jpeg())
+            sample = Sample(rank, uri, *age_years, gender, jpeg())
             for key in keys:
                 self.by_key[key] = _lowest([*self.by_key.get(key, []), sample], self._size(key))
 
@@ -67,7 +77,10 @@ class SampleSet:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         drawn = {
-            key: [[s.rank, s.uri, s.age_years, s.gender, base64.b64encode(s.jpeg).decode()] for s in samples]
+            key: [
+                [s.rank, s.uri, s.age_low_years, s.age_high_years, s.gender, base64.b64encode(s.jpeg).decode()]
+                for s in samples
+            ]
             for key, samples in self.by_key.items()
         }
         return {"seed": self.seed, "overall": self.overall, "per_group": self.per_group, "drawn": drawn}
@@ -76,13 +89,14 @@ class SampleSet:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``."""
         drawn = {
-            key: [Sample(rank, uri, age, gender, base64.b64decode(jpeg)) for rank, uri, age, gender, jpeg in samples]
+            key: [Sample(*known, jpeg=base64.b64decode(jpeg)) for *known, jpeg in samples]
             for key, samples in values["drawn"].items()
         }
         return cls(values["seed"], values["overall"], values["per_group"], drawn)
 
-    def _keys(self, age_years: float | None) -> list[str]:
-        return [ALL] if age_years is None else [ALL, age_group(age_years)]
+    def _keys(self, age_years: tuple[float | None, float | None]) -> list[str]:
+        group = age_group_of_range(*age_years)
+        return [ALL] if group is None else [ALL, group]
 
     def _size(self, key: str) -> int:
         return self.overall if key == ALL else self.per_group

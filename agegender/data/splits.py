@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.schema import SPLIT, Status
+from agegender.schema import LABEL_FIELDS, SPLIT, Status
 
 _HASH_BYTES = 16
 
@@ -25,7 +25,7 @@ def split_table(
     """Assign each usable image to a part, all images of a group to the same one.
 
     Args:
-        facts: N rows of ``schema.FACTS``. Usable rows have status ok and an age or a gender.
+        facts: N rows of ``schema.FACTS``. Usable rows have status ok and an age, a range or a gender.
         group_ids: int64[N]; images with equal ids are duplicates.
         val_fraction: share of the groups for ``val``, 0-1.
         test_fraction: share of the groups for ``test``, 0-1. The test part does not depend on ``val_fraction``.
@@ -43,13 +43,13 @@ def split_table(
         )
     if group_ids.shape != (facts.num_rows,):
         raise ValueError(f"group_ids has shape {group_ids.shape}, expected ({facts.num_rows},)")
-    labelled = pc.or_(pc.is_valid(facts["age_years"]), pc.is_valid(facts["gender"]))
+    labelled = pc.or_(pc.is_valid(facts["age_low_years"]), pc.is_valid(facts["gender"]))
     usable = pc.and_(pc.equal(facts["status"], Status.OK.value), labelled)
     groups_M = group_ids[np.asarray(usable, dtype=bool)]
     rows = facts.filter(usable)
     keys, key_index_M = _group_keys(rows["content_hash"], groups_M)
     parts = [_part(key, val_fraction, test_fraction, seed) for key in keys]
-    split = rows.select(["uri", "content_hash", "age_years", "gender", "race"])
+    split = rows.select(["uri", "content_hash", *(field.name for field in LABEL_FIELDS)])
     split = split.append_column("group", pa.array(keys, pa.binary(_HASH_BYTES)).take(pa.array(key_index_M)))
     split = split.append_column("part", pa.array(parts, pa.string()).take(pa.array(key_index_M)))
     return split.select(SPLIT.names).cast(SPLIT).sort_by([("content_hash", "ascending"), ("uri", "ascending")])

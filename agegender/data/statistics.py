@@ -13,16 +13,17 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from agegender.data.races import MAX_NAMES, OTHER_GROUPS, largest_groups
 from agegender.data.samples import SampleSet
-from agegender.schema import AGE_GROUPS, GENDERS, RACES, Status, age_group
+from agegender.schema import AGE_GROUPS, GENDERS, Status, age_group_of_range
 
 EXAMPLES_PER_KIND = 5
 _FIXED_POINT = 2**20
 _TOTALS = ("images", "labelled", "size_bytes")
 _COUNTERS = ("statuses", "labels", "formats", "sizes", "problems")
 
-LabelKey = tuple[int | None, int | None, int | None]
-"""Age in whole years, gender, race; None where unknown."""
+LabelKey = tuple[int | None, int | None, int | None, str | None]
+"""Lowest and highest age in whole years, equal where it is exact, gender, race; None where unknown."""
 
 
 @dataclass
@@ -31,10 +32,10 @@ class SetStatistics:
 
     Attributes:
         images: all listed images.
-        labelled: images with an age or a gender.
+        labelled: images with an age, a range of ages or a gender.
         size_bytes: of all files read.
         statuses: status -> images.
-        labels: (age, gender, race) -> images; all counts of ages and genders are derived from it.
+        labels: ``LabelKey`` -> images; all counts of ages, genders and races are derived from it.
         formats: decoder's name -> images.
         sizes: (width, height) in pixels, upright -> images; includes truncated ones whose size is known.
         colour_sums: over decoded images, of the mean and the mean square of R, G, B in units of 2^-20.
@@ -61,15 +62,16 @@ class SetStatistics:
         summary = cls(samples=samples or SampleSet())
         for row in facts.drop_columns(["content_hash", "perceptual_hash", "thumbnail"]).to_pylist():
             summary._add(row)
+        summary.labels = _bounded(summary.labels)
         return summary
 
     def _add(self, row: dict[str, Any]) -> None:
-        age, gender = row["age_years"], row["gender"]
+        low, high, gender = row["age_low_years"], row["age_high_years"], row["gender"]
         self.images += 1
-        self.labelled += age is not None or gender is not None
+        self.labelled += low is not None or gender is not None
         self.size_bytes += row["size_bytes"] or 0
         self.statuses[row["status"]] += 1
-        self.labels[(None if age is None else whole_years(age), gender, row["race"])] += 1
+        self.labels[(_whole(low), _whole(high), gender, row["race"])] += 1
         if row["format"] is not None:
             self.formats[row["format"]] += 1
         if row["width"] is not None:
@@ -91,6 +93,7 @@ class SetStatistics:
         """The statistics of both parts together."""
         kinds = sorted(self.examples.keys() | other.examples.keys())
         sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in (*_TOTALS, *_COUNTERS)}
+        sums["labels"] = _bounded(sums["labels"])
         return SetStatistics(
             **sums,
             colour_sums=[a + b for a, b in zip(self.colour_sums, other.colour_sums, strict=True)],
@@ -122,29 +125,40 @@ class SetStatistics:
         return {status.value: self.statuses[status] for status in Status if self.statuses[status] or status == "ok"}
 
     def by_age(self) -> dict[int, int]:
-        """Whole years -> images, ascending, ages without images left out."""
-        return dict(sorted(_grouped((age, n) for (age, _, _), n in self.labels.items()).items()))
+        """Whole years -> images with an exact age, ascending, ages without images left out."""
+        counts = _grouped((low if low == high else None, n) for (low, high, _, _), n in self.labels.items())
+        return dict(sorted(counts.items()))
+
+    def by_age_range(self) -> dict[tuple[int, int], int]:
+        """(First, last year) -> images that are labelled with a range, ascending."""
+        ranges = ((None if low == high else (low, high), n) for (low, high, _, _), n in self.labels.items())
+        return dict(sorted(_grouped(ranges).items()))
 
     def by_age_group(self) -> dict[str, int]:
-        """Ten-year group -> images, all groups."""
-        counts = _grouped((age_group(age), n) for age, n in self.by_age().items())
+        """Ten-year group -> images, all groups; a range counts if it lies within one."""
+        counts = _grouped((age_group_of_range(low, high), n) for (low, high, _, _), n in self.labels.items())
         return {group: counts[group] for group in AGE_GROUPS}
 
     def by_gender(self) -> dict[str, int]:
         """male, female -> images."""
-        counts = _grouped((gender, n) for (_, gender, _), n in self.labels.items())
+        counts = _grouped((gender, n) for (_, _, gender, _), n in self.labels.items())
         return {name: counts[code] for code, name in enumerate(GENDERS)}
 
     def by_race(self) -> dict[str, int]:
-        """Race -> images; empty where none is known."""
-        counts = _grouped((race, n) for (_, _, race), n in self.labels.items())
-        return {name: counts[code] for code, name in enumerate(RACES)} if counts else {}
+        """Race -> images, as ``largest_groups`` gives them; empty where none is known."""
+        return largest_groups(_grouped((race, n) for (_, _, _, race), n in self.labels.items()))
 
     def by_gender_and_age_group(self) -> dict[str, dict[str, int]]:
         """Ten-year group -> gender -> images with both."""
-        known = ((age, gender, n) for (age, gender, _), n in self.labels.items() if age is not None)
-        counts = _grouped(((age_group(age), gender), n) for age, gender, n in known if gender is not None)
+        known = ((age_group_of_range(low, high), gender, n) for (low, high, gender, _), n in self.labels.items())
+        counts = _grouped(((group, gender), n) for group, gender, n in known if group and gender is not None)
         return {group: {name: counts[group, code] for code, name in enumerate(GENDERS)} for group in AGE_GROUPS}
+
+    def age_labels(self) -> dict[str, int]:
+        """How ages are labelled: images with an ``exact`` age, with a ``range``, and ranges that ``spans_groups``."""
+        ranges = self.by_age_range()
+        spanning = sum(n for (low, high), n in ranges.items() if age_group_of_range(low, high) is None)
+        return {"exact": sum(self.by_age().values()), "range": sum(ranges.values()), "spans_groups": spanning}
 
     def most_frequent_age_group(self) -> str | None:
         """The group with most images, the youngest on a tie; None without ages."""
@@ -178,7 +192,23 @@ def whole_years(age_years: float) -> int:
 def problem_kind(problem: str) -> str:
     """The kind of a label problem: its message up to the colon, without the value."""
     kind = problem.partition(":")[0]
-    return re.sub(r"^(age|gender|race) ('.*?'|\S+)", r"\1", kind)
+    return re.sub(r"^(age|gender|race) ('.*?'|\".*?\"|\S+)", r"\1", kind)
+
+
+def _whole(age_years: float | None) -> int | None:
+    return None if age_years is None else whole_years(age_years)
+
+
+def _bounded(labels: Counter[LabelKey]) -> Counter[LabelKey]:
+    """The labels with at most ``MAX_NAMES`` races: the first by name, others together, whatever the order of merging."""
+    names = sorted({race for _, _, _, race in labels if race is not None and race != OTHER_GROUPS})
+    if len(names) <= MAX_NAMES:
+        return labels
+    kept = {None, *names[:MAX_NAMES]}
+    bounded: Counter[LabelKey] = Counter()
+    for (low, high, gender, race), count in labels.items():
+        bounded[low, high, gender, race if race in kept else OTHER_GROUPS] += count
+    return bounded
 
 
 def _grouped(pairs: Iterable[tuple[Any, int]]) -> Counter[Any]:

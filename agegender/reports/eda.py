@@ -5,10 +5,10 @@ from typing import Any
 
 from agegender.reports import figures
 from agegender.reports.page import Cell, Figure, GridImage, ImageGrid, Section, Table, render_page
-from agegender.schema import AGE_GROUPS, GENDERS
+from agegender.schema import AGE_GROUPS, GENDERS, age_text
 
-Samples = Mapping[str, Sequence[tuple[str, float | None, int | None, bytes]]]
-"""``all`` or age group -> (uri, age in years, gender, JPEG)."""
+Samples = Mapping[str, Sequence[tuple[str, float | None, float | None, int | None, bytes]]]
+"""``all`` or age group -> (uri, lowest and highest age in years, gender, JPEG)."""
 
 Examples = Mapping[str, Sequence[tuple[str, str]]]
 """Status or kind of label problem -> (uri, message)."""
@@ -39,6 +39,7 @@ def eda_page(
     source: Sequence[str],
     examples: Examples,
     samples: Samples,
+    age_ranges: Mapping[tuple[int, int], int],
     seed: int,
     near_duplicate_bits: int,
     version: str,
@@ -50,6 +51,7 @@ def eda_page(
         source: addresses of the inputs.
         examples: of bad files and label problems.
         samples: faces to show; empty: no faces.
+        age_ranges: (first, last year) -> images that are labelled with a range.
         seed: of the sampling.
         near_duplicate_bits: maximum Hamming distance that was used.
         version: of the package.
@@ -57,7 +59,7 @@ def eda_page(
     Returns:
         HTML, and the PNG bytes of its charts by name.
     """
-    charts = _charts(summary)
+    charts = _charts(summary, age_ranges)
     sections = [
         _ages(summary, charts),
         _genders(summary),
@@ -104,8 +106,10 @@ def _key_facts(summary: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     ]
 
 
-def _charts(summary: Mapping[str, Any]) -> dict[str, Figure]:
+def _charts(summary: Mapping[str, Any], age_ranges: Mapping[tuple[int, int], int]) -> dict[str, Figure]:
     charts = {}
+    if age_ranges:
+        charts["ages_by_range"] = _ages_by_range(age_ranges)
     if summary["by_age"]:
         charts["ages_by_year"] = _ages_by_year(summary)
     crossed = summary["by_gender_and_age_group"]
@@ -142,22 +146,42 @@ def _ages_by_year(summary: Mapping[str, Any]) -> Figure:
     )
 
 
+def _ages_by_range(age_ranges: Mapping[tuple[int, int], int]) -> Figure:
+    low, high = zip(*age_ranges, strict=True)
+    ends = [last + 1 for last in high]  # 20-29 lasts to the 30th birthday
+    density = [count / (end - first) for first, end, count in zip(low, ends, age_ranges.values(), strict=True)]
+    return Figure(
+        figures.range_bars(low, ends, density, x="age in years", y="images per year of age"),
+        "Images labelled with a range of ages: each bar is as wide as its range, and its area is the number of images.",
+        f"Bars over ranges of ages, from {min(low)} to {max(high)} years.",
+        wide=True,
+    )
+
+
 def _ages(summary: Mapping[str, Any], charts: Mapping[str, Figure]) -> Section:
     groups, crossed = summary["by_age_group"], summary["by_gender_and_age_group"]
-    total = sum(groups.values())
+    total, labels = sum(groups.values()), summary["age_labels"]
     rows = [
         [group, count, _percent(count / total if total else None), *(crossed[group][gender] for gender in GENDERS)]
         for group, count in groups.items()
     ]
-    shown = [charts[name] for name in ("ages_by_year", "gender_by_age_group") if name in charts]
-    if not total:
+    shown = [charts[name] for name in ("ages_by_year", "ages_by_range", "gender_by_age_group") if name in charts]
+    if not labels["exact"] + labels["range"]:
         return Section("Ages", "No image has an age.")
+    text = f"{labels['exact'] + labels['range']:,} images have an age"
+    text += f", {labels['range']:,} of them as a range." if labels["range"] else "."
+    if labels["spans_groups"]:
+        text += f" {labels['spans_groups']:,} of the ranges span several ten-year groups and are in none of them."
+    ranged = [[name, count] for name, count in summary["by_age_range"].items()]
+    tables = (
+        [Table(["Range", "Images"], ranged, "Ages that are labelled as a range, in whole years.")] if ranged else []
+    )
+    if not total:
+        return Section("Ages", text, figures=shown, tables=tables)
+    text += f" The most frequent ten-year group is {summary['most_frequent_age_group']} with "
+    text += f"{groups[summary['most_frequent_age_group']]:,}."
     table = Table(["Age group", "Images", "Share", "Male", "Female"], rows, "Age 0 counts to 1-10.")
-    return Section(
-        "Ages", f"{total:,} images have an age. The most frequent ten-year group is "
-        f"{summary['most_frequent_age_group']} with {groups[summary['most_frequent_age_group']]:,}.",
-        figures=shown, tables=[table],
-    )  # fmt: skip
+    return Section("Ages", text, figures=shown, tables=[table, *tables])
 
 
 def _genders(summary: Mapping[str, Any]) -> Section:
@@ -264,8 +288,8 @@ def _faces(samples: Samples, seed: int) -> list[Section]:
     return [Section("Faces and their labels", text, grids=grids)]
 
 
-def _face(uri: str, age_years: float | None, gender: int | None, jpeg: bytes) -> GridImage:
-    age = "no age" if age_years is None else f"{age_years:g} years"
+def _face(uri: str, low_years: float | None, high_years: float | None, gender: int | None, jpeg: bytes) -> GridImage:
+    age = "no age" if low_years is None or high_years is None else f"{age_text(low_years, high_years)} years"
     lines = [age, "no gender" if gender is None else GENDERS[gender]]
     return GridImage(jpeg, lines, alt=f"Face labelled {', '.join(lines)}: {uri.rsplit('/', 1)[-1]}")
 

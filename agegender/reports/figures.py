@@ -82,6 +82,25 @@ def histogram(values: FloatArray, edges: FloatArray, *, x: str, y: str, wide: bo
     return _png(figure)
 
 
+def range_bars(low: FloatArray, high: FloatArray, values: FloatArray, *, x: str, y: str) -> bytes:
+    """Bars as wide as the ranges that they stand for, wide chart; ranges may overlap, so they are translucent.
+
+    Args:
+        low: float[N] left edges.
+        high: float[N] right edges.
+        values: float[N] heights.
+        x: name of the horizontal axis.
+        y: name of the vertical axis.
+
+    Returns:
+        PNG bytes.
+    """
+    figure, axes = _axes(x, y, wide=True)
+    widths = np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64)
+    axes.bar(low, values, width=widths, align="edge", color=COLOURS[0], alpha=0.6, edgecolor="white", linewidth=1)
+    return _png(figure)
+
+
 def stacked_bars(
     labels: Sequence[str], series: Mapping[str, FloatArray], *, x: str, y: str, wide: bool = False
 ) -> bytes:

@@ -25,10 +25,14 @@ from agegender.pipelines.source.image_facts import gather_facts
 from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.eda import eda_page
-from agegender.schema import CONTRACT_VERSION, GENDERS
+from agegender.schema import CONTRACT_VERSION, GENDERS, age_text
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
+
+_AGE_RANGES = pa.schema(
+    [pa.field("age_low_years", pa.int16()), pa.field("age_high_years", pa.int16()), pa.field("images", pa.int64())]
+)
 
 LISTED_SIZES = 20
 """Image sizes in summary.json; tables/sizes.parquet has all of them."""
@@ -107,7 +111,9 @@ def summarize(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], 
         "by_gender": statistics.by_gender(),
         "by_age_group": statistics.by_age_group(),
         "most_frequent_age_group": statistics.most_frequent_age_group(),
+        "age_labels": statistics.age_labels(),
         "by_age": {str(age): count for age, count in statistics.by_age().items()},
+        "by_age_range": {age_text(*ends): count for ends, count in statistics.by_age_range().items()},
         "by_gender_and_age_group": statistics.by_gender_and_age_group(),
         "by_race": statistics.by_race(),
         "label_problems": dict(ranked(statistics.problems)),
@@ -135,9 +141,13 @@ def _write(config: EdaConfig, statistics: SetStatistics, summary: dict[str, Any]
         source=config.input,
         examples=statistics.examples,
         samples={
-            key: [(sample.uri, sample.age_years, sample.gender, sample.jpeg) for sample in drawn]
+            key: [
+                (sample.uri, sample.age_low_years, sample.age_high_years, sample.gender, sample.jpeg)
+                for sample in drawn
+            ]
             for key, drawn in statistics.samples.by_key.items()
         },
+        age_ranges=statistics.by_age_range(),
         seed=config.seed,
         near_duplicate_bits=config.near_duplicate_bits,
         version=__version__,
@@ -155,6 +165,10 @@ def _small_tables(statistics: SetStatistics) -> dict[str, pa.Table]:
         for group, counts in statistics.by_gender_and_age_group().items()
         for gender in GENDERS
     ]
+    ranges = [
+        {"age_low_years": low, "age_high_years": high, "images": count}
+        for (low, high), count in statistics.by_age_range().items()
+    ]
     sizes = ranked(statistics.sizes)
     return {
         "ages": pa.table(
@@ -163,6 +177,7 @@ def _small_tables(statistics: SetStatistics) -> dict[str, pa.Table]:
         "age_groups": pa.table(
             {"age_group": list(by_group), "images": list(by_group.values())}, schema=_counts("age_group", pa.string())
         ),
+        "age_ranges": pa.Table.from_pylist(ranges, schema=_AGE_RANGES),
         "gender_by_age_group": pa.Table.from_pylist(crossed),
         "sizes": pa.table(
             {

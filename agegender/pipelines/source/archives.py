@@ -217,7 +217,7 @@ class ArchiveReader:
         )
         if age is None and gender is None:
             return label_of_name(self.options, name) if self.options.labels == "auto" else Label()
-        return labels.from_values(age, gender, race)
+        return labels.from_values(age, gender, race, self.options.gender_codes)
 
 
 def _value(values: dict[str, Any], named: str | None, usual: tuple[str, ...]) -> Any:

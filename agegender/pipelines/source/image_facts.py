@@ -195,7 +195,12 @@ def _unit_facts(images: pa.Table, max_pixels: int, search: FaceSearch | None, sa
         row, pixels = image_facts(label["uri"], data.as_py(), read, label, max_pixels, cut)
         rows.append(row | {field.name: label[field.name] for field in UNIT_FIELDS})
         if pixels is not None:
-            drawn.add(row["uri"], row["age_years"], row["gender"], partial(thumbnail_jpeg, pixels))
+            drawn.add(
+                row["uri"],
+                (row["age_low_years"], row["age_high_years"]),
+                row["gender"],
+                partial(thumbnail_jpeg, pixels),
+            )
     jpegs = {sample.uri: sample.jpeg for samples in drawn.by_key.values() for sample in samples}
     for row in rows:
         row[_SAMPLE.name] = jpegs.get(row["uri"])
@@ -214,7 +219,9 @@ def _store_piece(facts: pa.Table, facts_uri: str, summary_uri: str, samples: Sam
     piece = Piece(unit_name(unit), None if rows == (0, unit_rows) else rows)
     drawn = replace(samples, by_key={})
     for row in facts.filter(pc.is_valid(facts.column(_SAMPLE.name))).to_pylist():
-        drawn.add(row["uri"], row["age_years"], row["gender"], partial(bytes, row[_SAMPLE.name]))
+        drawn.add(
+            row["uri"], (row["age_low_years"], row["age_high_years"]), row["gender"], partial(bytes, row[_SAMPLE.name])
+        )
     facts = facts.select(FACTS.names)
     tables.write_table(_facts_file(facts_uri, piece), facts)
     summary = SetStatistics.of_facts(facts, drawn).to_bytes()

@@ -21,8 +21,10 @@ class ListedImage:
     size_bytes: int | None = None
     etag: str | None = None
     age_years: float | None = None
+    age_low_years: float | None = None
+    age_high_years: float | None = None
     gender: int | None = None
-    race: int | None = None
+    race: str | None = None
     label_problem: str | None = None
     kept: tuple[Any, ...] = ()
 
@@ -32,6 +34,8 @@ def labelled(uri: str, label: Label, **rest: Any) -> ListedImage:
     return ListedImage(
         uri=uri,
         age_years=label.age_years,
+        age_low_years=label.age_low_years,
+        age_high_years=label.age_high_years,
         gender=label.gender,
         race=label.race,
         label_problem=label.problem,

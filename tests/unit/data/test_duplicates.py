@@ -110,11 +110,15 @@ def facts() -> pa.Table:
     buffer = BytesIO()
     Image.open(BytesIO(jpegs[0])).save(buffer, "JPEG", quality=60)
     rows = [
-        ("20_0_0_20170101000000001.jpg", jpegs[0], {"age_years": 20.0, "gender": 0}),
-        ("31_0_0_20170101000000002.jpg", jpegs[0], {"age_years": 31.0, "gender": 0}),
-        ("20_0_0_20170101000000003.jpg", buffer.getvalue(), {"age_years": 20.0, "gender": 0}),
-        ("40_1_0_20170101000000004.jpg", jpegs[1], {"age_years": 40.0, "gender": 1}),
-        ("40_1_1_20170101000000004.jpg", jpegs[2], {"age_years": 40.0, "gender": 1}),
+        ("20_0_0_20170101000000001.jpg", jpegs[0], {"age_low_years": 20.0, "age_high_years": 20.0, "gender": 0}),
+        ("31_0_0_20170101000000002.jpg", jpegs[0], {"age_low_years": 31.0, "age_high_years": 31.0, "gender": 0}),
+        (
+            "20_0_0_20170101000000003.jpg",
+            buffer.getvalue(),
+            {"age_low_years": 20.0, "age_high_years": 20.0, "gender": 0},
+        ),
+        ("40_1_0_20170101000000004.jpg", jpegs[1], {"age_low_years": 40.0, "age_high_years": 40.0, "gender": 1}),
+        ("40_1_1_20170101000000004.jpg", jpegs[2], {"age_low_years": 40.0, "age_high_years": 40.0, "gender": 1}),
         ("broken.jpg", b"no image", {}),
         ("alone.jpg", jpegs[3], {}),
     ]
@@ -142,3 +146,28 @@ def test_a_near_group_holds_two_different_files(facts):
     fingerprints = Fingerprints.empty(2)
     fingerprints.fill(0, facts.slice(0, 2))
     assert [group.kind for group in duplicate_groups(fingerprints, 8)] == ["exact"]
+
+
+@pytest.mark.parametrize(
+    ("ages", "contradicting"),
+    [
+        (((20, 29), (25, 32)), False),
+        (((20, 29), (30, 39)), True),
+        (((20, 29), (29.5, 29.5)), False),
+        (((20, 29), (30, 30)), True),
+        (((31, 31), (31, 31)), False),
+        (((31, 31), (31.5, 31.5)), True),
+        (((None, None), (31, 31)), False),
+        (((0, 120), (10, 20), (15, 30)), False),
+        (((10, 20), (0, 120), (40, 50)), True),
+    ],
+)
+def test_ranges_that_do_not_meet_contradict(ages, contradicting):
+    rows = [
+        dict.fromkeys(FACTS.names)
+        | {"uri": f"{i}.jpg", "status": "ok", "content_hash": b"0" * 16, "age_low_years": low, "age_high_years": high}
+        for i, (low, high) in enumerate(ages)
+    ]
+    fingerprints = Fingerprints.empty(len(rows))
+    fingerprints.fill(0, pa.Table.from_pylist(rows, schema=FACTS))
+    assert [group.contradicting for group in duplicate_groups(fingerprints, 8)] == [contradicting]

@@ -17,11 +17,11 @@ def png(pixels: np.ndarray) -> bytes:
 
 def test_facts_of_a_good_image():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    label = {"age_years": 31.0, "gender": 1, "race": 2, "label_problem": None, "etag": "ignored"}
+    label = {"age_years": 31.0, "gender": 1, "race": "asian", "label_problem": None, "etag": "ignored"}
     row, shown = image_facts("a.png", png(pixels), (Status.OK, None), label, 10**6)
     np.testing.assert_array_equal(shown, pixels)
     assert (row["status"], row["width"], row["height"], row["format"]) == ("ok", 30, 20, "PNG")
-    assert (row["age_years"], row["gender"], row["race"]) == (31.0, 1, 2)
+    assert (row["age_years"], row["gender"], row["race"]) == (31.0, 1, "asian")
     flat = pixels.reshape(-1, 3).astype(np.float64)
     assert row["channel_mean"] == pytest.approx(flat.mean(axis=0))
     assert row["channel_mean_square"] == pytest.approx((flat**2).mean(axis=0))

@@ -8,6 +8,8 @@ import pytest
 from agegender.data.splits import split_hash, split_table
 from agegender.schema import FACTS, SPLIT, SPLIT_PARTS
 
+NO_AGE = dict.fromkeys(("age_years", "age_low_years", "age_high_years"))
+
 
 def make_facts(contents, folder="set", age=30.0):
     return pa.Table.from_pylist(
@@ -17,6 +19,8 @@ def make_facts(contents, folder="set", age=30.0):
                 "status": "ok",
                 "content_hash": hashlib.sha256(str(content).encode()).digest()[:16],
                 "age_years": age,
+                "age_low_years": age,
+                "age_high_years": age,
                 "gender": 1,
             }
             for row, content in enumerate(contents)
@@ -96,8 +100,8 @@ def test_only_usable_labelled_rows_are_split():
     rows = make_facts(range(6)).to_pylist()
     rows[0] |= {"status": "truncated"}
     rows[1] |= {"status": "empty", "content_hash": None}
-    rows[2] |= {"age_years": None, "gender": None, "label_problem": "no label"}
-    rows[3] |= {"age_years": None}
+    rows[2] |= NO_AGE | {"gender": None, "label_problem": "no label"}
+    rows[3] |= NO_AGE
     rows[4] |= {"gender": None}
     split = split_table(pa.Table.from_pylist(rows, FACTS), np.zeros(6, dtype=np.int64), 0.2, 0.2, 0)
     assert sorted(split["uri"].to_pylist()) == ["set/3.jpg", "set/4.jpg", "set/5.jpg"]

@@ -6,7 +6,7 @@ import pytest
 from agegender.data.images import decode
 from agegender.data.labels import capture_stamp, from_filename
 from agegender.data.synthetic import draw_face, draw_sample, sample_name
-from agegender.schema import Status
+from agegender.schema import RACES, Status
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_every_label_occurs(labels):
     assert (ages <= 10).sum() > 20
     assert (ages >= 60).sum() > 20
     assert 0.4 < np.mean([label.gender for label in labels]) < 0.6
-    assert {label.race for label in labels} == set(range(5))
+    assert {label.race for label in labels} == set(RACES)
 
 
 def test_drawings_differ_from_each_other(sample):

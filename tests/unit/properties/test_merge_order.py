@@ -22,7 +22,7 @@ from agegender.evaluation.metrics import METRICS, MetricSums, Observations, erro
 from agegender.model.trainer import Tally
 from agegender.pipelines.predict.ledger import UnitCounts, counts_of
 from agegender.pipelines.train.epoch_sums import TALLIED, EpochSums
-from agegender.schema import FACTS, Status, prediction_schema
+from agegender.schema import FACTS, RACES, Status, prediction_schema
 from tests.support.merging import cut, merged_in_some_order
 
 # Sums of such years are exact in float64, so that equality can be asked for bit by bit.
@@ -39,9 +39,9 @@ FACT = st.fixed_dictionaries(
         "format": st.none() | st.sampled_from(["JPEG", "PNG"]),
         "size_bytes": st.none() | st.integers(0, 2**40),
         "colours": st.none() | st.tuples(COLOURS, COLOURS),
-        "age_years": st.none() | YEARS,
+        "ages": st.none() | st.tuples(YEARS).map(lambda age: age * 2) | st.tuples(YEARS, YEARS).map(sorted),
         "gender": st.none() | st.integers(0, 1),
-        "race": st.none() | st.integers(0, 4),
+        "race": st.none() | st.sampled_from([*RACES, "East Asian", "7"]),
         "label_problem": st.none() | st.tuples(PROBLEMS, WORDS).map(lambda drawn: drawn[0].format(drawn[1])),
     }
 )
@@ -55,6 +55,7 @@ def facts(draw: st.DrawFn) -> list[dict[str, Any]]:
         row: dict[str, Any] = dict(draw(FACT))
         mean, square = row.pop("colours") or (None, None)
         height = None if row["width"] is None else 2
+        row["age_low_years"], row["age_high_years"] = row.pop("ages") or (None, None)
         rows.append(row | {"uri": uri, "height": height, "channel_mean": mean, "channel_mean_square": square})
     return rows
 
@@ -63,7 +64,12 @@ def summary(rows: list[dict[str, Any]]) -> SetStatistics:
     """One pass over rows; its draw is so small that most images do not get in."""
     samples = SampleSet(seed=3, overall=4, per_group=2)
     for row in rows:
-        samples.add(row["uri"], row["age_years"], row["gender"], functools.partial(row["uri"].encode))
+        samples.add(
+            row["uri"],
+            (row["age_low_years"], row["age_high_years"]),
+            row["gender"],
+            functools.partial(row["uri"].encode),
+        )
     table = pa.Table.from_pylist([dict.fromkeys(FACTS.names) | row for row in rows], schema=FACTS)
     return SetStatistics.of_facts(table, samples)
 

@@ -12,6 +12,8 @@ EMPTY: dict[str, Any] = {
     "by_age_group": dict.fromkeys(AGE_GROUPS, 0),
     "most_frequent_age_group": None,
     "by_age": {},
+    "age_labels": {"exact": 0, "range": 0, "spans_groups": 0},
+    "by_age_range": {},
     "by_gender_and_age_group": {group: {"male": 0, "female": 0} for group in AGE_GROUPS},
     "by_race": {},
     "label_problems": {"not a name like AGE_GENDER_RACE_STAMP.jpg": 2},
@@ -26,12 +28,13 @@ EMPTY: dict[str, Any] = {
 }
 
 
-def draw(summary, examples=None, samples=None):
+def draw(summary, examples=None, samples=None, age_ranges=None):
     return eda_page(
         summary,
         source=["in/"],
         examples=examples or {},
         samples=samples or {},
+        age_ranges=age_ranges or {},
         seed=0,
         near_duplicate_bits=8,
         version="1",
@@ -52,8 +55,19 @@ def test_contradicting_labels_are_noted_and_faces_carry_their_labels():
     exact = {"groups": 3, "images": 6, "contradicting_groups": 2}
     summary = EMPTY | {"duplicates": EMPTY["duplicates"] | {"exact": exact}, "by_race": {"white": 1, "black": 0}}
     page, charts = draw(
-        summary, samples={"all": [("x/a.jpg", 31.0, 1, b"\xff\xd8")], "31-40": [("x/b.jpg", None, None, b"")]}
+        summary,
+        samples={"all": [("x/a.jpg", 31.0, 31.0, 1, b"\xff\xd8")], "31-40": [("x/b.jpg", None, None, None, b"")]},
     )
     assert "2 groups of identical files have different ages or genders" in page
     assert list(charts) == ["races"]
     assert "<strong>31 years</strong><span>female</span>" in page and "no age" in page
+
+
+def test_ranges_of_ages_are_drawn_and_counted():
+    labels = {"exact": 0, "range": 1234, "spans_groups": 1000}
+    summary = EMPTY | {"labelled": 1234, "age_labels": labels, "by_age_range": {"20-29": 1000, "70+": 234}}
+    faces = {"all": [("x/a.jpg", 20.0, 29.0, 0, b"\xff\xd8"), ("x/b.jpg", 70.0, 120.0, 0, b"\xff\xd8")]}
+    page, charts = draw(summary, samples=faces, age_ranges={(20, 29): 1000, (70, 120): 234})
+    assert list(charts) == ["ages_by_range"]
+    assert "1,234 images have an age, 1,234 of them as a range. 1,000 of the ranges span several" in page
+    assert "<strong>20-29 years</strong>" in page and "<strong>70+ years</strong>" in page
