@@ -68,8 +68,8 @@ class SourceOptions(ImageLimits):
     'faces/{user_id}/{file}'; default: uri, file_name, file, path, image, ..."""
 
     age_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the age in years, 0-120, or a range of ages: 20-29, (25, 32), more than 70; default: age_years
-    or age"""
+    """manifest: column with the age in years, 0-120, or a range of ages, e.g. 20-29, (25, 32), more than 70; default:
+    age_years or age"""
 
     gender_column: Annotated[str | None, LABELS] = None
     """manifest: column with the gender: male/female, m/f, or a code; default: gender or sex"""

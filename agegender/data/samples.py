@@ -89,7 +89,10 @@ class SampleSet:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``."""
         drawn = {
-            key: [Sample(*known, jpeg=base64.b64decode(jpeg)) for *known, jpeg in samples]
+            key: [
+                Sample(rank, uri, low, high, gender, base64.b64decode(jpeg))
+                for rank, uri, low, high, gender, jpeg in samples
+            ]
             for key, samples in values["drawn"].items()
         }
         return cls(values["seed"], values["overall"], values["per_group"], drawn)

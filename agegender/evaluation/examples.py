@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from agegender.evaluation.metrics import Observations
+from agegender.evaluation.metrics import Observations, age_errors
 
 Indices = npt.NDArray[np.int64]
 
@@ -17,11 +17,13 @@ def choose_examples(observations: Observations, seed: int, count: int) -> dict[s
         count: maximum per category.
 
     Returns:
-        ``random``; ``best`` and ``worst`` by age error; ``gender_mistakes``, most confident first. Indices, int64.
+        ``random``; ``best`` and ``worst`` by age error, which is to the nearest end of a range; ``gender_mistakes``, most
+        confident first. Indices, int64.
     """
     shuffled = np.random.default_rng(seed).permutation(len(observations)).astype(np.int64)
-    aged = shuffled[observations.age_labelled[shuffled]]
-    by_error = aged[np.argsort(np.abs(observations.age_pred - observations.age_true)[aged], kind="stable")]
+    errors = age_errors(observations)
+    aged = shuffled[~np.isnan(errors[shuffled])]
+    by_error = aged[np.argsort(errors[aged], kind="stable")]
     confidence = np.abs(observations.female_probability - 0.5)
     is_mistake = observations.gender_labelled & (
         (observations.female_probability >= 0.5) != (observations.gender_true == 1)

@@ -16,7 +16,13 @@ def findings(metrics: dict[str, Any], rows: list[Row]) -> list[str]:
         metrics: the content of metrics.json.
         rows: of ``slices.slice_rows``.
     """
-    sentences = [*_age_errors(metrics, rows), *_biases(rows), *_gender(metrics, rows), *_races(rows)]
+    sentences = [
+        *_age_errors(metrics, rows),
+        *_ranges(metrics, rows),
+        *_biases(rows),
+        *_gender(metrics, rows),
+        *_races(rows),
+    ]
     return [*sentences, *_coverage(metrics, rows), *_minors(metrics), *_robustness(metrics)]
 
 
@@ -41,6 +47,19 @@ def _age_errors(metrics: Row, rows: list[Row]) -> Iterable[str]:
                 f"{worst['age_mae_years_high']:.1f}) for those {slice_name(worst)}, n = {worst['n_age']:,}, "
                 f"against {overall:.1f} over all: the worst by {by.replace(' x ', ' and ').replace('_', ' ')}."
             )
+
+
+def _ranges(metrics: Row, rows: list[Row]) -> Iterable[str]:
+    """The labelled range of ages whose share inside is the lowest, if it is apart from the whole."""
+    overall = metrics["age_in_range"]["value"]
+    ranges = _of(rows, "age_range", "age_in_range", "n_age_range")
+    worst = min(ranges, key=lambda row: float(row["age_in_range"]), default=None)
+    if worst is not None and worst["age_in_range_high"] < overall:
+        yield (
+            f"The estimate is inside the labelled range for {worst['age_in_range']:.0%} ({worst['age_in_range_low']:.0%} to "
+            f"{worst['age_in_range_high']:.0%}) of those labelled {worst['age_range']}, n = {worst['n_age_range']:,}, "
+            f"against {overall:.0%} over all: the worst of the ranges."
+        )
 
 
 def _biases(rows: list[Row]) -> Iterable[str]:
@@ -70,13 +89,13 @@ def _gender(metrics: Row, rows: list[Row]) -> Iterable[str]:
 
 def _races(rows: list[Row]) -> Iterable[str]:
     """The best and the worst group, if their bounds do not overlap."""
-    for metric, counted, form in (
-        ("age_mae_years", "n_age", "{:.1f} years"),
-        ("gender_accuracy", "n_gender", "{:.1%}"),
+    for metric, counted, form, name in (
+        ("age_mae_years", "n_age", "{:.1f} years", "MAE"),
+        ("age_in_range", "n_age_range", "{:.1%}", "The share of ages inside the labelled range"),
+        ("gender_accuracy", "n_gender", "{:.1%}", "Gender accuracy"),
     ):
         known = sorted(_of(rows, "race", metric, counted), key=lambda row: float(row[metric]))
         if len(known) >= 2 and known[0][f"{metric}_high"] < known[-1][f"{metric}_low"]:
-            name = "MAE" if metric == "age_mae_years" else "Gender accuracy"
             low, high = (f"{form.format(row[metric])} for {row['race']}" for row in (known[0], known[-1]))
             yield f"{name} differs by race beyond chance: {low}, {high}."
 

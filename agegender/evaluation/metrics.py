@@ -1,13 +1,16 @@
 """Metrics as sums that can be merged over the parts of a set.
 
-Each metric is a mean over the images that have its label, so a part only needs (sum, count).
+Each metric is a mean over the images that have its label, so a part only needs (sum, count). Exact ages and ranges of ages
+have metrics of their own: an error to a range is smaller than one to the age that is not known.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from agegender.schema import age_end_years
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,26 +24,46 @@ METRICS = (
     "interval_coverage",
     "interval_width_years",
 )
-"""The columns of ``contributions``."""
+"""Over exact ages and genders; the width of the interval also over ranges."""
+
+RANGE_METRICS = (
+    "age_in_range",
+    "age_mae_to_range_years",
+    "age_bucket_accuracy",
+    "age_within_one_bucket",
+    "interval_meets_range",
+)
+"""Over images whose age is labelled as a range. An interval meets a range if they have a moment in common."""
+
+_COLUMNS = (*METRICS, *RANGE_METRICS)
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Labels and estimates of N images, as columns: 26 bytes per image."""
+    """Labels and estimates of N images, as columns: 35 bytes per image."""
 
     age_true: npt.NDArray[np.float32]
-    """Years; NaN where unlabelled."""
+    """Exact age in years; NaN where unlabelled or labelled with a range."""
 
     gender_true: npt.NDArray[np.int8]
     """0 male, 1 female; -1 where unlabelled."""
 
     race: npt.NDArray[np.int8]
-    """Index into ``schema.RACES``; -1 where unlabelled."""
+    """Index into the names of the set's groups; -1 where unlabelled."""
 
     age_pred: npt.NDArray[np.float32]
     age_low: npt.NDArray[np.float32]
     age_high: npt.NDArray[np.float32]
     female_probability: npt.NDArray[np.float32]
+
+    range_low: npt.NDArray[np.float32]
+    """First year of the range of ages; NaN where the age is exact or unlabelled."""
+
+    range_high: npt.NDArray[np.float32]
+    """Last whole year of the range."""
+
+    bucket_steps: npt.NDArray[np.int8]
+    """How many buckets the estimate is from the range's (``bucketed``); -1 where the ranges are no buckets."""
 
     def __len__(self) -> int:
         return int(self.age_true.size)
@@ -56,8 +79,13 @@ class Observations:
 
     @property
     def age_labelled(self) -> npt.NDArray[np.bool_]:
-        """bool[N]: images with a known age."""
+        """bool[N]: images with a known exact age."""
         return ~np.isnan(self.age_true)
+
+    @property
+    def range_labelled(self) -> npt.NDArray[np.bool_]:
+        """bool[N]: images whose age is known as a range."""
+        return ~np.isnan(self.range_low)
 
     @property
     def gender_labelled(self) -> npt.NDArray[np.bool_]:
@@ -69,7 +97,7 @@ def contributions(observations: Observations) -> Floats:
     """The contribution of each image to each metric.
 
     Returns:
-        float64[N, len(METRICS)]; NaN if the image does not have the metric's label.
+        float64[N, M], METRICS and then RANGE_METRICS; NaN if the image does not have the metric's label.
     """
     error = observations.age_pred.astype(np.float64) - observations.age_true
     known, gender_known = observations.age_labelled, observations.gender_labelled
@@ -82,9 +110,63 @@ def contributions(observations: Observations) -> Floats:
         np.where(known, np.abs(error) <= WITHIN_YEARS, np.nan),
         np.where(gender_known, correct, np.nan),
         np.where(known, inside, np.nan),
-        np.where(known, width, np.nan),
+        np.where(known | observations.range_labelled, width, np.nan),
     )
-    return np.stack(columns, axis=1)
+    return np.stack([*columns, *_range_contributions(observations)], axis=1)
+
+
+def _range_contributions(observations: Observations) -> tuple[Floats, ...]:
+    ranged = observations.range_labelled
+    outside = years_outside(observations)
+    end = age_end_years(observations.range_low, observations.range_high)
+    meets = (observations.age_high >= observations.range_low) & (observations.age_low <= end)
+    bucketed = observations.bucket_steps >= 0
+    return (
+        np.where(ranged, outside == 0, np.nan),
+        outside,
+        np.where(bucketed, observations.bucket_steps == 0, np.nan),
+        np.where(bucketed, observations.bucket_steps <= 1, np.nan),
+        np.where(ranged, meets, np.nan),
+    )
+
+
+def years_outside(observations: Observations) -> Floats:
+    """Distance of each estimate to the nearest end of its range, float64[N]: 0 inside, NaN without a range."""
+    end = age_end_years(observations.range_low, observations.range_high).astype(np.float64)
+    below, above = observations.range_low.astype(np.float64) - observations.age_pred, observations.age_pred - end
+    outside: Floats = np.maximum(np.maximum(below, above), np.where(observations.range_labelled, 0.0, np.nan))
+    return outside
+
+
+def age_errors(observations: Observations) -> Floats:
+    """Absolute age error of each image in years, to the nearest end of a range; float64[N], NaN without an age."""
+    exact = np.abs(observations.age_pred.astype(np.float64) - observations.age_true)
+    errors: Floats = np.where(observations.range_labelled, years_outside(observations), exact)
+    return errors
+
+
+def ranges_of(observations: Observations) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The distinct ranges of some images, int64[R, 2] ascending, and the index of each image's, int64[N]; -1 without one."""
+    ranged = observations.range_labelled
+    keys = (observations.range_low[ranged] * 1000 + observations.range_high[ranged]).astype(np.int64)
+    distinct, index = np.unique(keys, return_inverse=True)
+    which = np.full(len(observations), -1, dtype=np.int64)
+    which[ranged] = index
+    return np.stack(np.divmod(distinct, 1000), axis=1), which
+
+
+def bucketed(observations: Observations) -> Observations:
+    """Set ``bucket_steps`` if the ranges of a set are buckets: at least two, of which no two have a year in common.
+
+    An estimate is in the bucket that is nearest to it; a gap between two of them is divided in its middle.
+    """
+    ranges, true = ranges_of(observations)
+    low, high = ranges[:, 0], ranges[:, 1]
+    if len(ranges) < 2 or (low[1:] <= high[:-1]).any():
+        return observations
+    estimated = np.searchsorted((high[:-1] + 1 + low[1:]) / 2, observations.age_pred, side="right")
+    steps = np.where(true >= 0, np.abs(estimated - true), -1).astype(np.int8)
+    return replace(observations, bucket_steps=steps)
 
 
 @dataclass(frozen=True)
@@ -108,13 +190,18 @@ class MetricSums:
     def values(self) -> dict[str, float | None]:
         """The metrics; None if no image has the label."""
         return {
-            name: float(self.sums[i] / self.counts[i]) if self.counts[i] else None for i, name in enumerate(METRICS)
+            name: float(self.sums[i] / self.counts[i]) if self.counts[i] else None for i, name in enumerate(_COLUMNS)
         }
 
     @property
     def n_age(self) -> int:
-        """Images with a known age."""
+        """Images with a known exact age."""
         return int(self.counts[METRICS.index("age_mae_years")])
+
+    @property
+    def n_age_range(self) -> int:
+        """Images whose age is known as a range."""
+        return int(self.counts[_COLUMNS.index("age_in_range")])
 
     @property
     def n_gender(self) -> int:

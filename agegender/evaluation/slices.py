@@ -1,6 +1,6 @@
-"""Disaggregated metrics: by age group, gender, race, and their intersections."""
+"""Disaggregated metrics: by age group, labelled range of ages, gender, race, and their intersections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agegender.evaluation.bootstrap import mean_bounds, median_bounds, share_bounds
-from agegender.evaluation.metrics import METRICS, MetricSums, Observations, contributions, median_error_years
-from agegender.schema import AGE_GROUPS, GENDERS, RACES, age_group_index
+from agegender.evaluation.metrics import (
+    METRICS,
+    RANGE_METRICS,
+    MetricSums,
+    Observations,
+    contributions,
+    median_error_years,
+    ranges_of,
+)
+from agegender.schema import AGE_GROUPS, GENDERS, RACES, age_end_years, age_group_index, age_text
 
 SLICINGS = (
     ("age_group",),
+    ("age_range",),
     ("gender",),
     ("race",),
     ("age_group", "gender"),
@@ -22,16 +31,19 @@ SLICINGS = (
 MIN_INTERSECTION_IMAGES = 30
 """Intersections of all three with fewer images are left out: their bounds would be too wide."""
 
-_NAMES: dict[str, tuple[str, ...]] = {"age_group": AGE_GROUPS, "gender": GENDERS, "race": RACES}
+MAX_RANGES = 60
+"""A set with more distinct ranges is not sliced by them."""
+
+_ATTRIBUTES = ("age_group", "age_range", "gender", "race")
 
 SCHEMA = pa.schema(
     [
         pa.field("slice", pa.string(), nullable=False),
-        *(pa.field(name, pa.dictionary(pa.int8(), pa.string())) for name in _NAMES),
-        *(pa.field(name, pa.int64(), nullable=False) for name in ("n", "n_age", "n_gender")),
+        *(pa.field(name, pa.dictionary(pa.int8(), pa.string())) for name in _ATTRIBUTES),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("n", "n_age", "n_age_range", "n_gender")),
         *(
             pa.field(f"{metric}{end}", pa.float64())
-            for metric in (*METRICS, "age_median_error_years")
+            for metric in (*METRICS, *RANGE_METRICS, "age_median_error_years")
             for end in ("", "_low", "_high")
         ),
     ]
@@ -52,7 +64,7 @@ def bounded_metrics(observations: Observations, rounds: int, seed: int) -> dict[
     """
     values = MetricSums.of(observations).values()
     lows, highs = mean_bounds(contributions(observations), rounds, seed)
-    result = {name: _bounded(values[name], lows[i], highs[i]) for i, name in enumerate(METRICS)}
+    result = {name: _bounded(values[name], lows[i], highs[i]) for i, name in enumerate((*METRICS, *RANGE_METRICS))}
     median = median_error_years(observations)
     low, high = np.nan, np.nan
     if median is not None:
@@ -61,23 +73,35 @@ def bounded_metrics(observations: Observations, rounds: int, seed: int) -> dict[
     return result | {"age_median_error_years": _bounded(median, low, high)}
 
 
-def slice_rows(observations: Observations, rounds: int, seed: int) -> list[dict[str, Any]]:
+def slice_rows(
+    observations: Observations, rounds: int, seed: int, races: Sequence[str] = RACES
+) -> list[dict[str, Any]]:
     """One row per non-empty slice.
 
     Args:
         observations: N images.
         rounds: resamples of the bootstrap.
         seed: same seed, same bounds.
+        races: names of the groups that ``observations.race`` counts.
 
     Returns:
-        Rows with ``slice`` (e.g. ``age_group x gender``), ``age_group``, ``gender`` and ``race`` (None where not sliced
-        by), ``n``, ``n_age``, ``n_gender`` and ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric.
+        Rows with ``slice`` (e.g. ``age_group x gender``), ``age_group``, ``age_range``, ``gender`` and ``race`` (None where
+        not sliced by), ``n``, ``n_age``, ``n_age_range``, ``n_gender`` and ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric.
     """
     codes = _slice_codes(observations)
+    ranges, codes["age_range"] = ranges_of(observations)
+    if len(ranges) > MAX_RANGES:
+        codes["age_range"] = np.full(len(observations), -1, dtype=np.int64)
+    names = {
+        "age_group": AGE_GROUPS,
+        "age_range": [age_text(*ends) for ends in ranges.tolist()],
+        "gender": GENDERS,
+        "race": races,
+    }
     return [
         {
             "slice": " x ".join(by),
-            **{name: labels.get(name) for name in _NAMES},
+            **{name: names[name][labels[name]] if name in labels else None for name in _ATTRIBUTES},
             **_metric_columns(observations, mask, rounds, seed),
         }
         for by in SLICINGS
@@ -97,12 +121,16 @@ def confusion(observations: Observations) -> npt.NDArray[np.int64]:
 def age_assurance(observations: Observations) -> dict[str, dict[str, Any]]:
     """Error rates of an age check by the point estimate: minors accepted as adults, adults rejected.
 
+    A range of ages counts if all of it is on one side.
+
     Returns:
         ``minors_13_17`` and ``adults``, each with ``n`` and shares with Wilson's 95 % bounds.
     """
-    known = observations.take(observations.age_labelled)
-    minors = known.age_pred[(known.age_true >= 13) & (known.age_true < 18)]
-    adults = known.age_pred[known.age_true >= 18]
+    exact = observations.age_labelled
+    low = np.where(exact, observations.age_true, observations.range_low)
+    end = np.where(exact, observations.age_true, age_end_years(observations.range_low, observations.range_high))
+    minors = observations.age_pred[(low >= 13) & (end < 18)]
+    adults = observations.age_pred[low >= 18]
     return {
         "minors_13_17": {
             "n": int(minors.size),
@@ -118,9 +146,12 @@ def age_assurance(observations: Observations) -> dict[str, dict[str, Any]]:
 
 
 def _slice_codes(observations: Observations) -> dict[str, npt.NDArray[np.int64]]:
-    """Codes of each attribute, int64[N]; -1 if unlabelled."""
+    """Codes of each attribute, int64[N]; -1 if unlabelled, or where a range spans several age groups."""
     ages = np.full(len(observations), -1, dtype=np.int64)
     ages[observations.age_labelled] = age_group_index(observations.age_true[observations.age_labelled])
+    ranged = np.flatnonzero(observations.range_labelled)
+    first, last = (age_group_index(ends[ranged]) for ends in (observations.range_low, observations.range_high))
+    ages[ranged[first == last]] = first[first == last]
     return {
         "age_group": ages,
         "gender": observations.gender_true.astype(np.int64),
@@ -130,17 +161,22 @@ def _slice_codes(observations: Observations) -> dict[str, npt.NDArray[np.int64]]
 
 def _members(
     by: tuple[str, ...], codes: dict[str, npt.NDArray[np.int64]]
-) -> Iterator[tuple[dict[str, str], npt.NDArray[np.bool_]]]:
-    """The labels of each slice and the mask of its images, bool[N]."""
+) -> Iterator[tuple[dict[str, int], npt.NDArray[np.bool_]]]:
+    """The codes of each slice and the mask of its images, bool[N]."""
     stacked = np.stack([codes[name] for name in by], axis=1)
     for key in np.unique(stacked[(stacked >= 0).all(axis=1)], axis=0):
-        yield {name: _NAMES[name][code] for name, code in zip(by, key, strict=True)}, (stacked == key).all(axis=1)
+        yield dict(zip(by, key.tolist(), strict=True)), (stacked == key).all(axis=1)
 
 
 def _metric_columns(observations: Observations, mask: npt.NDArray[np.bool_], rounds: int, seed: int) -> dict[str, Any]:
     part = observations.take(mask)
     sums = MetricSums.of(part)
-    row: dict[str, Any] = {"n": sums.images, "n_age": sums.n_age, "n_gender": sums.n_gender}
+    row: dict[str, Any] = {
+        "n": sums.images,
+        "n_age": sums.n_age,
+        "n_age_range": sums.n_age_range,
+        "n_gender": sums.n_gender,
+    }
     for name, bounded in bounded_metrics(part, rounds, seed).items():
         row |= {name: bounded["value"], f"{name}_low": bounded["low"], f"{name}_high": bounded["high"]}
     return row

@@ -27,11 +27,11 @@ _EXAMPLE_TITLES = {
 
 @dataclass(frozen=True)
 class Example:
-    """One image with labels and estimates; ages in years, gender codes."""
+    """One image with labels and estimates; ages in years (the labelled one as text, a range too), gender codes."""
 
     jpeg: bytes
     uri: str
-    age_true: float | None
+    age_true: str | None
     age_pred: float
     age_low: float
     age_high: float
@@ -65,12 +65,13 @@ def evaluation_page(
     """
     sections = [
         _findings(metrics),
-        _by("Error by age", "age_group", slices),
-        _errors(ages, error_histogram),
+        *([_by("Error by age", "age_group", slices)] if _rows(slices, "age_group") else []),
+        *([_ranges(metrics, slices)] if metrics["n_age_range"] else []),
+        *([_errors(ages, error_histogram)] if metrics["n_age"] else []),
         *([_by("Error by gender", "gender", slices)] if _rows(slices, "gender") else []),
         *([_by("Error by race", "race", slices)] if _rows(slices, "race") else []),
         *([_intersections(slices)] if _rows(slices, "age_group x gender") else []),
-        _confusion(confusion),
+        *([_confusion(confusion)] if metrics["n_age"] else []),
         _interval(metrics["interval_by_age_group"], float(metrics["interval_coverage_promised"])),
         *([_selective(metrics["selective_prediction"])] if metrics["selective_prediction"] else []),
         *([_gender_calibration(metrics, reliability)] if reliability else []),
@@ -100,9 +101,14 @@ def _key_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
         ("gender_accuracy", "gender accuracy", True),
         ("interval_coverage", f"{metrics['interval_coverage_promised']:.0%} interval coverage", True),
         ("interval_width_years", "mean width of the interval, years", False),
+        ("age_in_range", "age inside the labelled range", True),
+        ("age_mae_to_range_years", "mean distance to the labelled range, years", False),
     )
     facts: list[tuple[str, Cell]] = []
+    ranges = ("age_in_range", "age_mae_to_range_years")
     for key, name, share in named:
+        if key in ranges and not metrics["n_age_range"]:
+            continue
         value, _, bounds = (_bounded(metrics[key], share) or "").partition(" ")
         facts.append((f"{name} {bounds}".strip(), value or None))
     return facts
@@ -185,6 +191,29 @@ def _cell(row: Row, metric: str, share: bool = False) -> str | None:
     scale, digits = (100, 0) if share else (1, 1)
     value, low, high = (f"{row[f'{metric}{end}'] * scale:.{digits}f}" for end in ("", "_low", "_high"))
     return f"{value}{'%' if share else ''} ({_span(low, high)})"
+
+
+def _ranges(metrics: Mapping[str, Any], slices: Sequence[Row]) -> Section:
+    columns = (
+        ("inside the range", "age_in_range", True),
+        ("distance to the range, years", "age_mae_to_range_years", False),
+        ("same bucket", "age_bucket_accuracy", True),
+        ("same or next bucket", "age_within_one_bucket", True),
+        ("interval meets the range", "interval_meets_range", True),
+    )
+    rows = _rows(slices, "age_range")
+    cells: list[list[Cell]] = [
+        ["all", metrics["n_age_range"], *(_bounded(metrics[metric], share) for _, metric, share in columns)]
+    ]
+    cells += [
+        [str(row["age_range"]), row["n"], *(_cell(row, metric, share) for _, metric, share in columns)] for row in rows
+    ]
+    return Section(
+        "Ages labelled as ranges",
+        "20-29 lasts to just before the 30th birthday. The distance is to the nearest end of the range and 0 inside, so that "
+        "it is no MAE. Buckets are there where no two ranges of the set overlap.",
+        tables=[Table(["range", "n", *(name for name, _, _ in columns)], cells)],
+    )
 
 
 def _errors(ages: Ages, error_histogram: Histogram) -> Section:
@@ -330,7 +359,7 @@ def _examples(examples: Mapping[str, Sequence[Example]]) -> Section:
 
 
 def _grid_image(example: Example) -> GridImage:
-    age = "age not labelled" if example.age_true is None else f"true {example.age_true:.0f} years"
+    age = "age not labelled" if example.age_true is None else f"true {example.age_true} years"
     female = example.female_probability >= 0.5
     confidence = max(example.female_probability, 1 - example.female_probability)
     gender = "gender not labelled" if example.gender_true is None else f"true {GENDERS[example.gender_true]}"
@@ -356,5 +385,6 @@ def _images(metrics: Mapping[str, Any]) -> Section:
         rows.append([f"in part {metrics['split']['part']} of the split", images["in_part"]])
     rows += [[f"status {status}", n] for status, n in images["by_status"].items()]
     rows += [["readable, without a label", images["unlabelled"]], ["evaluated", metrics["n"]]]
-    rows += [["with a known age", metrics["n_age"]], ["with a known gender", metrics["n_gender"]]]
+    rows += [["with a known age", metrics["n_age"]], ["with a range of ages", metrics["n_age_range"]]]
+    rows += [["with a known gender", metrics["n_gender"]]]
     return Section("Which images", "From " + ", ".join(metrics["input"]), tables=[Table(["", "images"], rows)])

@@ -74,6 +74,7 @@ def test_the_metrics_are_those_of_the_predictions(evaluated: Path) -> None:
         "age_median_error_years": error.abs().median(),
     }
     assert set(METRICS) < set(expected)
+    assert metrics["n_age_range"] == 0 and metrics["age_in_range"]["value"] is None
     for name, value in expected.items():
         assert metrics[name]["value"] == pytest.approx(value, abs=1e-3)
         assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]

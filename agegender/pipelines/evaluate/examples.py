@@ -14,6 +14,7 @@ from agegender.evaluation.examples import choose_examples
 from agegender.pipelines.evaluate.gather import Gathered, rows_at
 from agegender.pipelines.source.listing import Listing, fetch, read_unit
 from agegender.reports.evaluation import Example
+from agegender.schema import age_text
 
 EXAMPLES_OF_EACH = 12
 SIDE_PX = 128
@@ -56,12 +57,19 @@ def _pictures(
     return pictures
 
 
+def _age_text(gathered: Gathered, index: int) -> str | None:
+    observations = gathered.observations
+    if observations.range_labelled[index]:
+        return age_text(float(observations.range_low[index]), float(observations.range_high[index]))
+    return f"{observations.age_true[index]:.0f}" if observations.age_labelled[index] else None
+
+
 def _example(gathered: Gathered, index: int, uri: str, jpeg: bytes) -> Example:
     observations = gathered.observations
     return Example(
         jpeg=jpeg,
         uri=uri,
-        age_true=None if np.isnan(observations.age_true[index]) else float(observations.age_true[index]),
+        age_true=_age_text(gathered, index),
         age_pred=float(observations.age_pred[index]),
         age_low=float(observations.age_low[index]),
         age_high=float(observations.age_high[index]),

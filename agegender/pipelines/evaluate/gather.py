@@ -3,7 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agegender.evaluation.metrics import Observations
+from agegender.data.races import MAX_NAMES, OTHER_GROUPS, largest_groups
+from agegender.evaluation.metrics import Observations, bucketed
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.source.listing import Listing
 from agegender.schema import TRUE_LABELS, Status
@@ -28,6 +29,9 @@ class Gathered:
 
     observations: Observations
     """The readable images with a label."""
+
+    races: tuple[str, ...]
+    """The names of the groups that ``observations.race`` counts."""
 
     unit: npt.NDArray[np.int32]
     """int32[N], index of the unit of each image."""
@@ -58,7 +62,7 @@ def observations_of(output: str, listing: Listing, corruption: str) -> Observati
     for unit in listing.units:
         table = tables.read_table(OutputLayout(output).evaluated(unit, corruption))
         parts.append(_observations(table.take(pa.array(_usable_rows(table)))))
-    return Observations.joined(parts)
+    return bucketed(Observations.joined(parts))
 
 
 def content_keys(hashes: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
@@ -84,6 +88,8 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
         metadata: for the Parquet file.
     """
     parts: list[Observations] = []
+    names = {OTHER_GROUPS: 0}
+    races: list[npt.NDArray[np.int16]] = []
     rows_of_units: list[tuple[int, npt.NDArray[np.int32]]] = []
     by_status: Counter[str] = Counter()
     unlabelled = seen_in_training = 0
@@ -98,6 +104,7 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
             rows = _usable_rows(table)
             usable = table.take(pa.array(rows))
             parts.append(_observations(usable))
+            races.append(_name_codes(usable.column("true_race"), names))
             rows_of_units.append((number, rows))
             unlabelled += int(pc.sum(pc.equal(table.column("status"), Status.OK.value)).as_py() or 0) - rows.size
             seen_in_training += int(np.isin(content_keys(usable.column("content_hash")), training_keys).sum())
@@ -108,8 +115,10 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
     units = np.repeat(
         np.array([number for number, _ in rows_of_units], np.int32), [rows.size for _, rows in rows_of_units]
     )
+    groups, codes = _groups(list(names), np.concatenate(races))
     return Gathered(
-        Observations.joined(parts),
+        bucketed(replace(Observations.joined(parts), race=codes)),
+        groups,
         units,
         np.concatenate([rows for _, rows in rows_of_units]),
         {status.value: by_status[status.value] for status in Status if by_status[status.value]},
@@ -121,19 +130,46 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
 def _usable_rows(table: pa.Table) -> npt.NDArray[np.int32]:
     """Rows with predictions and at least one label."""
     ok = pc.equal(table.column("status"), Status.OK.value)
-    labelled = pc.or_(pc.is_valid(table.column("true_age_years")), pc.is_valid(table.column("true_gender")))
+    labelled = pc.or_(pc.is_valid(table.column("true_age_low_years")), pc.is_valid(table.column("true_gender")))
     return np.flatnonzero(pc.and_(ok, labelled).to_numpy()).astype(np.int32)
 
 
+def _name_codes(column: pa.ChunkedArray, names: dict[str, int]) -> npt.NDArray[np.int16]:
+    """The code of each name, int16[N], -1 if null; ``names`` grows by those that are new."""
+    encoded = column.combine_chunks().dictionary_encode()
+    for name in encoded.dictionary.to_pylist():
+        if len(names) <= MAX_NAMES:
+            names.setdefault(name, len(names))
+    codes = [names.get(name, names[OTHER_GROUPS]) for name in encoded.dictionary.to_pylist()]
+    indices: npt.NDArray[np.int32] = np.asarray(pc.fill_null(encoded.indices, -1), dtype=np.int32)
+    return np.array([*codes, -1], dtype=np.int16)[indices]
+
+
+def _groups(names: list[str], codes: npt.NDArray[np.int16]) -> tuple[tuple[str, ...], npt.NDArray[np.int8]]:
+    """The groups that are told apart, and the index of each image's, int8[N], -1 if null."""
+    counts = np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+    groups = tuple(largest_groups({name: count for name, count in zip(names, counts, strict=True) if count}))
+    others = groups.index(OTHER_GROUPS) if OTHER_GROUPS in groups else -1
+    index = [groups.index(name) if name in groups else others for name in names]
+    return groups, np.array([*index, -1], dtype=np.int8)[codes]
+
+
 def _observations(table: pa.Table) -> Observations:
+    """The observations of scored rows, without races and buckets, which are known when all rows are."""
+    exact = pc.is_valid(table.column("true_age_years")).to_numpy()
+    low, high = (_numbers(table, f"true_age_{end}_years", np.nan, np.float32) for end in ("low", "high"))
+    unknown = np.full(table.num_rows, -1, dtype=np.int8)
     return Observations(
         age_true=_numbers(table, "true_age_years", np.nan, np.float32),
         gender_true=_numbers(table, "true_gender", -1, np.int8),
-        race=_numbers(table, "true_race", -1, np.int8),
+        race=unknown,
         age_pred=_numbers(table, "age_years", np.nan, np.float32),
         age_low=_numbers(table, "age_low_years", np.nan, np.float32),
         age_high=_numbers(table, "age_high_years", np.nan, np.float32),
         female_probability=_numbers(table, "female_probability", np.nan, np.float32),
+        range_low=np.where(exact, np.float32(np.nan), low),
+        range_high=np.where(exact, np.float32(np.nan), high),
+        bucket_steps=unknown,
     )
 
 

@@ -118,7 +118,7 @@ def _write_results(
     part: Keys | None,
 ) -> dict[str, Any]:
     layout = OutputLayout(config.output)
-    rows = slices.slice_rows(gathered.observations, config.bootstrap_rounds, config.seed)
+    rows = slices.slice_rows(gathered.observations, config.bootstrap_rounds, config.seed, gathered.races)
     metrics = _metrics(config, info, listing, gathered, part)
     metrics["findings"] = findings(metrics, rows)
     tables.write_table(layout.path("slices.parquet"), pa.Table.from_pylist(rows, slices.SCHEMA))
@@ -144,6 +144,7 @@ def _metrics(
     return {
         "n": sums.images,
         "n_age": sums.n_age,
+        "n_age_range": sums.n_age_range,
         "n_gender": sums.n_gender,
         **slices.bounded_metrics(observations, config.bootstrap_rounds, config.seed),
         "interval_coverage_promised": info.calibration.interval_coverage,
@@ -211,8 +212,8 @@ def _check_labels(config: EvaluateConfig, listing: Listing) -> None:
     """Refuse a source without any label, before anything is scored."""
     problems: set[str] = set()
     for unit in listing.units:
-        listed = tables.read_table(unit, ["age_years", "gender", "label_problem"])
-        if any(listed.column(name).null_count < listed.num_rows for name in ("age_years", "gender")):
+        listed = tables.read_table(unit, ["age_low_years", "gender", "label_problem"])
+        if any(listed.column(name).null_count < listed.num_rows for name in ("age_low_years", "gender")):
             return
         problems.update(pc.unique(listed.column("label_problem").drop_null()).to_pylist()[:3])
     reason = f" (for example: {sorted(problems)[0]})" if problems else ""

@@ -144,11 +144,10 @@ class TableReader:
                         uri = f"{found.uri}#{row}"  # a row of its own, though without an address
                     else:
                         uri = address if of_bytes else files.resolve(address, base)
-                    label = (
-                        labels.from_values(age, gender, race, self.options.gender_codes)
-                        if has_labels
-                        else label_of_name(self.options, uri)
-                    )
+                    if has_labels:
+                        label = labels.from_values(age, gender, race, self.options.gender_codes)
+                    else:
+                        label = label_of_name(self.options, uri)
                     if of_bytes:
                         where["offset"] = row
                     yield labelled(uri, label, kept=keep, **where)

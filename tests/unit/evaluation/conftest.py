@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from agegender.evaluation.metrics import Observations
+from tests.support.observed import of_exact_ages
 
 
 def observe(n: int, seed: int = 0) -> Observations:
@@ -16,7 +17,7 @@ def observe(n: int, seed: int = 0) -> Observations:
     gender[rng.random(n) < 0.1] = -1
     race[rng.random(n) < 0.2] = -1
     female = (1 / (1 + np.exp(-logit))).astype(np.float32)
-    return Observations(age, gender, race, estimate, estimate - 6, estimate + 8, female)
+    return of_exact_ages(age, gender, race, estimate, estimate - 6, estimate + 8, female)
 
 
 @pytest.fixture

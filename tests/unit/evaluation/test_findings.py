@@ -6,6 +6,7 @@ from agegender.evaluation.examples import choose_examples
 from agegender.evaluation.findings import findings
 from agegender.evaluation.metrics import Observations
 from agegender.evaluation.slices import age_assurance, bounded_metrics, slice_rows
+from tests.support.observed import of_exact_ages, of_ranges
 
 
 def findings_of(observations: Observations, worse: dict[str, Observations] | None = None) -> list[str]:
@@ -35,7 +36,14 @@ def test_equal_groups_make_no_finding() -> None:
     gender = (turn % 2).astype(np.int8)
     estimate = age + np.where(turn % 4 < 2, 3, -3).astype(np.float32)
     race = np.full(age.size, -1, dtype=np.int8)
-    assert findings_of(Observations(age, gender, race, estimate, age - 9, age + 9, gender.astype(np.float32))) == []
+    assert findings_of(of_exact_ages(age, gender, race, estimate, age - 9, age + 9, gender.astype(np.float32))) == []
+
+
+def test_the_worst_range_is_named() -> None:
+    ranges = [(20.0, 29.0)] * 60 + [(70.0, 120.0)] * 60
+    (sentence,) = findings_of(of_ranges(ranges, [25.0] * 60 + [50.0] * 50 + [80.0] * 10))
+    assert sentence.startswith("The estimate is inside the labelled range for 17% (")
+    assert sentence.endswith("of those labelled 70+, n = 60, against 58% over all: the worst of the ranges.")
 
 
 def test_worse_images_are_named_where_the_interval_breaks(observations: Observations) -> None:
@@ -61,3 +69,10 @@ def test_examples_are_the_best_the_worst_and_the_surest_mistakes(observations: O
     assert wrong.all()
     assert len(set(chosen["random"].tolist())) == 8
     assert len(choose_examples(observations.take(np.arange(3)), seed=0, count=8)["random"]) == 3
+
+
+def test_examples_of_ranges_are_by_the_distance_to_the_range() -> None:
+    seen = of_ranges([(20.0, 29.0)] * 4, [25, 31, 60, 18])
+    chosen = choose_examples(seen, seed=0, count=2)
+    assert set(chosen["worst"].tolist()) == {2, 3}
+    assert chosen["best"][0] == 0

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from agegender.evaluation.metrics import METRICS, MetricSums, Observations, error_histogram, median_error_years
+from agegender.evaluation.metrics import (
+    METRICS,
+    RANGE_METRICS,
+    MetricSums,
+    Observations,
+    bucketed,
+    error_histogram,
+    median_error_years,
+)
+from tests.support.observed import of_ranges
 
 
 def by_hand(observations: Observations) -> dict[str, float]:
@@ -25,7 +34,8 @@ def by_hand(observations: Observations) -> dict[str, float]:
 def test_metrics_are_the_means_over_the_labelled_images(observations: Observations) -> None:
     values = MetricSums.of(observations).values()
     expected = by_hand(observations)
-    assert set(values) == set(METRICS) == set(expected)
+    assert set(METRICS) == set(expected)
+    assert values == {name: values[name] for name in METRICS} | dict.fromkeys(RANGE_METRICS)
     for name in METRICS:
         assert values[name] == pytest.approx(expected[name], rel=1e-6)
 
@@ -61,3 +71,51 @@ def test_the_histogram_of_errors_loses_nobody(observations: Observations) -> Non
     assert counts.sum() == error.size
     assert counts[-1] == (error > 9.5).sum()
     assert len(edges) == len(counts) + 1
+
+
+BUCKETS = [(0.0, 2.0), (3.0, 9.0), (10.0, 19.0), (20.0, 29.0), (70.0, 120.0)]
+
+
+def test_a_range_is_right_until_the_birthday_after_it() -> None:
+    inside = MetricSums.of(of_ranges([(20, 29)] * 4, [20.0, 29.99, 30.0, 19.99]))
+    assert inside.values()["age_in_range"] == 0.5
+    assert inside.values()["age_mae_to_range_years"] == pytest.approx(0.01 / 4, abs=1e-4)
+    assert (inside.n_age, inside.n_age_range) == (0, 4)
+    assert inside.values()["age_mae_years"] is None and inside.values()["age_bias_years"] is None
+
+
+def test_the_distance_to_a_range_is_to_its_nearest_end() -> None:
+    values = MetricSums.of(of_ranges([(20, 29), (20, 29), (70, 120)], [15, 34, 90])).values()
+    assert values["age_mae_to_range_years"] == pytest.approx((5 + 4 + 0) / 3, abs=1e-5)
+    assert values["interval_width_years"] == 4
+
+
+def test_an_interval_meets_a_range_that_it_has_a_moment_of() -> None:
+    seen = of_ranges([(20, 29)] * 4, [18.0, 17.9, 31.9, 32.0], width_years=4)
+    assert MetricSums.of(seen).sums[-1] == 2
+
+
+def test_buckets_of_a_set_that_tiles() -> None:
+    seen = bucketed(of_ranges(BUCKETS, [2.9, 10.0, 9.9, 30.0, 10.0]))
+    assert seen.bucket_steps.tolist() == [0, 1, 1, 0, 2]
+    values = MetricSums.of(seen).values()
+    assert (values["age_bucket_accuracy"], values["age_within_one_bucket"]) == (0.4, 0.8)
+    # 20-29 and 70+ leave a gap, which is divided at 50
+    assert bucketed(of_ranges(BUCKETS, [1, 5, 15, 51, 49])).bucket_steps.tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("ranges", [[(20, 29), (25, 32)], [(20, 29), (29, 32)], [(20, 29), (20, 29)]])
+def test_ranges_that_overlap_are_no_buckets(ranges: list[tuple[float, float]]) -> None:
+    values = MetricSums.of(bucketed(of_ranges(ranges, [25, 28]))).values()
+    assert values["age_bucket_accuracy"] is None and values["age_within_one_bucket"] is None
+    assert values["age_in_range"] == (0.5 if ranges[1][0] == 29 else 1.0)
+
+
+def test_exact_and_ranged_ages_are_measured_apart(observations: Observations) -> None:
+    ranged = of_ranges([(20.0, 29.0)] * 10, [40.0] * 10)
+    both = MetricSums.of(Observations.joined([observations, ranged]))
+    exact = MetricSums.of(observations)
+    assert (both.n_age, both.n_age_range) == (exact.n_age, 10)
+    for name in ("age_mae_years", "age_bias_years", "age_within_5_years", "interval_coverage"):
+        assert both.values()[name] == exact.values()[name]
+    assert both.values()["age_in_range"] == 0

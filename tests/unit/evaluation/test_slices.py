@@ -1,23 +1,27 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from agegender.evaluation.metrics import METRICS, MetricSums, Observations
+from agegender.evaluation.metrics import METRICS, RANGE_METRICS, MetricSums, Observations, bucketed
 from agegender.evaluation.slices import (
     MIN_INTERSECTION_IMAGES,
+    SCHEMA,
     age_assurance,
     bounded_metrics,
     confusion,
     slice_rows,
 )
 from agegender.schema import AGE_GROUPS, age_group
+from tests.support.observed import of_exact_ages, of_ranges
 
 
 def test_every_metric_lies_within_its_bounds(observations: Observations) -> None:
     metrics = bounded_metrics(observations, rounds=200, seed=0)
-    assert set(metrics) == {*METRICS, "age_median_error_years"}
-    for bounded in metrics.values():
-        low, value, high = (bounded[name] for name in ("low", "value", "high"))
+    assert set(metrics) == {*METRICS, *RANGE_METRICS, "age_median_error_years"}
+    for name in (*METRICS, "age_median_error_years"):
+        bounded = metrics[name]
+        low, value, high = (bounded[end] for end in ("low", "value", "high"))
         assert low is not None and value is not None and high is not None
         assert low <= value <= high
 
@@ -63,7 +67,7 @@ def test_age_assurance_counts_both_errors() -> None:
     ages = np.array([13, 15, 17, 17.5, 12, 18, 30, 40, np.nan], dtype=np.float32)
     estimates = np.array([19, 26, 17, 18, 30, 17, 24, 40, 1], dtype=np.float32)
     empty = np.full(9, -1, dtype=np.int8)
-    result = age_assurance(Observations(ages, empty, empty, estimates, estimates, estimates, estimates))
+    result = age_assurance(of_exact_ages(ages, empty, empty, estimates, estimates, estimates, estimates))
     assert result["minors_13_17"]["n"] == 4
     assert result["minors_13_17"]["estimated_18_or_over"]["value"] == 0.75
     assert result["minors_13_17"]["estimated_25_or_over"]["value"] == 0.25
@@ -79,3 +83,34 @@ def test_age_assurance_without_anybody_has_no_value(observations: Observations) 
         "estimated_under_18": {"value": None, "low": None, "high": None},
         "estimated_under_25": {"value": None, "low": None, "high": None},
     }
+
+
+def test_a_range_is_sliced_by_itself_and_by_the_group_that_holds_it() -> None:
+    ranges = [(3.0, 9.0)] * 4 + [(20.0, 29.0)] * 3 + [(70.0, 120.0)] * 2
+    seen = bucketed(of_ranges(ranges, [3, 5, 12, 40, 20, 29.9, 31, 71, 60]))
+    rows = slice_rows(seen, rounds=10, seed=0)
+    by_range = {row["age_range"]: row for row in rows if row["slice"] == "age_range"}
+    assert {name: (row["n"], row["n_age"], row["n_age_range"]) for name, row in by_range.items()} == {
+        "3-9": (4, 0, 4),
+        "20-29": (3, 0, 3),
+        "70+": (2, 0, 2),
+    }
+    assert by_range["20-29"]["age_in_range"] == pytest.approx(2 / 3, abs=1e-4)
+    assert by_range["20-29"]["age_mae_years"] is None
+    assert [row["age_group"] for row in rows if row["slice"] == "age_group"] == ["1-10"]
+    assert pa.Table.from_pylist(rows, SCHEMA).num_rows == len(rows)
+
+
+def test_groups_carry_the_names_of_the_set(observations: Observations) -> None:
+    names = ["East Asian", "White", "Latino_Hispanic", "Black", "Indian"]
+    rows = slice_rows(observations, rounds=10, seed=0, races=names)
+    assert {row["race"]: row["n"] for row in rows if row["slice"] == "race"} == {
+        name: int((observations.race == code).sum()) for code, name in enumerate(names)
+    }
+
+
+def test_age_assurance_counts_ranges_that_are_on_one_side() -> None:
+    result = age_assurance(of_ranges([(13, 17), (10, 19), (20, 29), (15, 18)], [19, 30, 17, 30]))
+    assert (result["minors_13_17"]["n"], result["adults"]["n"]) == (1, 1)
+    assert result["minors_13_17"]["estimated_18_or_over"]["value"] == 1.0
+    assert result["adults"]["estimated_under_18"]["value"] == 1.0

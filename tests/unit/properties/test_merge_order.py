@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics, ranked
-from agegender.evaluation.metrics import METRICS, MetricSums, Observations, error_histogram, median_error_years
+from agegender.evaluation.metrics import (
+    METRICS,
+    RANGE_METRICS,
+    MetricSums,
+    Observations,
+    error_histogram,
+    median_error_years,
+)
 from agegender.model.trainer import Tally
 from agegender.pipelines.predict.ledger import UnitCounts, counts_of
 from agegender.pipelines.train.epoch_sums import TALLIED, EpochSums
@@ -112,12 +119,15 @@ OBSERVED = st.tuples(
     YEARS,
     YEARS,
     st.integers(0, 8).map(lambda count: count / 8),
+    st.just((float("nan"), float("nan"))) | st.tuples(st.integers(0, 60), st.integers(61, 120)),
+    st.integers(-1, 3),
 )
 
 
-def observations(rows: list[tuple[float, ...]]) -> Observations:
-    types = (np.float32, np.int8, np.int8, np.float32, np.float32, np.float32, np.float32)
-    return Observations(*(np.array([row[i] for row in rows], kind) for i, kind in enumerate(types)))
+def observations(rows: list[tuple[Any, ...]]) -> Observations:
+    types = (np.float32, np.int8, np.int8, *[np.float32] * 6, np.int8)
+    flat = [(*row[:7], *row[7], row[8]) for row in rows]
+    return Observations(*(np.array([row[i] for row in flat], kind) for i, kind in enumerate(types)))
 
 
 def same_sums(a: MetricSums, b: MetricSums) -> bool:
@@ -125,14 +135,14 @@ def same_sums(a: MetricSums, b: MetricSums) -> bool:
 
 
 @given(st.lists(OBSERVED, max_size=40), st.data())
-def test_metrics_of_an_evaluation(rows: list[tuple[float, ...]], data: st.DataObject) -> None:
+def test_metrics_of_an_evaluation(rows: list[tuple[Any, ...]], data: st.DataObject) -> None:
     seen = observations(rows)
     whole = MetricSums.of(seen)
     parts = [observations(part) for part in data.draw(st.composite(cut)(rows))]
     merged = data.draw(st.composite(merged_in_some_order)([MetricSums.of(part) for part in parts], operator.add))
     assert same_sums(merged, whole)
     assert merged.values() == whole.values()
-    assert set(whole.values()) == set(METRICS)
+    assert set(whole.values()) == {*METRICS, *RANGE_METRICS}
     joined = Observations.joined(data.draw(st.permutations(parts)))
     assert same_sums(MetricSums.of(joined), whole)
     assert median_error_years(joined) == median_error_years(seen)
