@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 
 from agegender.data.images import Decoded, Pixels
@@ -18,6 +19,11 @@ MAX_PIXELS = 40_000
 """The pixel bound that the corpus is made for: ``big.png`` exceeds it."""
 
 WIDTH, HEIGHT = 48, 40
+
+WITH_WARNING = frozenset({"no_end.jpg", "bytes_before.jpg", "damaged_metadata.png", "pages.tif"})
+"""Names of the good images that are not quite whole, or not all of what the file holds."""
+
+pillow_heif.register_heif_opener()  # for writing: the decoder registers it by itself
 
 
 def picture(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
@@ -42,12 +48,18 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return target.getvalue()
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_chunk(png: bytes, added: bytes) -> bytes:
+    """A PNG with one more chunk after its header."""
+    return png[:33] + added + png[33:]
+
+
 def png_of_rgb16(samples: np.ndarray) -> bytes:
     """A PNG of uint16[H, W, 3], chunk by chunk: Pillow cannot write one."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     height, width = samples.shape[:2]
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in samples)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
@@ -102,7 +114,11 @@ def good_images() -> dict[str, bytes]:
         "animated.webp": encoded(rgb, "WEBP", lossless=True, **frames),
         "several_pictures.jpg": encoded(rgb, "MPO", save_all=True, append_images=[second]),
         "damaged_exif.jpg": encoded(rgb, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7fgarbage"),
-        "one_pixel.png": encoded(Image.new("RGB", (1, 1)), "PNG"),
+        "photo.heic": encoded(rgb, "HEIF", quality=95),
+        "no_end.jpg": encoded(rgb, "JPEG", quality=95)[:-2],
+        "bytes_before.jpg": b"\r\n" + encoded(rgb, "JPEG", quality=95),
+        "damaged_metadata.png": with_chunk(encoded(rgb, "PNG"), chunk(b"pHYs", bytes(9))[:-4] + b"nope"),
+        "pages.tif": encoded(second.resize((20, 20)), "TIFF", save_all=True, append_images=[rgb.copy()]),
     }
     for orientation in range(1, 9):
         files[f"orientation{orientation}.jpg"] = encoded(rgb, "JPEG", quality=95, exif=exif(orientation))
@@ -120,7 +136,7 @@ def bad_images() -> dict[str, tuple[Status, bytes]]:
     huge_header = bytearray(whole["PNG"])
     huge_header[16:24] = struct.pack(">II", 30_000, 30_000)
     huge_header[29:33] = struct.pack(">I", zlib.crc32(huge_header[12:29]))
-    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+    heic = encoded(rgb, "HEIF")
     return {
         "zero_bytes.jpg": (Status.EMPTY, b""),
         "truncated.jpg": (Status.TRUNCATED, _cut(whole["JPEG"])),
@@ -132,11 +148,14 @@ def bad_images() -> dict[str, tuple[Status, bytes]]:
         "text.jpg": (Status.NOT_AN_IMAGE, b"<html><body>404 not found</body></html>\n"),
         "noise.jpg": (Status.NOT_AN_IMAGE, np.random.default_rng(0).bytes(2000)),
         "document.pdf.jpg": (Status.NOT_AN_IMAGE, b"%PDF-1.4\n%%EOF\n"),
-        "photo.heic.jpg": (Status.UNSUPPORTED, heic),
+        "truncated.heic": (Status.TRUNCATED, _cut(heic)),
+        "photo.jxl.jpg": (Status.UNSUPPORTED, b"\xff\x0a" + bytes(64)),
+        "one_pixel.png": (Status.TOO_SMALL, encoded(Image.new("RGB", (1, 1)), "PNG")),
+        "thin.jpg": (Status.TOO_SMALL, encoded(Image.new("RGB", (200, 15)), "JPEG")),
         "layers.psd.jpg": (Status.UNSUPPORTED, b"8BPS\0\1" + bytes(200)),
         "drawing.svg.jpg": (Status.UNSUPPORTED, b'<?xml version="1.0"?>\n<svg xmlns="x"></svg>'),
         "program.eps.jpg": (Status.UNSUPPORTED, encoded(rgb, "EPS")),
-        "float.tif": (Status.UNSUPPORTED, encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")),
+        "float.tif": (Status.UNSUPPORTED, encoded(Image.fromarray(np.ones((20, 20), np.float32)), "TIFF")),
         "big.png": (Status.TOO_LARGE, encoded(Image.new("RGB", (300, 200)), "PNG")),
         "bomb.png": (Status.TOO_LARGE, bytes(huge_header)),
         "broken.png": (Status.UNREADABLE, bytes(broken)),
