@@ -12,8 +12,7 @@ from agegender.config import SourceOptions
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.errors import AgegenderError
 from agegender.pipelines.runtime.layout import OutputLayout, unit_uri
-from agegender.pipelines.source.fetch import fetch
-from agegender.pipelines.source.listing import read_unit
+from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.schema import Status
 from agegender.storage import files
 

@@ -14,7 +14,8 @@ from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.detector import check_framing, face_search
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.source.listing import SourceCounts, fetch, list_source
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.schema import Status
 from agegender.storage import files
 

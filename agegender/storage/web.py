@@ -46,15 +46,27 @@ def is_public(address: str) -> bool:
 
 
 class _Checked:
-    """Checks the address of a connection before anything is sent."""
+    """Checks the address of a connection before it is opened, and once more before anything is sent: names can change."""
 
     def _new_conn(self) -> socket.socket:
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)  # type: ignore[attr-defined]
+        except OSError:
+            found = []  # the connection gives the reason
+        for *_, (address, *_rest) in found:
+            _check(str(address))
         connected = cast("socket.socket", super()._new_conn())  # type: ignore[misc]  # of the connection that it is mixed into
-        address = connected.getpeername()[0]
-        if not is_public(address):
+        try:
+            _check(connected.getpeername()[0])
+        except PrivateAddressError:
             connected.close()
-            raise PrivateAddressError(f"{address} is an address of a private network")
+            raise
         return connected
+
+
+def _check(address: str) -> None:
+    if not is_public(address):
+        raise PrivateAddressError(f"{address} is an address of a private network")
 
 
 class _CheckedHTTP(_Checked, HTTPConnection):

@@ -19,7 +19,8 @@ from agegender.data.synthetic import draw_sample
 from agegender.errors import InputError, ResourceError
 from agegender.pipelines.predict.ledger import staged_units
 from agegender.pipelines.predict.run import run_predict
-from agegender.pipelines.source.listing import Fetched, fetch, list_source
+from agegender.pipelines.source.fetch import Fetched, fetch
+from agegender.pipelines.source.listing import list_source
 from agegender.storage import files
 from tests.support.processes import kill_with_all_children
 from tests.support.runs import rows_of

@@ -20,7 +20,7 @@ from agegender.data.faces import FaceSearch, align
 from agegender.data.images import Decoded, Pixels, decode, resize
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
-from agegender.pipelines.source.listing import Fetched, fetch
+from agegender.pipelines.source.fetch import Fetched, fetch
 from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
 from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Predictions

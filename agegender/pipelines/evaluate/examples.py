@@ -12,7 +12,8 @@ from agegender.data.faces import FaceSearch, largest_face_cropper
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.evaluation.examples import choose_examples
 from agegender.pipelines.evaluate.gather import Gathered, rows_at
-from agegender.pipelines.source.listing import Listing, fetch, read_unit
+from agegender.pipelines.source.fetch import fetch, read_unit
+from agegender.pipelines.source.listing import Listing
 from agegender.reports.evaluation import Example
 from agegender.schema import age_text
 

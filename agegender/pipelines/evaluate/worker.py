@@ -23,7 +23,8 @@ from agegender.pipelines.runtime.placement import Placement, pool_shape
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import restore_default_signal_handlers
 from agegender.pipelines.source.datasource import unit_dataset
-from agegender.pipelines.source.listing import Listing, read_unit
+from agegender.pipelines.source.fetch import read_unit
+from agegender.pipelines.source.listing import Listing
 from agegender.storage import files, tables
 
 

@@ -42,8 +42,9 @@ from agegender.pipelines.predict.scoring import Run, check_bad_fraction, check_r
 from agegender.pipelines.predict.worker import PredictStats
 from agegender.pipelines.runtime.layout import OutputLayout, listing_index, unit_uri
 from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record, read_record
+from agegender.pipelines.source.fetch import read_unit
 from agegender.pipelines.source.listed_image import ListedImage
-from agegender.pipelines.source.listing import read_unit, to_table
+from agegender.pipelines.source.listing import to_table
 from agegender.pipelines.source.reader import SourceReader
 from agegender.pipelines.source.seen_uris import Earlier, SeenUris
 from agegender.pipelines.source.streaming_listing import has_changed, load_units

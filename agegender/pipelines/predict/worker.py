@@ -25,7 +25,7 @@ from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.runtime.stage_clock import StageClock
-from agegender.pipelines.source.listing import read_unit
+from agegender.pipelines.source.fetch import read_unit
 from agegender.storage import files
 from agegender.storage.retries import take_retries
 

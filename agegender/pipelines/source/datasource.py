@@ -25,8 +25,8 @@ from agegender.config import ClusterOptions, ImageLimits, SourceOptions
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.session import ensure_ray
-from agegender.pipelines.source.fetch import BLOCK_BYTES, BYTES_FIELDS, fetch_blocks
-from agegender.pipelines.source.listing import SourceCounts, list_source, nothing_found, read_unit
+from agegender.pipelines.source.fetch import BLOCK_BYTES, BYTES_FIELDS, fetch_blocks, read_unit
+from agegender.pipelines.source.listing import SourceCounts, list_source, nothing_found
 from agegender.storage import files
 
 LISTING_CPUS = 0.1

@@ -17,7 +17,7 @@ from agegender.errors import InputError, ResourceError
 from agegender.pipelines.source import containers
 from agegender.pipelines.source.columns import BytesColumn, bytes_column
 from agegender.schema import Status
-from agegender.storage import files
+from agegender.storage import files, tables
 
 REMOTE_READS_IN_FLIGHT = 32
 """A small object costs a round trip, not bandwidth, so many must be in flight."""
@@ -46,6 +46,11 @@ class Fetched:
 
 
 _EMPTY = Fetched(None, Status.EMPTY, "the table has no bytes here")
+
+
+def read_unit(unit_uri: str) -> pa.Table:
+    """The listing rows of one unit: ``schema.LISTING`` and the kept columns."""
+    return tables.read_table(unit_uri)
 
 
 def fetch(listing: pa.Table, limits: ImageLimits) -> Generator[Fetched, None, None]:

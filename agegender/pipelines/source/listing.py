@@ -13,15 +13,13 @@ import pyarrow as pa
 
 from agegender.config import SourceOptions
 from agegender.pipelines.runtime.layout import unit_name, unit_number, unit_uri
-from agegender.pipelines.source.fetch import Fetched, fetch
 from agegender.pipelines.source.listed_image import ListedImage
 from agegender.pipelines.source.reader import SourceReader
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.schema import LISTING
-from agegender.storage import tables
 
 __all__ = [
-    "Fetched", "Listing", "SourceCounts", "fetch", "list_source", "list_units", "nothing_found", "read_unit", "to_table",
+    "Listing", "SourceCounts", "list_source", "list_units", "nothing_found", "to_table",
     "unit_name", "unit_number", "unit_uri",
 ]  # fmt: skip
 
@@ -106,11 +104,6 @@ class Listing:
     images: int
     repeated: int
     ignored: dict[str, int]
-
-
-def read_unit(unit_uri: str) -> pa.Table:
-    """The listing rows of one unit: ``schema.LISTING`` and the kept columns."""
-    return tables.read_table(unit_uri)
 
 
 def nothing_found(options: SourceOptions, counts: SourceCounts) -> str:

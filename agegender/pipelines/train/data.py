@@ -15,7 +15,7 @@ from agegender.data.duplicates import content_hash
 from agegender.data.faces import largest_face_cropper
 from agegender.errors import InputError, ResourceError
 from agegender.model.batches import Samples
-from agegender.pipelines.source.listing import fetch, read_unit
+from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.pipelines.train.job import TrainJob
 from agegender.storage import tables
 

@@ -16,7 +16,8 @@ from agegender.api.sources import PreparedSource, prepare_source
 from agegender.config import SourceOptions
 from agegender.data.images import decode
 from agegender.errors import ConfigError, InputError
-from agegender.pipelines.source.listing import fetch, list_source
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import list_source
 from agegender.schema import Status
 from tests.support.corpus import PICTURE, encoded, exif
 

@@ -114,7 +114,7 @@ def test_private_addresses_are_never_asked(server: str) -> None:
 
 
 def test_a_redirect_into_a_private_network_is_refused(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([True, False])
+    answers = iter([True, True, False])  # before and after the first connection, before the second
     monkeypatch.setattr(web, "is_public", lambda _: next(answers))
     web._client.cache_clear()
     monkeypatch.setattr(

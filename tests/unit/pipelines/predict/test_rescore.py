@@ -9,7 +9,7 @@ from agegender.errors import AccountingError
 from agegender.pipelines.predict import ledger as ledger_module
 from agegender.pipelines.predict.ledger import Ledger, stage_unit
 from agegender.pipelines.predict.rescore import UNIT, RescoreCollector, replace_rows
-from agegender.pipelines.source.listing import read_unit
+from agegender.pipelines.source.fetch import read_unit
 from agegender.pipelines.source.streaming_listing import StreamingListing
 from agegender.schema import LISTING, prediction_schema
 

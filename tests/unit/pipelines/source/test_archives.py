@@ -12,7 +12,8 @@ import pytest
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
-from agegender.pipelines.source.listing import SourceCounts, fetch, list_source
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.schema import Status
 
 ODD = b"photos/Mu\xf1oz.jpg".decode("utf-8", "surrogateescape")

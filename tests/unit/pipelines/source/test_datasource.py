@@ -7,8 +7,8 @@ from agegender.config import ImageLimits, SourceOptions
 from agegender.errors import ConfigError
 from agegender.pipelines.source import datasource
 from agegender.pipelines.source.datasource import SourceDatasource, UnitsDatasource, read, unit_blocks
-from agegender.pipelines.source.fetch import BYTES_FIELDS, fetch_blocks
-from agegender.pipelines.source.listing import list_source, read_unit
+from agegender.pipelines.source.fetch import BYTES_FIELDS, fetch_blocks, read_unit
+from agegender.pipelines.source.listing import list_source
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.schema import LISTING
 from tests.support.drawn import write_faces

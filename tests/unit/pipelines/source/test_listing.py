@@ -12,7 +12,8 @@ from PIL import Image
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
-from agegender.pipelines.source.listing import SourceCounts, fetch, list_source
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.schema import Status
 

@@ -6,8 +6,8 @@ import pytest
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
+from agegender.pipelines.source.fetch import read_unit
 from agegender.pipelines.source.listed_image import ListedImage
-from agegender.pipelines.source.listing import read_unit
 from agegender.pipelines.source.reader import SourceReader
 from agegender.pipelines.source.streaming_listing import StreamingListing, drain
 from agegender.storage import files
