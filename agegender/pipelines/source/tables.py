@@ -400,8 +400,8 @@ def _label_values(batch: Batch, columns: Columns, role: str, length: int) -> Ite
 def _name_in_table(name: str | None, row: int, seen: SeenUris) -> str:
     """The name of an image of a table of bytes, or its row where it has none or shares it with an earlier one."""
     unique = name or str(row)
-    while seen.add(unique) is not True:
-        unique = (
-            str(row) if unique == name else f"{unique}_"
-        )  # a later image may be named as an earlier row is numbered
+    if seen.add(unique) is not True:
+        unique = str(row)
+        while seen.add(unique) is not True:  # an earlier image may be named as this row is numbered
+            unique += "_"
     return unique
