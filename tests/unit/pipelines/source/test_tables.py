@@ -49,6 +49,10 @@ def refusal(path: Path, keep: tuple[str, ...] = (), **more: Any) -> str:
     return str(caught.value)
 
 
+def named(option: str, column: str) -> dict[str, Any]:
+    return {option: column}
+
+
 def write(folder: Path, name: str, columns: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
     table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata(metadata) if metadata else table, folder / name)
@@ -119,6 +123,14 @@ def test_labels_as_arrow_dictionaries_and_as_bytes_are_text(tmp_path: Path) -> N
     assert rows(file, "uri", "age_years", "gender") == [(f"{tmp_path}/a.jpg", 20, 1), (f"{tmp_path}/b/ü.jpg", 31, 0)]
 
 
+def test_labels_are_read_from_the_paths_of_images(tmp_path: Path) -> None:
+    name = "25_1_0_20170109142408075.jpg"
+    file = hugging_face(tmp_path, "t.parquet", [name, f"x/31_male/{name}", "#1.jpg"])
+    assert rows(file, "age_years", "gender") == [(25, 1), (25, 1), (None, None)]
+    assert rows(file, "age_years", "gender", labels="folder") == [(None, None), (31, 0), (None, None)]
+    assert rows(file, "uri", labels="none")[2] == (f"{file}##%231.jpg",)
+
+
 # which column holds the bytes
 
 
@@ -154,8 +166,8 @@ def test_a_struct_of_bytes_is_found_under_any_name_and_among_several_by_the_usua
 )
 def test_bytes_of_another_type_are_refused_with_type_and_remedy(tmp_path: Path, values: pa.Array, kind: str) -> None:
     file = write(tmp_path, "t.parquet", {"uri": ["a.jpg"], "bytes": values})
-    for more in ({}, {"bytes_column": "bytes"}):
-        message = refusal(file, **more)
+    for option in (None, "bytes"):
+        message = refusal(file, bytes_column=option)
         assert all(word in message for word in ("'bytes'", kind, "base64", "--bytes-column"))
 
 
@@ -193,7 +205,7 @@ def test_damaged_bytes_are_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["uri", "file_name", "File", "path", "image_path", "image", "url"])
 def test_addresses_and_labels_are_found_by_usual_names(tmp_path: Path, name: str) -> None:
     file = text(tmp_path, "m.csv", f"id,{name},Age,SEX,ethnicity\n1,a.jpg,20,f,white\n")
-    assert rows(file, "uri", "age_years", "gender", "race") == [(f"{tmp_path}/a.jpg", 20, 1, 0)]
+    assert rows(file, "uri", "age_years", "gender", "race") == [(f"{tmp_path}/a.jpg", 20, 1, "white")]
 
 
 def test_the_first_usual_name_wins_and_exact_case_before_another(tmp_path: Path) -> None:
@@ -209,7 +221,7 @@ def test_a_named_column_that_is_absent_is_refused_with_flag_nearest_and_all(
     columns = {"uri": ["a"], "wanted": ["1"], "other": ["2"]}
     content = {"m.csv": "uri,wanted,other\na,1,2\n", "m.jsonl": '{"uri": "a", "wanted": "1", "other": "2"}\n'}
     file = write(tmp_path, name, columns) if name.endswith("parquet") else text(tmp_path, name, content[name])
-    message = refusal(file, **{option: "Wantd"})
+    message = refusal(file, **named(option, "Wantd"))
     flag = "--" + option.replace("_", "-")
     assert f"no column 'Wantd', which {flag} names. Did you mean 'wanted'?" in message
     assert "Its columns are 'uri', 'wanted', 'other'" in message
@@ -228,7 +240,7 @@ def test_a_named_column_that_is_absent_is_refused_with_flag_nearest_and_all(
 )
 def test_a_column_of_a_type_that_cannot_be_read_is_refused(tmp_path: Path, option: str, values: pa.Array) -> None:
     file = write(tmp_path, "t.parquet", {"uri": ["a.jpg"], "x": values})
-    message = refusal(file, **{option: "x"})
+    message = refusal(file, **named(option, "x"))
     assert f"'x' is of type {str(values.type).partition('<')[0]}" in message
     assert option.replace("_", "-") in message
 
