@@ -22,6 +22,7 @@ from agegender.pipelines.source.columns import Columns, bytes_column, columns_of
 from agegender.pipelines.source.listed_image import ListedImage, label_of_name, labelled
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.storage import files
+from agegender.storage.addresses import member_uri
 
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -139,15 +140,17 @@ class TableReader:
                     _addresses(batch, columns, length), *values, kept, strict=True
                 ):
                     if columns.name is not None:
-                        uri = f"{found.uri}#{_name_in_table(address, row, names)}"
+                        path = _name_in_table(address, row, names)
+                        uri = member_uri(found.uri, path)
                     elif not address:
-                        uri = f"{found.uri}#{row}"  # a row of its own, though without an address
+                        path = str(row)  # an image of its own, though without an address
+                        uri = member_uri(found.uri, path)
                     else:
-                        uri = address if of_bytes else files.resolve(address, base)
+                        uri = path = address if of_bytes else files.resolve(address, base)
                     if has_labels:
                         label = labels.from_values(age, gender, race, self.options.gender_codes)
                     else:
-                        label = label_of_name(self.options, uri)
+                        label = label_of_name(self.options, path)
                     if of_bytes:
                         where["offset"] = row
                     yield labelled(uri, label, kept=keep, **where)
@@ -189,7 +192,8 @@ class _Delimited:
         headers = []
         for delimiter in DELIMITERS:
             self._text.seek(0)
-            headers.append((delimiter, next(_filled(self._reader(delimiter, strict=False)), [])))
+            names = next(_filled(self._reader(delimiter, strict=False)), [])
+            headers.append((delimiter, [name.strip() for name in names]))
         # the delimiter that gives the most columns that are looked for, else the most columns
         self._delimiter, header = max(
             headers, key=lambda each: (len(known & {n.lower() for n in each[1]}), len(each[1]))
@@ -197,6 +201,7 @@ class _Delimited:
         if not header:
             raise InputError(f"{uri} is empty: its first line must have the names of the columns, e.g. uri,age,gender")
         self.schema = pa.schema([(name, pa.string()) for name in header])
+        self._width = len(header)
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, Batch]]:
         self._text.seek(0)
@@ -215,14 +220,12 @@ class _Delimited:
         return csv.reader(_lines(self._uri, self._text), delimiter=delimiter, skipinitialspace=True, strict=strict)
 
     def _checked(self, row: list[str], line: int, indices: list[int]) -> list[str | None]:
-        if len(row) != len(self.schema.names) and any(
-            row[len(self.schema.names) :] or [len(row) < len(self.schema.names)]
-        ):
+        if len(row) != self._width and (len(row) < self._width or any(map(str.strip, row[self._width :]))):
             raise InputError(
-                f"{self._uri}, line {line}: {len(row)} values, but the first line names {len(self.schema.names)} columns. "
+                f"{self._uri}, line {line}: {len(row)} values, but the first line names {self._width} columns. "
                 f"Put values that contain {self._delimiter!r} or a line break in double quotes"
             )
-        values = [row[index] or None for index in indices]
+        values = [row[index].strip() or None for index in indices]
         for index, value in zip(indices, values, strict=True):
             if value is not None and not value.isascii():
                 _check_utf8(self._uri, line, self.schema.names[index], value)
@@ -329,11 +332,8 @@ def _lines(uri: str, text: TextIO) -> Iterator[str]:
 
 
 def _filled(rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    """Rows without the blanks around values, and without empty rows."""
-    for row in rows:
-        stripped = [value.strip() for value in row]
-        if any(stripped):
-            yield stripped
+    """Rows that are not empty."""
+    return (row for row in rows if any(map(str.strip, row)))
 
 
 def _check_utf8(uri: str, line: int, name: str, value: str) -> None:
@@ -400,8 +400,8 @@ def _label_values(batch: Batch, columns: Columns, role: str, length: int) -> Ite
 def _name_in_table(name: str | None, row: int, seen: SeenUris) -> str:
     """The name of an image of a table of bytes, or its row where it has none or shares it with an earlier one."""
     unique = name or str(row)
-    while seen.add(unique) is not True:
-        unique = (
-            str(row) if unique == name else f"{unique}_"
-        )  # a later image may be named as an earlier row is numbered
+    if seen.add(unique) is not True:
+        unique = str(row)
+        while seen.add(unique) is not True:  # an earlier image may be named as this row is numbered
+            unique += "_"
     return unique
