@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agegender import storage
+from agegender.config import SourceOptions
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import SourceCounts, list_source
 from tests.s3.faults import faulty
 from tests.s3.test_storage_s3 import bucket_name
 
@@ -58,3 +61,26 @@ def test_folders_are_listed_side_by_side_and_hidden_ones_not_at_all(
         seconds = time.monotonic() - began_s
     assert server.requests == 1 + 1 + 20, "whether it is one object, its folders, and each of them"
     assert seconds < server.requests * server.delay_s, "what one after the other would take at least"
+
+
+def test_any_key_is_listed_read_and_labelled_and_rules_hold_as_in_folders(s3_bucket: str, s3_admin: Any) -> None:
+    odd = [
+        "f/José #1 100%25.jpg", "f/a+b&c=d?.jpg", "f/new\nline.jpg", "f/日本.jpg", "f/quote'\".jpg",
+        "f/31_0_1_20170116002854242.jpg", "f//empty.jpg",
+    ]  # fmt: skip
+    left_out = [
+        "f/@eaDir/a.jpg/thumb.jpg",
+        "f/@eaDir/b.jpg/thumb.jpg",
+        "f/backup/1.jpg",
+        "f/backup/2.jpg",
+        "f/._a.jpg",
+        "f/./b.jpg",
+    ]
+    _put(s3_admin, s3_bucket, [*odd, *left_out])
+    counts = SourceCounts()
+    options = SourceOptions(input=[f"{s3_bucket.replace('s3://', 's3a://')}/f"], exclude=["backup/"])
+    (table,) = list_source(options, counts=counts)
+    assert set(table["uri"].to_pylist()) == {f"{s3_bucket}/{key}" for key in odd}
+    assert [each.data for each in fetch(table, options)] == [b"x"] * len(odd)
+    assert 31 in table["age_years"].to_pylist()
+    assert dict(counts.ignored) == {"system folder": 1, "excluded": 1, "hidden name": 2}
