@@ -125,9 +125,9 @@ def test_labels_as_arrow_dictionaries_and_as_bytes_are_text(tmp_path: Path) -> N
 
 def test_labels_are_read_from_the_paths_of_images(tmp_path: Path) -> None:
     name = "25_1_0_20170109142408075.jpg"
-    file = hugging_face(tmp_path, "t.parquet", [name, f"x/31_male/{name}", "#1.jpg"])
-    assert rows(file, "age_years", "gender") == [(25, 1), (25, 1), (None, None)]
-    assert rows(file, "age_years", "gender", labels="folder") == [(None, None), (31, 0), (None, None)]
+    file = hugging_face(tmp_path, "t.parquet", [name, f"x/31_male/{name}", "#1.jpg", name])
+    assert rows(file, "age_years", "gender") == [(25, 1), (25, 1), (None, None), (25, 1)]
+    assert rows(file, "age_years", "gender", labels="folder")[:2] == [(None, None), (31, 0)]
     assert rows(file, "uri", labels="none")[2] == (f"{file}##%231.jpg",)
 
 
@@ -144,6 +144,8 @@ def test_bytes_are_found_by_name_and_named_by_row(tmp_path: Path, name: str) -> 
 def test_a_table_of_bytes_keeps_its_uris_and_puts_other_names_behind_its_own(tmp_path: Path) -> None:
     image = [jpeg(0), jpeg(1)]
     file = write(tmp_path, "u.parquet", {"uri": ["a.jpg", None], "bytes": image})
+    assert rows(file, "uri", labels="none") == [("a.jpg",), (f"{file}#1",)]
+    file = write(tmp_path, "u.parquet", {"uri": ["a.jpg", "a.jpg"], "bytes": image})
     assert rows(file, "uri", labels="none") == [("a.jpg",), (f"{file}#1",)]
     file = write(tmp_path, "f.parquet", {"filename": ["a.jpg", "b.jpg"], "jpg": image})
     assert rows(file, "uri", labels="none") == [(f"{file}#a.jpg",), (f"{file}#b.jpg",)]
