@@ -12,7 +12,8 @@ from PIL import Image
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
-from agegender.pipelines.source.listing import SourceCounts, fetch, list_source
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.pipelines.source.tables import is_table, kind_of_parquet
 from agegender.schema import FACTS, LISTING, SPLIT, Status, prediction_schema
 
@@ -274,12 +275,14 @@ def test_kept_columns_of_two_types_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_pattern_puts_the_address_together(tmp_path: Path) -> None:
-    content = "user_id\toriginal_image\tface_id\tage\tgender\tx\n30@N03\tq_o.jpg\t1\t25\tf\t0\n\tz.jpg\t2\t3\tm\t0\n"
+    content = (
+        "user_id\toriginal_image\tface_id\tage\tgender\tx\n30@N03\tq_o.jpg\t1\t(25, 32)\tf\t0\n\tz.jpg\t2\t3\tm\t0\n"
+    )
     file = text(tmp_path, "fold_0_data.txt", content)
     pattern = "faces/{user_id}/landmark_aligned_face.{face_id}.{original_image}"
-    assert rows(file, "uri", "age_years", "gender", uri_column=pattern) == [
-        (f"{tmp_path}/faces/30@N03/landmark_aligned_face.1.q_o.jpg", 25, 1),
-        (f"{file}#1", 3, 0),
+    assert rows(file, "uri", "age_low_years", "age_high_years", "gender", uri_column=pattern) == [
+        (f"{tmp_path}/faces/30@N03/landmark_aligned_face.1.q_o.jpg", 25, 32, 1),
+        (f"{file}#1", 3, 3, 0),
     ]
     assert "no column 'face', which --uri-column names. Did you mean 'face_id'?" in refusal(file, uri_column="{face}")
     numbers = write(tmp_path, "t.parquet", {"id": [7, 8]})
@@ -294,6 +297,14 @@ def test_a_row_without_an_address_is_a_row_of_its_own(tmp_path: Path) -> None:
 
 
 # CSV as it comes
+
+
+def test_fairfaces_csv_needs_no_option(tmp_path: Path) -> None:
+    lines = "file,age,gender,race,service_test\ntrain/1.jpg,50-59,Male,East Asian,True\nval/2.jpg,more than 70,Female,White,False\n"
+    file = text(tmp_path, "fairface_label_train.csv", lines)
+    found = rows(file, "uri", "age_low_years", "age_high_years", "gender", "race", "label_problem")
+    assert [row[:3] for row in found] == [(f"{tmp_path}/train/1.jpg", 50, 59), (f"{tmp_path}/val/2.jpg", 70, 120)]
+    assert [row[3:] for row in found] == [(0, "East Asian", None), (1, "white", None)]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
