@@ -68,7 +68,7 @@ def read(
     Where no Ray runs, one is started.
 
     Args:
-        source: a folder of images, a manifest (.csv, .parquet), Parquet with the bytes of the images, tar shards, local
+        source: a folder of images, a manifest (.csv, .tsv, .jsonl, .parquet), Parquet with the bytes of the images, tar shards, local
             or s3://; or several of them.
         keep_columns: columns of the manifest to carry along.
         shared_storage: on a cluster of several nodes, that every node sees the local paths of the source.

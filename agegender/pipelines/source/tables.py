@@ -139,14 +139,13 @@ class TableReader:
                 for address, age, gender, race, keep in zip(
                     _addresses(batch, columns, length), *values, kept, strict=True
                 ):
-                    if columns.name is not None:
-                        path = _name_in_table(address, row, names)
-                        uri = member_uri(found.uri, path)
-                    elif not address:
-                        path = str(row)  # an image of its own, though without an address
-                        uri = member_uri(found.uri, path)
+                    if not of_bytes and address:
+                        uri = path = files.resolve(address, base)
+                    elif columns.name is None and address and names.add(address) is True:
+                        uri = path = address
                     else:
-                        uri = path = address if of_bytes else files.resolve(address, base)
+                        uri = member_uri(found.uri, _name_in_table(address if columns.name else None, row, names))
+                        path = address or str(row)
                     if has_labels:
                         label = labels.from_values(age, gender, race, self.options.gender_codes)
                     else:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
-from agegender.pipelines.source.listing import SourceCounts, fetch, list_source
+from agegender.pipelines.source.fetch import fetch
+from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.pipelines.source.tables import is_table, kind_of_parquet
 from agegender.schema import FACTS, LISTING, SPLIT, Status, prediction_schema
 
@@ -125,9 +126,9 @@ def test_labels_as_arrow_dictionaries_and_as_bytes_are_text(tmp_path: Path) -> N
 
 def test_labels_are_read_from_the_paths_of_images(tmp_path: Path) -> None:
     name = "25_1_0_20170109142408075.jpg"
-    file = hugging_face(tmp_path, "t.parquet", [name, f"x/31_male/{name}", "#1.jpg"])
-    assert rows(file, "age_years", "gender") == [(25, 1), (25, 1), (None, None)]
-    assert rows(file, "age_years", "gender", labels="folder") == [(None, None), (31, 0), (None, None)]
+    file = hugging_face(tmp_path, "t.parquet", [name, f"x/31_male/{name}", "#1.jpg", name])
+    assert rows(file, "age_years", "gender") == [(25, 1), (25, 1), (None, None), (25, 1)]
+    assert rows(file, "age_years", "gender", labels="folder")[:2] == [(None, None), (31, 0)]
     assert rows(file, "uri", labels="none")[2] == (f"{file}##%231.jpg",)
 
 
@@ -144,6 +145,8 @@ def test_bytes_are_found_by_name_and_named_by_row(tmp_path: Path, name: str) -> 
 def test_a_table_of_bytes_keeps_its_uris_and_puts_other_names_behind_its_own(tmp_path: Path) -> None:
     image = [jpeg(0), jpeg(1)]
     file = write(tmp_path, "u.parquet", {"uri": ["a.jpg", None], "bytes": image})
+    assert rows(file, "uri", labels="none") == [("a.jpg",), (f"{file}#1",)]
+    file = write(tmp_path, "u.parquet", {"uri": ["a.jpg", "a.jpg"], "bytes": image})
     assert rows(file, "uri", labels="none") == [("a.jpg",), (f"{file}#1",)]
     file = write(tmp_path, "f.parquet", {"filename": ["a.jpg", "b.jpg"], "jpg": image})
     assert rows(file, "uri", labels="none") == [(f"{file}#a.jpg",), (f"{file}#b.jpg",)]
@@ -272,12 +275,14 @@ def test_kept_columns_of_two_types_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_pattern_puts_the_address_together(tmp_path: Path) -> None:
-    content = "user_id\toriginal_image\tface_id\tage\tgender\tx\n30@N03\tq_o.jpg\t1\t25\tf\t0\n\tz.jpg\t2\t3\tm\t0\n"
+    content = (
+        "user_id\toriginal_image\tface_id\tage\tgender\tx\n30@N03\tq_o.jpg\t1\t(25, 32)\tf\t0\n\tz.jpg\t2\t3\tm\t0\n"
+    )
     file = text(tmp_path, "fold_0_data.txt", content)
     pattern = "faces/{user_id}/landmark_aligned_face.{face_id}.{original_image}"
-    assert rows(file, "uri", "age_years", "gender", uri_column=pattern) == [
-        (f"{tmp_path}/faces/30@N03/landmark_aligned_face.1.q_o.jpg", 25, 1),
-        (f"{file}#1", 3, 0),
+    assert rows(file, "uri", "age_low_years", "age_high_years", "gender", uri_column=pattern) == [
+        (f"{tmp_path}/faces/30@N03/landmark_aligned_face.1.q_o.jpg", 25, 32, 1),
+        (f"{file}#1", 3, 3, 0),
     ]
     assert "no column 'face', which --uri-column names. Did you mean 'face_id'?" in refusal(file, uri_column="{face}")
     numbers = write(tmp_path, "t.parquet", {"id": [7, 8]})
@@ -292,6 +297,14 @@ def test_a_row_without_an_address_is_a_row_of_its_own(tmp_path: Path) -> None:
 
 
 # CSV as it comes
+
+
+def test_fairfaces_csv_needs_no_option(tmp_path: Path) -> None:
+    lines = "file,age,gender,race,service_test\ntrain/1.jpg,50-59,Male,East Asian,True\nval/2.jpg,more than 70,Female,White,False\n"
+    file = text(tmp_path, "fairface_label_train.csv", lines)
+    found = rows(file, "uri", "age_low_years", "age_high_years", "gender", "race", "label_problem")
+    assert [row[:3] for row in found] == [(f"{tmp_path}/train/1.jpg", 50, 59), (f"{tmp_path}/val/2.jpg", 70, 120)]
+    assert [row[3:] for row in found] == [(0, "East Asian", None), (1, "white", None)]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
