@@ -44,6 +44,9 @@ class ImageLimits(Options):
     max_image_bytes: Annotated[Positive, OUTPUT] = 100_000_000
     """files with more bytes get the status too_large and are not read"""
 
+    allow_truncated: Annotated[bool, OUTPUT] = False
+    """decode a JPEG of which more than 5 % is missing as far as it goes, with a warning, instead of the status truncated"""
+
     allow_http: Annotated[bool, OUTPUT] = False
     """read https:// and http:// addresses in inputs and manifests, but never from a private network"""
 

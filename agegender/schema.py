@@ -47,8 +47,8 @@ class Status(StrEnum):
 
     @property
     def is_bad(self) -> bool:
-        """Whether it counts towards ``--max-bad-fraction``: everything but ``ok`` and ``no_face``."""
-        return self not in (Status.OK, Status.NO_FACE)
+        """Whether it counts towards ``--max-bad-fraction``: everything but ``ok``, and whole files without a face in them."""
+        return self not in (Status.OK, Status.NO_FACE, Status.TOO_SMALL)
 
 
 def age_group_index(age_years: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -136,6 +136,7 @@ FACTS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("warning", pa.string()),  # what was lost or is doubtful; null if nothing
         pa.field("width", pa.int32()),  # as shown: EXIF orientation applied
         pa.field("height", pa.int32()),
         pa.field("format", pa.string()),  # the decoder's name: JPEG, PNG, ...
@@ -167,6 +168,7 @@ def prediction_schema(keep: Sequence[pa.Field] = (), age_distribution: bool = Fa
         pa.field("face_index", pa.int16(), nullable=False),
         pa.field("status", label, nullable=False),
         pa.field("error", pa.string()),
+        pa.field("warning", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("box", BOX),

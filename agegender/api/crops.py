@@ -59,8 +59,10 @@ def _pictures(output: str, source: SourceOptions, remaining: set[str]) -> Iterat
         uris = listed.column("uri").to_pylist()
         remaining = remaining.difference(uris)
         for uri, fetched in zip(uris, fetch(listed, source), strict=True):
-            decoded = decode(fetched.data, source.max_image_pixels) if fetched.data else None
-            if decoded is not None and decoded.pixels is not None:
+            if not fetched.data:
+                continue
+            decoded = decode(fetched.data, source.max_image_pixels, allow_truncated=source.allow_truncated)
+            if decoded.pixels is not None:
                 yield uri, decoded.pixels
 
 

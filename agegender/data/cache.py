@@ -72,6 +72,7 @@ def build_cache(
     threads: int,
     limit_bytes: int,
     cut: Callable[[Pixels], Pixels | None] | None = None,
+    allow_truncated: bool = False,
 ) -> DecodedImages:
     """Decode images into a new cache; rows without an image, or whose image does not decode, are not usable.
 
@@ -83,6 +84,7 @@ def build_cache(
         max_pixels: images with more are not decoded.
         threads: of decoding.
         cut: crops the face of an image, uint8[S, S, 3]; thread-safe; None: the image is the face.
+        allow_truncated: see ``images.decode``.
         limit_bytes: older caches in the folder are deleted until they and this one fit.
 
     Raises:
@@ -97,7 +99,7 @@ def build_cache(
     usable = np.zeros(images, np.bool_)
     try:
         pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(images, side_px, side_px, 3))
-        face_of = partial(_face_of, cut=cut, side_px=side_px, max_pixels=max_pixels)
+        face_of = partial(_face_of, cut=cut, side_px=side_px, max_pixels=max_pixels, allow_truncated=allow_truncated)
         for row, face in _decoded(encoded, face_of, threads):
             pixels[row], usable[row] = face, True
         pixels.flush()
@@ -151,9 +153,14 @@ def _results(pending: "deque[tuple[int, Future[Pixels | None]]]", count: int) ->
 
 
 def _face_of(
-    data: bytes, cut: Callable[[Pixels], Pixels | None] | None, side_px: int, max_pixels: int
+    data: bytes,
+    cut: Callable[[Pixels], Pixels | None] | None,
+    side_px: int,
+    max_pixels: int,
+    allow_truncated: bool,
 ) -> Pixels | None:
-    pixels = decode(data, max_pixels, enough_px=side_px if cut is None else None).pixels
+    enough_px = side_px if cut is None else None
+    pixels = decode(data, max_pixels, enough_px, allow_truncated=allow_truncated).pixels
     if pixels is None:
         return None
     return resize(pixels, side_px) if cut is None else cut(pixels)

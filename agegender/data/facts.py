@@ -19,6 +19,8 @@ def image_facts(
     label: Mapping[str, Any],
     max_pixels: int,
     cut: Callable[[Pixels], Pixels | None] | None = None,
+    *,
+    allow_truncated: bool = False,
 ) -> tuple[dict[str, Any], Pixels | None]:
     """Decode one image and compute its facts.
 
@@ -30,6 +32,7 @@ def image_facts(
         max_pixels: limit of the decoder.
         cut: crops the labelled face of a photograph; if it returns None, the status is ``no_face``. None: the image is
             the face.
+        allow_truncated: see ``images.decode``.
 
     Returns:
         One row of ``schema.FACTS``, and uint8[H, W, 3] of the face if the status is ok. Size and content hash are the
@@ -40,10 +43,11 @@ def image_facts(
     if data is None:
         row.update(status=fetched[0].value, error=fetched[1])
         return row, None
-    decoded = images.decode(data, max_pixels)
+    decoded = images.decode(data, max_pixels, allow_truncated=allow_truncated)
     row.update(
         status=decoded.status.value,
         error=decoded.error,
+        warning=decoded.warning,
         width=decoded.width,
         height=decoded.height,
         format=decoded.format,

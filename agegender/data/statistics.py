@@ -18,8 +18,11 @@ from agegender.data.samples import SampleSet
 from agegender.schema import AGE_GROUPS, GENDERS, Status, age_group_of_range
 
 EXAMPLES_PER_KIND = 5
+WARNING = "warning"
+"""Key of the examples of images with a warning."""
+
 _FIXED_POINT = 2**20
-_TOTALS = ("images", "labelled", "size_bytes")
+_TOTALS = ("images", "labelled", "size_bytes", "images_with_warning")
 _COUNTERS = ("statuses", "labels", "formats", "sizes", "problems")
 
 LabelKey = tuple[int | None, int | None, int | None, str | None]
@@ -34,19 +37,21 @@ class SetStatistics:
         images: all listed images.
         labelled: images with an age, a range of ages or a gender.
         size_bytes: of all files read.
+        images_with_warning: decoded, but not quite whole, or doubtful.
         statuses: status -> images.
         labels: ``LabelKey`` -> images; all counts of ages, genders and races are derived from it.
         formats: decoder's name -> images.
         sizes: (width, height) in pixels, upright -> images; includes truncated ones whose size is known.
         colour_sums: over decoded images, of the mean and the mean square of R, G, B in units of 2^-20.
         problems: kind of label problem -> images.
-        examples: kind of problem, or bad status -> a few as (uri, message), smallest uris first.
+        examples: kind of problem, status of an unusable file or ``WARNING`` -> a few as (uri, message), smallest uris first.
         samples: random sample of images for the report.
     """
 
     images: int = 0
     labelled: int = 0
     size_bytes: int = 0
+    images_with_warning: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     labels: Counter[LabelKey] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
@@ -83,7 +88,10 @@ class SetStatistics:
             kind = problem_kind(row["label_problem"])
             self.problems[kind] += 1
             self._add_example(kind, row["uri"], row["label_problem"])
-        if Status(row["status"]).is_bad:
+        if row["warning"] is not None:
+            self.images_with_warning += 1
+            self._add_example(WARNING, row["uri"], row["warning"])
+        if row["status"] not in (Status.OK, Status.NO_FACE):
             self._add_example(row["status"], row["uri"], row["error"] or "")
 
     def _add_example(self, kind: str, uri: str, message: str) -> None:

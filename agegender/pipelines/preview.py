@@ -74,6 +74,8 @@ def _draw(
         if decoded is None or decoded.pixels is None:
             logger.warning("%s: %s (%s)", uri, image_rows[0]["status"], image_rows[0]["error"])
             continue
+        if decoded.warning is not None:
+            logger.warning("%s: %s", uri, decoded.warning)
         name = re.sub(r"[^\w.-]+", "_", uri.rsplit("/", 1)[-1].rsplit(".", 1)[0])[-80:]
         picture = draw_annotations(*_to_draw(decoded.pixels, image_rows, config.max_side_px))
         files.write_bytes(files.join(output, f"{first + number:05d}-{name}.jpg"), encode_jpeg(picture))

@@ -24,6 +24,7 @@ STATUS_MEANINGS = {
     "too_large": "more pixels or bytes than the limits allow",
     "too_small": "under 16 pixels: too small to hold a face",
     "unreadable": "no permission to read it, or damaged inside",
+    "no_face": "a photograph in which no face was found",
 }
 
 DUPLICATE_MEANINGS = {
@@ -231,14 +232,20 @@ def _labels(summary: Mapping[str, Any], examples: Examples) -> Section:
 
 def _bad_files(summary: Mapping[str, Any], examples: Examples) -> Section:
     bad = {status: count for status, count in summary["by_status"].items() if status != "ok"}
+    warned = summary["images_with_warning"]
+    notes = []
+    if warned:
+        shown = _joined(f"{uri}: {message}" for uri, message in examples.get("warning", []))
+        have = "image has" if warned == 1 else "images have"
+        notes.append(f"{warned:,} decoded {have} a warning, in tables/images/. For example: {shown}.")
     if not bad:
-        return Section("Unusable files", "None: every image could be decoded.")
+        return Section("Unusable files", "None: every image could be decoded.", notes=notes)
     rows = [
         [status, count, STATUS_MEANINGS.get(status, ""), _joined(f"{uri}: {message}" for uri, message in examples.get(status, []))]
         for status, count in bad.items()
     ]  # fmt: skip
     table = Table(["Status", "Images", "Meaning", "Examples"], rows, "tables/bad_files.parquet lists all of them.")
-    return Section("Unusable files", tables=[table])
+    return Section("Unusable files", notes=notes, tables=[table])
 
 
 def _duplicates(summary: Mapping[str, Any], near_duplicate_bits: int) -> Section:

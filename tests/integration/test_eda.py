@@ -16,7 +16,7 @@ from agegender.config import EdaConfig
 from agegender.data import synthetic
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.eda.run import run_eda
-from tests.support.corpus import write_corpus
+from tests.support.corpus import WITH_WARNING, write_corpus
 
 NAME = re.compile(r"(\d+)_([01])_[0-4]_\d+\.?jpg(?:\.chip\.jpg)?")
 
@@ -164,10 +164,12 @@ def test_every_kind_of_file_and_no_images_in_the_page(tmp_path, ray_cluster):
     )
     summary = summary_of(tmp_path / "out")
     assert summary["by_status"] == Counter(map(str, expected.values()))
+    assert summary["images_with_warning"] == len(WITH_WARNING)
     assert (summary["labelled"], summary["most_frequent_age_group"], summary["by_age"]) == (0, None, {})
     page = (tmp_path / "out/report.html").read_text()
     assert "data:image/jpeg" not in page
     assert "No image has a label" in page
+    assert "4 decoded images have a warning" in page
 
 
 def test_a_unit_of_more_than_a_block_is_one_file(tmp_path, ray_cluster):

@@ -21,7 +21,7 @@ from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.predict.status import run_status
 from agegender.schema import Status, prediction_schema
 from agegender.scoring.load import open_model
-from tests.support.corpus import MAX_PIXELS, write_corpus
+from tests.support.corpus import MAX_PIXELS, WITH_WARNING, write_corpus
 from tests.support.drawn import write_faces
 from tests.support.processes import kill_with_all_children
 
@@ -100,8 +100,11 @@ def test_bad_files_are_rows_with_their_status_and_leave_the_others_unharmed(tiny
     for row in table.to_pylist():
         assert (row["error"] is None) == (row["status"] == "ok")
         assert (row["age_years"] is None) == (row["status"] != "ok")
+        assert (row["warning"] is None) == (Path(row["uri"]).name not in WITH_WARNING)
     result = json.loads((output / "_run.json").read_text())["result"]
     assert sum(result["by_status"].values()) == result["images"] == len(expected)
+    assert result["images_with_warning"] == len(WITH_WARNING)
+    assert result["by_status"]["too_small"] == 2
 
 
 def test_kept_columns_the_distribution_and_abstention_follow_the_contract(

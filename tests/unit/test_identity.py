@@ -33,6 +33,7 @@ def test_the_identity_of_predict_holds_what_changes_rows_and_nothing_else():
         "bytes_column": None,
         "max_image_pixels": 100_000_000,
         "max_image_bytes": 100_000_000,
+        "allow_truncated": False,
         "unit_images": 512,
         "allow_http": False,
         "exclude": [],

@@ -71,7 +71,15 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
 
 
 def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
-    short = ("images", "labelled", "by_status", "by_gender", "by_age_group", "most_frequent_age_group")
+    short = (
+        "images",
+        "labelled",
+        "by_status",
+        "images_with_warning",
+        "by_gender",
+        "by_age_group",
+        "most_frequent_age_group",
+    )
     duplicates = {f"{kind}_duplicate_groups": counts["groups"] for kind, counts in summary["duplicates"].items()}
     layout = OutputLayout(config.output)
     return (
@@ -108,6 +116,7 @@ def summarize(statistics: SetStatistics, duplicates: dict[str, dict[str, int]], 
         "repeated": listing.repeated,
         "ignored_files": listing.ignored,
         "by_status": statistics.by_status(),
+        "images_with_warning": statistics.images_with_warning,
         "by_gender": statistics.by_gender(),
         "by_age_group": statistics.by_age_group(),
         "most_frequent_age_group": statistics.most_frequent_age_group(),

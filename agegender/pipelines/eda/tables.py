@@ -27,7 +27,7 @@ from agegender.storage import files, tables
 BAD_FILE_COLUMNS = ("uri", "status", "error", "size_bytes", "format")
 PROBLEM_COLUMNS = ("uri", "label_problem")
 
-_NOT_BAD = pa.array([status.value for status in Status if not status.is_bad])
+_NOT_BAD = pa.array([Status.OK.value, Status.NO_FACE.value])
 
 
 def write_lists(facts_uris: list[str], tables_uri: str, max_bits: int) -> dict[str, dict[str, int]]:

@@ -54,6 +54,7 @@ class Scorer:
         abstain_above: rows whose 90 % interval is wider, in years, are marked as abstained; None: none is.
         age_distribution: whether ``age_probabilities`` is added, 121 numbers per row.
         max_image_pixels: images with more are ``too_large``.
+        allow_truncated: decode a JPEG of which more than 5 % is missing as far as it goes.
         device: ``cuda``: a GPU, through torch; ``cpu``; ``auto``: a GPU where the process was given one
             (``CUDA_VISIBLE_DEVICES``, as Ray sets it for ``num_gpus=1``).
 
@@ -88,6 +89,7 @@ class Scorer:
         abstain_above: float | None = None,
         age_distribution: bool = False,
         max_image_pixels: int = 100_000_000,
+        allow_truncated: bool = False,
         device: Device = "auto",
     ) -> None:
         local = localize_model(model)
@@ -101,7 +103,7 @@ class Scorer:
         self._names = frozenset(prediction_schema(age_distribution=age_distribution).names)
         self._scorer = UnitScorer(
             local,
-            ImageLimits(max_image_pixels=max_image_pixels),
+            ImageLimits(max_image_pixels=max_image_pixels, allow_truncated=allow_truncated),
             threads,
             batch_size,
             precision=precision,
@@ -139,8 +141,8 @@ class Decoder:
     """Decodes batches of images into arrays of one shape, for a network of the caller's own.
 
     Each batch is an Arrow table with the column ``bytes``, and ``status`` and ``error`` where it is known why a row has none.
-    The result has the same rows in the same order: the other columns as they are, then ``status``, ``error``, ``width`` and
-    ``height`` (of the whole image as shown, null where not known) and ``image``: a tensor column of uint8[S, S, 3], RGB.
+    The result has the same rows in the same order: the other columns as they are, then ``status``, ``error``, ``warning``, ``width``
+    and ``height`` (of the whole image as shown, null where not known) and ``image``: a tensor column of uint8[S, S, 3], RGB.
 
     An image that cannot be decoded is a row whose status says why, and whose ``image`` is black, all zeros: tensors have no
     nulls in most frameworks. Filter by ``status == 'ok'`` before anything learns from it.
@@ -153,6 +155,7 @@ class Decoder:
         min_detection_score: faces below it, 0-1, do not count.
         min_face_px: narrower faces do not count, in pixels of the image.
         max_image_pixels: images with more are ``too_large``.
+        allow_truncated: decode a JPEG of which more than 5 % is missing as far as it goes.
 
     Raises:
         InputError: the detector's file is missing or none.
@@ -176,6 +179,7 @@ class Decoder:
         min_detection_score: float = 0.6,
         min_face_px: int = 40,
         max_image_pixels: int = 100_000_000,
+        allow_truncated: bool = False,
     ) -> None:
         options = FaceOptions(
             faces=faces,
@@ -183,7 +187,7 @@ class Decoder:
             min_detection_score=min_detection_score,
             min_face_px=min_face_px,
         )
-        self._side_px, self._max_pixels = image_size_px, max_image_pixels
+        self._side_px, self._max_pixels, self._allow_truncated = image_size_px, max_image_pixels, allow_truncated
         self._search = face_search(options)
         self._cut = None if self._search is None else largest_face_cropper(self._search, image_size_px)
 
@@ -207,7 +211,9 @@ class Decoder:
             if decoded is not None:
                 pixels[index] = decoded
         result = _without_bytes(batch)
-        result = result.drop_columns([name for name in ("width", "height", "image") if name in result.column_names])
+        result = result.drop_columns(
+            [name for name in ("warning", "width", "height", "image") if name in result.column_names]
+        )
         for field in _DECODED:
             result = result.append_column(field, pa.array([row[field.name] for row in rows], field.type))
         return result.append_column("image", _tensors(pixels))
@@ -215,7 +221,8 @@ class Decoder:
     def _decode(self, image: Fetched) -> tuple[dict[str, Any], Pixels | None]:
         if image.data is None:
             return _row(image.status, image.error), None
-        decoded = decode(image.data, self._max_pixels, self._side_px if self._cut is None else None)
+        enough_px = self._side_px if self._cut is None else None
+        decoded = decode(image.data, self._max_pixels, enough_px, allow_truncated=self._allow_truncated)
         status, error, pixels = decoded.status, decoded.error, decoded.pixels
         if pixels is not None and self._cut is not None and self._search is not None:
             pixels = self._cut(pixels)
@@ -223,12 +230,13 @@ class Decoder:
                 status, error = Status.NO_FACE, self._search.no_face_message
         elif pixels is not None:
             pixels = resize(pixels, self._side_px)
-        return _row(status, error, decoded.width, decoded.height), pixels
+        return _row(status, error, decoded.warning, decoded.width, decoded.height), pixels
 
 
 _DECODED = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
+    pa.field("warning", pa.string()),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
 )
@@ -236,8 +244,14 @@ _DECODED = (
 _LABEL_NAMES: Mapping[str, str] = {column: name for name, column in TRUE_LABELS.items()}
 
 
-def _row(status: Status, error: str | None, width: int | None = None, height: int | None = None) -> dict[str, Any]:
-    return {"status": status.value, "error": error, "width": width, "height": height}
+def _row(
+    status: Status,
+    error: str | None,
+    warning: str | None = None,
+    width: int | None = None,
+    height: int | None = None,
+) -> dict[str, Any]:
+    return {"status": status.value, "error": error, "warning": warning, "width": width, "height": height}
 
 
 def _tensors(pixels: Pixels) -> pa.Array:

@@ -17,7 +17,7 @@ from agegender.config import ImageLimits
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.faces import FaceSearch, align
-from agegender.data.images import Decoded, Pixels, decode, resize
+from agegender.data.images import Pixels, decode, resize
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.fetch import Fetched, fetch
@@ -42,6 +42,7 @@ class _Row:
     face: int
     status: Status
     error: str | None = None
+    warning: str | None = None
     width: int | None = None
     height: int | None = None
     box: dict[str, float] | None = None
@@ -214,24 +215,26 @@ class UnitScorer:
             return [_Row(image, 0, fetched.status, fetched.error)]
         enough_px = self._side_px if self._finder is None else None
         with self._clock.stage("decode"):
-            decoded = decode(fetched.data, self._limits.max_image_pixels, enough_px)
+            allow_truncated = self._limits.allow_truncated
+            decoded = decode(fetched.data, self._limits.max_image_pixels, enough_px, allow_truncated=allow_truncated)
+        known: dict[str, Any] = {"warning": decoded.warning, "width": decoded.width, "height": decoded.height}
         if decoded.pixels is None:
-            return [_Row(image, 0, decoded.status, decoded.error, decoded.width, decoded.height)]
+            return [_Row(image, 0, decoded.status, decoded.error, **known)]
         if self._finder is None or self._search is None:
             with self._clock.stage("decode"):
                 crop = resize(decoded.pixels, self._side_px)
-            return [_Row(image, 0, decoded.status, None, decoded.width, decoded.height, crop=crop)]
+            return [_Row(image, 0, decoded.status, **known, crop=crop)]
         with self._clock.stage("find"):
             faces = self._finder.find(decoded.pixels)
-            found = [self._face_row(image, index, face, decoded, decoded.pixels) for index, face in enumerate(faces)]
-        if not found:
-            return [_Row(image, 0, Status.NO_FACE, self._search.no_face_message, decoded.width, decoded.height)]
-        return found
+            found = [
+                _Row(image, index, Status.OK, **known, **self._of_face(face, decoded.pixels))
+                for index, face in enumerate(faces)
+            ]
+        return found or [_Row(image, 0, Status.NO_FACE, self._search.no_face_message, **known)]
 
-    def _face_row(self, image: int, index: int, face: Face, decoded: Decoded, pixels: Pixels) -> _Row:
+    def _of_face(self, face: Face, pixels: Pixels) -> dict[str, Any]:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
-        crop = align(pixels, face.landmarks, self._side_px)
-        return _Row(image, index, Status.OK, None, decoded.width, decoded.height, box, face.score, crop=crop)
+        return {"box": box, "detection_score": face.score, "crop": align(pixels, face.landmarks, self._side_px)}
 
     def _crops(self, batch: list[_Row]) -> Pixels:
         """The crops to score, uint8[N, S, S, 3]; they are removed from the rows."""
@@ -310,6 +313,7 @@ def _image_columns(rows: list[_Row]) -> dict[str, pa.Array]:
         "face_index": pa.array([row.face for row in rows], pa.int16()),
         "status": _categorical(np.array([_STATUSES.index(row.status) for row in rows], np.int64), no_nulls, _STATUSES),
         "error": pa.array([row.error for row in rows], pa.string()),
+        "warning": pa.array([row.warning for row in rows], pa.string()),
         "width": pa.array([row.width for row in rows], pa.int32()),
         "height": pa.array([row.height for row in rows], pa.int32()),
         "box": pa.array([row.box for row in rows], BOX),

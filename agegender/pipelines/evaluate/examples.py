@@ -51,7 +51,11 @@ def _pictures(
     listed = listed.filter(pc.is_in(listed.column("uri"), pa.array(uris)))
     pictures = {}
     for uri, fetched in zip(listed.column("uri").to_pylist(), fetch(listed, limits), strict=True):
-        decoded = decode(fetched.data, limits.max_image_pixels) if fetched.data else None
+        decoded = (
+            decode(fetched.data, limits.max_image_pixels, allow_truncated=limits.allow_truncated)
+            if fetched.data
+            else None
+        )
         face = cut(decoded.pixels) if decoded is not None and decoded.pixels is not None else None
         if face is not None:
             pictures[uri] = encode_jpeg(face)

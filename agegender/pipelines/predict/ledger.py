@@ -51,23 +51,26 @@ class UnitCounts:
     size_bytes: int = 0
     by_status: dict[str, int] | None = None
     """Images, not rows, of each status."""
+    images_with_warning: int = 0
 
     def __add__(self, other: "UnitCounts") -> "UnitCounts":
         by_status = Counter(self.by_status or {}) + Counter(other.by_status or {})
-        size_bytes = self.size_bytes + other.size_bytes
-        return UnitCounts(self.images + other.images, self.rows + other.rows, size_bytes, dict(by_status))
+        size_bytes, warned = self.size_bytes + other.size_bytes, self.images_with_warning + other.images_with_warning
+        return UnitCounts(self.images + other.images, self.rows + other.rows, size_bytes, dict(by_status), warned)
 
     def __sub__(self, other: "UnitCounts") -> "UnitCounts":
         by_status = Counter(self.by_status or {}) - Counter(other.by_status or {})
-        size_bytes = self.size_bytes - other.size_bytes
-        return UnitCounts(self.images - other.images, self.rows - other.rows, size_bytes, dict(by_status))
+        size_bytes, warned = self.size_bytes - other.size_bytes, self.images_with_warning - other.images_with_warning
+        return UnitCounts(self.images - other.images, self.rows - other.rows, size_bytes, dict(by_status), warned)
 
 
 def counts_of(table: pa.Table, size_bytes: int = 0) -> UnitCounts:
     """Counts of rows of ``schema.prediction_schema``; each image has exactly one row with face_index 0."""
-    first_rows = table.column("status").filter(pc.equal(table.column("face_index"), 0))
-    by_status = Counter(first_rows.to_pylist())
-    return UnitCounts(sum(by_status.values()), table.num_rows, size_bytes, dict(by_status))
+    images = table.select(["status", "warning"]).filter(pc.equal(table.column("face_index"), 0))
+    by_status, unwarned = Counter(images.column("status").to_pylist()), images.column("warning").null_count
+    return UnitCounts(
+        images.num_rows, table.num_rows, size_bytes, dict(by_status), images_with_warning=images.num_rows - unwarned
+    )
 
 
 def stage_unit(output: str, unit_uri: str, table: pa.Table) -> UnitCounts:

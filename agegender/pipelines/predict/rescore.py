@@ -258,7 +258,9 @@ def replace_rows(part: str, new: pa.Table) -> None:
         path = Path(folder) / "part.parquet"
         with files.open_for_reading(part) as stream:
             old = pq.ParquetFile(stream)
-            removed = sum(map(counts_of, _batches(old, uris, True, ["uri", "face_index", "status"])), UnitCounts())
+            removed = sum(
+                map(counts_of, _batches(old, uris, True, ["uri", "face_index", "status", "warning"])), UnitCounts()
+            )
             added = counts_of(new)
             if not removed.images == added.images == len(uris):
                 raise AccountingError(

@@ -200,5 +200,6 @@ def counted(totals: UnitCounts) -> dict[str, Any]:
         "images": totals.images,
         "faces": by_status.get(Status.OK.value, 0) + totals.rows - totals.images,
         "by_status": {status.value: n for status in Status if (n := by_status.get(status.value, 0))},
+        "images_with_warning": totals.images_with_warning,
         "rows": totals.rows,
     }

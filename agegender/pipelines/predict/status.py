@@ -48,6 +48,7 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
         "readable_in_parts": published.images,
         "parts": len(parts),
         "by_status": by_status,
+        "images_with_warning": scored.images_with_warning,
         "failed": _failed([uri for _, _, uri in parts], by_status),
         "changed_files": record["result"].get("changed_files"),
         "changed_examples": record["result"].get("changed_examples"),

@@ -122,7 +122,7 @@ def gather_facts(
     names = {unit_name(unit): unit for unit in listing.units}
     pending = {unit: _rows_of(done[name]) for name, unit in names.items() if Piece(name) not in done[name]}
     steps = (
-        (_unit_facts, {"max_pixels": options.max_image_pixels, "search": search, "samples": samples}),
+        (_unit_facts, {"limits": options.limits(), "search": search, "samples": samples}),
         (_store, {"facts_uri": facts_uri, "summary_uri": summary_uri, "samples": samples}),
     )
     earlier = _read_summaries([piece for name in names for piece in done[name]], summary_uri)
@@ -184,7 +184,7 @@ def _look(
         yield piece, row["is_last"], SetStatistics.from_bytes(row["summary"])
 
 
-def _unit_facts(images: pa.Table, max_pixels: int, search: FaceSearch | None, samples: SampleSet) -> pa.Table:
+def _unit_facts(images: pa.Table, limits: ImageLimits, search: FaceSearch | None, samples: SampleSet) -> pa.Table:
     """Rows of ``UNIT_FIELDS``, ``schema.FACTS`` and ``_SAMPLE`` of images with their bytes, which are not needed any more."""
     restore_default_signal_handlers()
     cut = None if search is None else largest_face_cropper(search, FACE_PX)
@@ -192,7 +192,10 @@ def _unit_facts(images: pa.Table, max_pixels: int, search: FaceSearch | None, sa
     rows = []
     for label, data in zip(images.drop_columns(["bytes"]).to_pylist(), images.column("bytes"), strict=True):
         read = (Status(label["status"]), label["error"])
-        row, pixels = image_facts(label["uri"], data.as_py(), read, label, max_pixels, cut)
+        row, pixels = image_facts(
+            *(label["uri"], data.as_py(), read, label, limits.max_image_pixels, cut),
+            allow_truncated=limits.allow_truncated,
+        )
         rows.append(row | {field.name: label[field.name] for field in UNIT_FIELDS})
         if pixels is not None:
             drawn.add(

@@ -46,6 +46,7 @@ def decode_images(job: TrainJob) -> None:
         rows.num_rows,
         job.network.image_size_px,
         max_pixels=job.config.max_image_pixels,
+        allow_truncated=job.config.allow_truncated,
         threads=job.threads * context.get_local_world_size(),
         cut=None if job.search is None else largest_face_cropper(job.search, job.network.image_size_px),
         limit_bytes=round(job.config.cache_limit_gb * GIGABYTE),

@@ -90,7 +90,7 @@ def test_a_pil_image_is_taken_as_a_viewer_shows_it(tmp_path: Path) -> None:
     cmyk, grey = RGB.convert("CMYK"), RGB.convert("L")
     clear = RGB.copy()
     clear.putalpha(0)
-    floats = Image.fromarray(np.ones((4, 4), np.float32))
+    floats = Image.fromarray(np.ones((20, 20), np.float32))
     seen = pictures(prepare_source([turned, cmyk, grey, clear, floats], str(tmp_path)))
     assert np.array_equal(seen[0], np.rot90(PICTURE, -1))
     assert np.array_equal(seen[1], np.asarray(cmyk.convert("RGB")))

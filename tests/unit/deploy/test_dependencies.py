@@ -16,7 +16,7 @@ def test_what_train_looks_for_is_what_its_extra_brings() -> None:
     assert {each.name for each in TRAIN} == {"ray", *TRAIN_PACKAGES}
     assert not {each.name for each in BASE} & set(TRAIN_PACKAGES)
     (itself,) = [each for each in DEV if each.name == PROJECT["name"]]
-    assert itself.extras == {"docs", "train"}
+    assert itself.extras == {"docs", "heif", "train"}
 
 
 def test_constraints_name_a_version_that_each_requirement_takes() -> None:

@@ -8,6 +8,7 @@ EMPTY: dict[str, Any] = {
     "images": 2,
     "labelled": 0,
     "by_status": {"ok": 1, "truncated": 1},
+    "images_with_warning": 1,
     "by_gender": {"male": 0, "female": 0},
     "by_age_group": dict.fromkeys(AGE_GROUPS, 0),
     "most_frequent_age_group": None,
@@ -42,12 +43,16 @@ def draw(summary, examples=None, samples=None, age_ranges=None):
 
 
 def test_a_set_without_labels_is_said_at_the_top():
-    examples = {"truncated": [("in/a.jpg", "image file is truncated")]}
+    examples = {
+        "truncated": [("in/a.jpg", "image file is truncated")],
+        "warning": [("in/b.jpg", "the end marker is missing")],
+    }
     page, charts = draw(EMPTY, examples)
     assert charts == {}
     assert page.index("No image has a label") < page.index("<h1>")
     assert page.index("1 of 2 images cannot be used") < page.index("<h1>")
     assert "in/a.jpg: image file is truncated" in page
+    assert "1 decoded image has a warning" in page and "in/b.jpg: the end marker is missing" in page
     assert "Faces and their labels" not in page and "Race" not in page
 
 

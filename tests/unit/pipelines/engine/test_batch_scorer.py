@@ -16,7 +16,7 @@ from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.source.fetch import fetch_blocks
 from agegender.pipelines.source.listing import list_source
 from agegender.schema import LISTING, prediction_schema
-from tests.support.corpus import MAX_PIXELS, write_corpus
+from tests.support.corpus import MAX_PIXELS, WITH_WARNING, write_corpus
 from tests.support.drawn import write_faces
 
 
@@ -93,7 +93,8 @@ def test_a_column_that_is_missing_or_taken_is_named(batch, tiny_model):
 
 def test_a_decoder_gives_pixels_of_one_shape_and_black_where_there_are_none(batch):
     decoded = Decoder(24, max_image_pixels=MAX_PIXELS)(batch)
-    assert decoded.column_names == [*LISTING.names, "status", "error", "width", "height", "image"]
+    assert decoded.column_names == [*LISTING.names, "status", "error", "warning", "width", "height", "image"]
+    assert decoded["warning"].null_count == decoded.num_rows - len(WITH_WARNING)
     assert decoded["uri"].equals(batch["uri"])
     images = decoded["image"].combine_chunks().to_numpy_ndarray()
     assert (images.shape, images.dtype) == ((batch.num_rows, 24, 24, 3), np.uint8)

@@ -34,7 +34,7 @@ def listing(options: SourceOptions, tmp_path: Path) -> Listing:
 
 def facts_of(listing: Listing, unit: int, options: SourceOptions, samples: SampleSet, skipped=()) -> pa.Table:
     blocks = unit_blocks(listing.units[unit], options.limits(), skipped)
-    return pa.concat_tables(image_facts._unit_facts(block, 10**8, None, samples) for block in blocks)
+    return pa.concat_tables(image_facts._unit_facts(block, options.limits(), None, samples) for block in blocks)
 
 
 def store(facts: pa.Table, folder: Path, samples: SampleSet = NONE) -> list[dict[str, Any]]:
