@@ -29,7 +29,7 @@ myst_heading_anchors = 4
 nitpicky = True
 
 PAGES = {
-    "Use": ["install", "api", "predictions", "queries", "faces", "eda", "training", "evaluation", "limits"],
+    "Use": ["install", "api", "predictions", "queries", "faces", "labels", "eda", "training", "evaluation", "limits"],
     "Operate": ["cluster", "s3", "operating", "failures"],
     "Measured": [
         "accuracy",
