@@ -60,9 +60,9 @@ def read(
 
     A row per image, in Arrow blocks of at most about 32 MB: the columns of ``schema.LISTING`` (``uri``, where the bytes lie,
     and the label: ``age_years``, ``age_low_years``, ``age_high_years``, ``gender``, ``race``, ``label_problem``), the kept
-    columns, then ``bytes``, ``status`` and ``error``. An image that is missing, empty or too large is a row whose status says so and whose bytes are null; whether
-    the bytes are an image is for the decoder to say. A uri that the source repeats is listed once. Rows come in no
-    particular order unless Ray Data is told to keep it.
+    columns, then ``bytes``, ``status`` and ``error``. An image that is missing, empty or too large is a row whose status
+    says so and whose bytes are null; whether the bytes are an image is for the decoder to say. A uri that the source repeats
+    is listed once. Rows come in no particular order unless Ray Data is told to keep it.
 
     Nothing is read before the dataset is consumed, but for the first image's entry, so that a wrong address is an error here.
     Where no Ray runs, one is started.
