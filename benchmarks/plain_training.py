@@ -31,7 +31,7 @@ from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.pipelines.train.feed import Feed
 from agegender.recipe import Recipe
-from agegender.schema import FACTS, Status
+from agegender.schema import FACTS, LABEL_FIELDS, Status
 
 STORED_PX = 128
 
@@ -109,7 +109,7 @@ def load_images(
 ) -> tuple[pa.Table, np.ndarray]:
     """The rows of a split with other fractions, and all their images, uint8[N, stored_px, stored_px, 3], decoded once."""
     split = pq.read_table(split_file)
-    facts = {name: split[name] for name in ("uri", "content_hash", "age_years", "gender", "race")}
+    facts = {name: split[name] for name in ("uri", "content_hash", *(field.name for field in LABEL_FIELDS))}
     nothing = {field.name: pa.nulls(split.num_rows, field.type) for field in FACTS if field.name not in facts}
     status = pa.array([Status.OK.value] * split.num_rows).cast(FACTS.field("status").type)
     table = pa.table({**nothing, **facts, "status": status}).select(FACTS.names)

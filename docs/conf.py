@@ -29,7 +29,10 @@ myst_heading_anchors = 4
 nitpicky = True
 
 PAGES = {
-    "Use": ["install", "api", "sources", "predictions", "queries", "faces", "eda", "training", "evaluation", "limits"],
+    "Use": [
+        *("install", "api", "sources", "labels", "predictions", "queries", "faces"),
+        *("eda", "training", "evaluation", "limits"),
+    ],
     "Operate": ["cluster", "s3", "operating", "failures"],
     "Measured": [
         "accuracy",

@@ -169,9 +169,12 @@ class SetStatistics:
         return {"exact": sum(self.by_age().values()), "range": sum(ranges.values()), "spans_groups": spanning}
 
     def most_frequent_age_group(self) -> str | None:
-        """The group with most images, the youngest on a tie; None without ages."""
+        """The group with most images, the youngest on a tie; None without ages, or if ranges that span groups may change it."""
         groups = self.by_age_group()
-        return max(groups, key=lambda group: groups[group]) if any(groups.values()) else None
+        first, second = sorted(groups.values(), reverse=True)[:2]
+        if not first or first < second + self.age_labels()["spans_groups"]:
+            return None
+        return max(groups, key=lambda group: groups[group])
 
     def channel_mean(self) -> list[float] | None:
         """Mean of R, G, B, 0-255, each image weighted equally; None without images."""

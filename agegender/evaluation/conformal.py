@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agegender.artifact import Calibration
-from agegender.schema import AGE_BINS, MAX_AGE_YEARS
+from agegender.schema import AGE_BINS, MAX_AGE_YEARS, age_end_years
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -59,6 +59,30 @@ def fit_calibration(
         age_low_factors=[round(float(value), 4) for value in low],
         age_high_factors=[round(float(value), 4) for value in high],
     )
+
+
+def calibration_ages(
+    age_years: npt.ArrayLike, age_ranges: npt.NDArray[np.float32] | None, age_pred: npt.ArrayLike
+) -> Floats:
+    """The ages to calibrate the interval on: the exact ones, or, with fewer than ``MIN_BAND_IMAGES``, ranges as well.
+
+    The age of a range is taken to be the one that is nearest to the estimate, so that the interval then promises to meet the
+    range; with enough exact ages nothing is taken to be known that is not.
+
+    Args:
+        age_years: float[N], exact ages; NaN where unlabelled or labelled with a range.
+        age_ranges: float32[N, 2], first and last year of the range; NaN where there is none. None: no ranges.
+        age_pred: float[N], years.
+
+    Returns:
+        float64[N]; NaN where none.
+    """
+    ages = np.asarray(age_years, dtype=np.float64)
+    if age_ranges is None or np.count_nonzero(~np.isnan(ages)) >= MIN_BAND_IMAGES:
+        return ages
+    low, high = age_ranges[:, 0], age_ranges[:, 1]
+    nearest: Floats = np.clip(np.asarray(age_pred, dtype=np.float64), low, age_end_years(low, high))
+    return np.where(np.isnan(low), ages, nearest)
 
 
 def gender_temperature(gender_true: npt.ArrayLike, gender_logit: npt.ArrayLike) -> float:

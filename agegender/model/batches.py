@@ -36,13 +36,22 @@ class Samples:
     """int64[N]: index of each image in ``pixels``."""
 
     age_years: npt.NDArray[np.float32]
-    """float32[N]; NaN where unlabelled."""
+    """float32[N], exact ages; NaN where unlabelled or labelled with a range."""
 
     gender: Integers
     """int64[N], 0 male, 1 female, -1 unlabelled."""
 
     soft_targets: npt.NDArray[np.float16] | None = None
     """float16[N, A + 1]: the teachers' probabilities of the ages and of female (``distillation``); None: no teachers."""
+
+    age_ranges: npt.NDArray[np.float32] | None = None
+    """float32[N, 2], first and last whole year of each range of ages; NaN where there is none. None: no image has one."""
+
+    @property
+    def age_known(self) -> npt.NDArray[np.bool_]:
+        """bool[N]: images with an exact age or a range."""
+        known = np.isfinite(self.age_years)
+        return known if self.age_ranges is None else known | np.isfinite(self.age_ranges[:, 0])
 
     def __len__(self) -> int:
         return len(self.age_years)
@@ -64,6 +73,9 @@ class Batch(NamedTuple):
 
     soft_targets_BX: Tensor | None = None
     """float32[B, A + 1], as ``Samples.soft_targets``."""
+
+    age_ranges_B2: Tensor | None = None
+    """float32[B, 2], as ``Samples.age_ranges``."""
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -104,11 +116,12 @@ def load_batch(samples: Samples, rows: Integers, rank: int, world_size: int, dev
         images,
         torch.from_numpy(age).to(device),
         torch.from_numpy(gender).to(device),
-        _share(int(np.isfinite(age).sum()), int(np.isfinite(samples.age_years[rows]).sum()), world_size),
+        _share(int(samples.age_known[share].sum()), int(samples.age_known[rows].sum()), world_size),
         _share(int((gender >= 0).sum()), int((samples.gender[rows] >= 0).sum()), world_size),
         None
         if samples.soft_targets is None
         else torch.from_numpy(samples.soft_targets[share].astype(np.float32)).to(device),
+        None if samples.age_ranges is None else torch.from_numpy(samples.age_ranges[share]).to(device),
     )
 
 

@@ -20,6 +20,7 @@ from agegender.model.network import FaceNetwork, Outputs
 from agegender.options import Precision
 from agegender.processor import is_faster_in_bfloat16
 from agegender.recipe import Recipe
+from agegender.schema import age_end_years
 
 EVALUATION_BATCH = 256
 
@@ -107,7 +108,9 @@ def train_step(
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         outputs: Outputs = model(batch.images)
     scaled = _scaled_recipe(recipe, batch)
-    loss, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, scaled, batch.soft_targets_BX)
+    loss, terms = total_loss(
+        outputs, batch.age_years_B, batch.gender_B, scaled, batch.soft_targets_BX, batch.age_ranges_B2
+    )
     if micro_batch == 0:
         optimizer.zero_grad(set_to_none=True)
     (loss / micro_batches).backward()  # type: ignore[no-untyped-call]
@@ -158,9 +161,9 @@ def update_average(averaged: FaceNetwork, network: FaceNetwork, decay: float, st
         mine[name].copy_(theirs[name])
 
 
-def tally_terms(tally: Tally, terms: Mapping[str, float], age_years: npt.NDArray[np.float32], gender: Integers) -> None:
+def tally_terms(tally: Tally, terms: Mapping[str, float], age_known: npt.NDArray[np.bool_], gender: Integers) -> None:
     """Add the mean loss terms of some images, each weighted by the images that are labelled for it."""
-    labelled = {"age": int(np.isfinite(age_years).sum()), "gender": int((gender >= 0).sum())}
+    labelled = {"age": int(age_known.sum()), "gender": int((gender >= 0).sum())}
     for name, value in terms.items():
         count = labelled["gender" if name.startswith("gender") else "age"]
         tally.add(name, value * count, count)
@@ -200,7 +203,8 @@ def evaluate(
         device: of the network.
 
     Returns:
-        Estimates per row; sums of the loss terms, ``age_error_years`` and ``gender_correct``.
+        Estimates per row; sums of the loss terms, ``age_error_years`` over exact ages, ``years_to_range`` over ranges and
+        ``gender_correct``.
     """
     training = network.training
     network.eval()
@@ -211,11 +215,11 @@ def evaluate(
         share = index[start : start + EVALUATION_BATCH]
         batch = load_batch(samples, share, 0, 1, device)
         outputs: Outputs = network(resized(batch.images, network.config.image_size_px))
-        _, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, recipe)
+        _, terms = total_loss(outputs, batch.age_years_B, batch.gender_B, recipe, None, batch.age_ranges_B2)
         tally_terms(
             tally,
             {name: float(value) for name, value in terms.items()},
-            samples.age_years[share],
+            samples.age_known[share],
             samples.gender[share],
         )
         columns = (outputs.age_years_B, outputs.age_spread_years(), outputs.gender_logit_B)
@@ -224,6 +228,8 @@ def evaluate(
     none = [np.zeros(0, np.float32)] * 3
     estimates = Estimates(*(np.concatenate(parts) for parts in zip(none, *collected, strict=True)))
     _tally_errors(tally, estimates, samples.age_years[index], samples.gender[index])
+    if samples.age_ranges is not None:
+        _tally_ranges(tally, estimates, samples.age_ranges[index])
     return estimates, tally
 
 
@@ -234,3 +240,10 @@ def _tally_errors(tally: Tally, estimates: Estimates, age_years: npt.NDArray[np.
     known = gender >= 0
     correct = (estimates.gender_logit[known] > 0) == (gender[known] == 1)
     tally.add("gender_correct", float(correct.sum()), int(known.sum()))
+
+
+def _tally_ranges(tally: Tally, estimates: Estimates, ranges: npt.NDArray[np.float32]) -> None:
+    ranged = np.isfinite(ranges[:, 0])
+    estimate, low = estimates.age_years[ranged].astype(np.float64), ranges[ranged, 0]
+    outside = np.abs(estimate - np.clip(estimate, low, age_end_years(low, ranges[ranged, 1])))
+    tally.add("years_to_range", float(outside.sum()), int(ranged.sum()))

@@ -118,8 +118,8 @@ def _charts(summary: Mapping[str, Any], age_ranges: Mapping[tuple[int, int], int
         series = {gender: [crossed[group][gender] for group in AGE_GROUPS] for gender in GENDERS}
         charts["gender_by_age_group"] = Figure(
             figures.stacked_bars(AGE_GROUPS, series, x="age group", y="images", wide=True),
-            "Images by ten-year group and gender.",
-            f"Stacked bars of images by age group and gender; most are {summary['most_frequent_age_group']}.",
+            "Images by ten-year group and gender, where one group holds the age.",
+            "Stacked bars of images by age group and gender.",
             wide=True,
         )
     races = summary["by_race"]
@@ -179,8 +179,9 @@ def _ages(summary: Mapping[str, Any], charts: Mapping[str, Figure]) -> Section:
     )
     if not total:
         return Section("Ages", text, figures=shown, tables=tables)
-    text += f" The most frequent ten-year group is {summary['most_frequent_age_group']} with "
-    text += f"{groups[summary['most_frequent_age_group']]:,}."
+    if summary["most_frequent_age_group"]:
+        text += f" The most frequent ten-year group is {summary['most_frequent_age_group']} with "
+        text += f"{groups[summary['most_frequent_age_group']]:,}."
     table = Table(["Age group", "Images", "Share", "Male", "Female"], rows, "Age 0 counts to 1-10.")
     return Section("Ages", text, figures=shown, tables=[table, *tables])
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from agegender.reports import figures
 from agegender.reports.page import Cell, Figure, GridImage, ImageGrid, Section, Table, render_page
-from agegender.schema import GENDERS, SPLIT_PARTS
+from agegender.schema import GENDERS, SPLIT_PARTS, age_text
 
 Row = Mapping[str, Any]
 
@@ -80,6 +80,10 @@ def _curves(history: Sequence[Row]) -> Section:
             "Mean absolute error of age on the validation part.",
         ),
         (
+            _curve(history, {"validation": "age_mae_to_range_years"}, "years to the range"),
+            "Mean distance of the estimate to the labelled range of ages on the validation part, 0 inside.",
+        ),
+        (
             _curve(history, {"validation": "gender_accuracy"}, "gender accuracy (%)", 100),
             "Share of validation images with the correct gender.",
         ),
@@ -94,16 +98,17 @@ def _curves(history: Sequence[Row]) -> Section:
 
 
 def _parts(split: pa.Table) -> Section:
-    rows = split.select(["part", "group", "age_years", "gender"]).to_pylist()
+    rows = split.select(["part", "group", "age_years", "age_low_years", "gender"]).to_pylist()
     cells: list[list[Cell]] = []
     for part in SPLIT_PARTS:
         mine = [row for row in rows if row["part"] == part]
         ages = [row["age_years"] for row in mine if row["age_years"] is not None]
+        ranges = sum(row["age_years"] is None and row["age_low_years"] is not None for row in mine)
         genders = Counter(row["gender"] for row in mine)
         groups = len({row["group"] for row in mine})
         median = float(np.median(ages)) if ages else None
-        cells.append([part, len(mine), groups, *(genders[code] for code in range(len(GENDERS))), median])
-    header = ["part", "images", "groups", *GENDERS, "median age (years)"]
+        cells.append([part, len(mine), groups, *(genders[code] for code in range(len(GENDERS))), median, ranges])
+    header = ["part", "images", "groups", *GENDERS, "median age (years)", "ages as ranges"]
     text = "Duplicates (same bytes, similar, or same capture stamp) form a group, and each group is in one part only."
     return Section("The split", text=text, tables=[Table(header, cells, digits=1)])
 
@@ -138,6 +143,8 @@ def _examples(examples: Sequence[Row]) -> Section:
 
 def _true(row: Row) -> str:
     age = "age unknown" if row["age_years"] is None else f"{row['age_years']:.0f}"
+    if row["age_low_years"] is not None:
+        age = age_text(row["age_low_years"], row["age_high_years"])
     return f"{age}, {'gender unknown' if row['gender'] is None else GENDERS[row['gender']]}"
 
 

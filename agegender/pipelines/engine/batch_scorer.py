@@ -37,7 +37,8 @@ class Scorer:
     why a row has no bytes. ``agegender.read`` gives such batches. The result has a row for each face, and one for each image
     without a face or that cannot be used: ``schema.prediction_schema``, as in the output of ``agegender predict``, and
     then the other columns of the batch as they are. The labels of ``read`` keep their values under other names, which are those
-    of ``agegender evaluate``: ``true_age_years``, ``true_gender``, ``true_race``, ``unlabelled_because``.
+    of ``agegender evaluate``: ``true_age_years``, ``true_age_low_years``, ``true_age_high_years``, ``true_gender``,
+    ``true_race``, ``unlabelled_because``.
 
     On a CPU no process imports torch.
 

@@ -59,10 +59,10 @@ def read(
     """Read the images of a source into a Ray Dataset, whatever the source is and however large.
 
     A row per image, in Arrow blocks of at most about 32 MB: the columns of ``schema.LISTING`` (``uri``, where the bytes lie,
-    and the label: ``age_years``, ``gender``, ``race``, ``label_problem``), the kept columns, then ``bytes``, ``status`` and
-    ``error``. An image that is missing, empty or too large is a row whose status says so and whose bytes are null; whether
-    the bytes are an image is for the decoder to say. A uri that the source repeats is listed once. Rows come in no
-    particular order unless Ray Data is told to keep it.
+    and the label: ``age_years``, ``age_low_years``, ``age_high_years``, ``gender``, ``race``, ``label_problem``), the kept
+    columns, then ``bytes``, ``status`` and ``error``. An image that is missing, empty or too large is a row whose status
+    says so and whose bytes are null; whether the bytes are an image is for the decoder to say. A uri that the source repeats
+    is listed once. Rows come in no particular order unless Ray Data is told to keep it.
 
     Nothing is read before the dataset is consumed, but for the first image's entry, so that a wrong address is an error here.
     Where no Ray runs, one is started.
@@ -73,7 +73,7 @@ def read(
         keep_columns: columns of the manifest to carry along.
         shared_storage: on a cluster of several nodes, that every node sees the local paths of the source.
         options: fields of ``SourceOptions``: ``labels``, ``uri_column``, ``age_column``, ``gender_column``,
-            ``race_column``, ``bytes_column``, ``max_image_bytes``, ``unit_images`` (images that one task fetches).
+            ``gender_codes``, ``race_column``, ``bytes_column``, ``max_image_bytes``, ``unit_images`` (images that one task fetches).
 
     Raises:
         ConfigError: an unknown option; a local source on a cluster of several nodes; a kept column that has the name of

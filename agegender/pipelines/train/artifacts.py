@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agegender.artifact import INFO_FILE, ModelInfo, image_keys
 from agegender.data.images import encode_jpeg
-from agegender.evaluation.conformal import fit_calibration
+from agegender.evaluation.conformal import calibration_ages, fit_calibration
 from agegender.model import trainer
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
@@ -91,7 +91,8 @@ def save_calibrated_model(
     round_weights(network)
     estimates, _ = trainer.evaluate(network, val, np.arange(len(val)), job.config.recipe(), device)
     calibration = fit_calibration(
-        val.age_years, estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit
+        calibration_ages(val.age_years, val.age_ranges, estimates.age_years),
+        *(estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit),
     )
     if job.config.images:
         tables.write_table(job.layout.examples, _examples(val, estimates, job.config.recipe()))
@@ -129,8 +130,17 @@ def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:
                 [encode_jpeg(np.ascontiguousarray(val.pixels[row])) for row in val.rows[sampled]], pa.binary()
             ),
             "age_years": pa.array(val.age_years[sampled], pa.float32(), mask=np.isnan(val.age_years[sampled])),
+            **_range_columns(val, sampled),
             "gender": pa.array(val.gender[sampled], pa.int8(), mask=val.gender[sampled] < 0),
             "estimated_age_years": pa.array(estimates.age_years[sampled], pa.float32()),
             "estimated_gender": pa.array((estimates.gender_logit[sampled] > 0).astype(np.int8)),
         }
     )
+
+
+def _range_columns(val: Samples, sampled: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+    """The first and last year of the range of each sampled image, null without one."""
+    none = np.full((len(val), 2), np.nan, dtype=np.float32)
+    ends = (none if val.age_ranges is None else val.age_ranges)[sampled]
+    names = ("age_low_years", "age_high_years")
+    return {name: pa.array(ends[:, i], pa.float32(), mask=np.isnan(ends[:, i])) for i, name in enumerate(names)}

@@ -97,9 +97,22 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
     parts = np.array(rows["part"].to_pylist())
     age = rows["age_years"].to_numpy(zero_copy_only=False).astype(np.float32)
     gender = rows["gender"].fill_null(-1).to_numpy().astype(np.int64)
+    ranges = _ranges(rows)
     rows_by_part = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
-    train, val = (Samples(images.pixels, index, age[index], gender[index]) for index in rows_by_part)
+    train, val = (
+        Samples(images.pixels, index, age[index], gender[index], age_ranges=None if ranges is None else ranges[index])
+        for index in rows_by_part
+    )
     return train, val
+
+
+def _ranges(rows: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
+    """First and last year of each range of ages, float32[N, 2], NaN where there is none; None without any."""
+    low, high = (rows[f"age_{end}_years"].to_numpy(zero_copy_only=False).astype(np.float32) for end in ("low", "high"))
+    ranged = np.isfinite(low) & (low < high)
+    if not ranged.any():
+        return None
+    return np.where(ranged[:, None], np.stack([low, high], axis=1), np.float32(np.nan))
 
 
 def _usable_everywhere(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from agegender.model.trainer import Tally
 
-TALLIED = ("images", "age_distribution", "age_error", "gender", "age_error_years", "gender_correct")
+TALLIED = ("images", "age_distribution", "age_error", "gender", "age_error_years", "gender_correct", "years_to_range")
 """Names of the sums, in the same order on all ranks."""
 
 

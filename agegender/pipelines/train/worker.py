@@ -239,7 +239,7 @@ class Worker:
         for terms, rows in self._pending:
             values = {name: float(value) for name, value in terms.items()}
             self.sums.tally.add("images", len(rows), len(rows))
-            trainer.tally_terms(self.sums.tally, values, self.train.age_years[rows], self.train.gender[rows])
+            trainer.tally_terms(self.sums.tally, values, self.train.age_known[rows], self.train.gender[rows])
             self._loss = trainer.weighted_loss(values, self.recipe)
         self._pending.clear()
 
@@ -289,6 +289,7 @@ class Worker:
             "val_loss": trainer.weighted_loss(val_terms, self.recipe),
             **{f"train_{name}": train_terms.get(name, math.nan) for name in LOSS_TERMS},
             "age_mae_years": val_terms.get("age_error_years", math.nan),
+            "age_mae_to_range_years": val_terms.get("years_to_range", math.nan),
             "gender_accuracy": val_terms.get("gender_correct", math.nan),
             "learning_rate": rate,
             **self.sums.speed(),

@@ -159,6 +159,18 @@ def test_the_youngest_of_equally_frequent_groups():
     assert SetStatistics.of_facts(table).most_frequent_age_group() == "21-30"
 
 
+@pytest.mark.parametrize(("spanning", "group"), [(1, "1-10"), (2, None)])
+def test_ranges_that_span_groups_may_hide_the_most_frequent_group(spanning, group):
+    ages = [(3, 9)] * 3 + [(25, 25)] * 2 + [(15, 25)] * spanning
+    rows = [
+        dict.fromkeys(FACTS.names) | {"uri": str(i), "status": "ok", "age_low_years": low, "age_high_years": high}
+        for i, (low, high) in enumerate(ages)
+    ]
+    summary = SetStatistics.of_facts(pa.Table.from_pylist(rows, schema=FACTS))
+    assert summary.most_frequent_age_group() == group
+    assert summary.age_labels() == {"exact": 2, "range": 3 + spanning, "spans_groups": spanning}
+
+
 def test_the_draw_is_the_lowest_hashes_and_follows_the_seed():
     uris = [f"{index}.jpg" for index in range(100)]
 

@@ -3,6 +3,7 @@ import pytest
 
 from agegender.evaluation.conformal import (
     age_bands,
+    calibration_ages,
     conformal_quantile,
     fit_calibration,
     gender_temperature,
@@ -98,3 +99,13 @@ def test_a_small_set_without_a_mistake_does_not_claim_certainty() -> None:
     logit = np.array([-2.0, -3.0, 2.5, 3.0] * 3)
     temperature = gender_temperature((logit > 0).astype(int), logit)
     assert 0.5 < temperature < 3
+
+
+def test_ranges_calibrate_only_where_exact_ages_are_few() -> None:
+    ages = np.array([30.0, np.nan, np.nan, np.nan, np.nan])
+    ranges = np.array([[np.nan] * 2, [20, 29], [20, 29], [20, 29], [np.nan] * 2], dtype=np.float32)
+    estimates = np.array([31.0, 25.0, 15.0, 35.0, 40.0])
+    np.testing.assert_allclose(calibration_ages(ages, ranges, estimates), [30, 25, 20, 30, np.nan], atol=1e-4)
+    np.testing.assert_array_equal(calibration_ages(ages, None, estimates), ages)
+    many = np.tile(ages, 100)
+    np.testing.assert_array_equal(calibration_ages(many, np.tile(ranges, (100, 1)), np.tile(estimates, 100)), many)

@@ -111,3 +111,51 @@ def test_a_teacher_moves_the_target_by_its_weight():
     _, teacher_only = total_loss(outputs, ages, genders, Recipe(teacher_weight=1.0), soft_targets)
     surprise = -logits.log_softmax(dim=1)[[0, 1], [40, 60]].mean()
     assert teacher_only["age_distribution"].item() == pytest.approx(surprise.item(), rel=1e-4)
+
+
+def test_a_range_costs_what_its_probability_says():
+    logits = torch.randn(2, 121, generator=torch.Generator().manual_seed(0))
+    ranges = torch.tensor([[20.0, 29.0], [70.0, 120.0]])
+    probability = logits.double().softmax(dim=1)
+    expected = -(probability[0, 20:30].sum().log() + probability[1, 70:].sum().log()) / 2
+    loss = age_distribution_loss(logits, torch.full((2,), NAN), 2.5, age_ranges_B2=ranges)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    whole = age_distribution_loss(logits, torch.full((2,), NAN), 2.5, age_ranges_B2=torch.tensor([[0.0, 120.0]] * 2))
+    assert whole.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_error_to_a_range_is_to_its_nearest_end():
+    ranges = torch.tensor([[20.0, 29.0]] * 4)
+    estimates = torch.tensor([15.0, 20.0, 29.9, 34.0])
+    loss = age_error_loss(estimates, torch.full((4,), NAN), ranges)
+    assert loss.item() == pytest.approx((5 + 0 + 0 + 4) / 4)
+
+
+def test_exact_ages_and_ranges_and_none_in_one_batch():
+    logits = torch.randn(3, 121, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    ages = torch.tensor([40.0, NAN, NAN])
+    ranges = torch.tensor([[NAN, NAN], [20.0, 29.0], [NAN, NAN]])
+    both = age_distribution_loss(logits, ages, 2.5, age_ranges_B2=ranges)
+    exact = age_distribution_loss(logits[:1], ages[:1], 2.5)
+    ranged = age_distribution_loss(logits[1:2], ages[1:2], 2.5, age_ranges_B2=ranges[1:2])
+    assert both.item() == pytest.approx((exact + ranged).item() / 2, rel=1e-6)
+    both.backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+    assert (logits.grad[2] == 0).all() and (logits.grad[1, 20:30] < 0).all() and (logits.grad[1, 30:] > 0).all()
+
+
+def test_no_ranges_change_nothing():
+    logits, ages = torch.randn(2, 121), torch.tensor([40.0, NAN])
+    none = torch.full((2, 2), NAN)
+    assert age_distribution_loss(logits, ages, 2.5, age_ranges_B2=none) == age_distribution_loss(logits, ages, 2.5)
+    assert age_error_loss(ages.nan_to_num(0) + 1, ages, none) == age_error_loss(ages.nan_to_num(0) + 1, ages)
+
+
+def test_a_teacher_has_its_part_in_a_range():
+    outputs = Outputs(torch.tensor([50.0]), torch.zeros(1, 121), torch.tensor([0.0]))
+    soft = torch.cat([age_targets(torch.tensor([25.0]), 2.5, 121), torch.tensor([[1.0]])], dim=1)
+    ranges, none = torch.tensor([[20.0, 29.0]]), torch.tensor([NAN])
+    _, terms = total_loss(outputs, none, torch.tensor([1]), Recipe(teacher_weight=0.5), soft, ranges)
+    assert terms["age_error"].item() == pytest.approx((20 + 25) / 2, abs=1e-3)
+    taught = math.log(121) - 0.5 * math.log(2 * math.pi * math.e * 2.5**2)
+    assert terms["age_distribution"].item() == pytest.approx((math.log(121 / 10) + taught) / 2, abs=1e-3)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -196,3 +197,21 @@ def test_bfloat16_steps_give_finite_float32_weights() -> None:
     terms = trainer.train_step(network, make_optimizer(network, recipe), batch, recipe, 1e-3, "bfloat16")
     assert all(math.isfinite(float(value)) for value in terms.values())
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in network.parameters())
+
+
+def test_ranges_are_learnt_and_measured_apart() -> None:
+    """Ages known only by their decade: the estimates end near the decade, though no exact age was seen."""
+    samples = _samples(48)
+    low = np.floor(samples.age_years / 10) * 10
+    ranges = np.stack([low, low + 9], axis=1).astype(np.float32)
+    ranged = dataclasses.replace(samples, age_years=np.full_like(samples.age_years, np.nan), age_ranges=ranges)
+    assert ranged.age_known.all()
+    network, recipe = _network("compact"), Recipe(learning_rate=3e-3, augment=UNVARIED)
+    optimizer = make_optimizer(network, recipe)
+    before = trainer.evaluate(network, ranged, range(48), recipe, CPU)[1].means()
+    for step in range(60):
+        batch = batches.load_batch(ranged, batches.batch_rows(np.arange(48), step % 3, 16), 0, 1, CPU)
+        trainer.train_step(network, optimizer, batch, recipe, 3e-3, "float32")
+    after = trainer.evaluate(network, ranged, range(48), recipe, CPU)[1].means()
+    assert "age_error_years" not in after
+    assert after["years_to_range"] < 0.6 * before["years_to_range"]

@@ -15,7 +15,7 @@ from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.source.fetch import fetch_blocks
 from agegender.pipelines.source.listing import list_source
-from agegender.schema import LISTING, prediction_schema
+from agegender.schema import LISTING, TRUE_LABELS, prediction_schema
 from tests.support.corpus import MAX_PIXELS, WITH_WARNING, write_corpus
 from tests.support.drawn import write_faces
 
@@ -51,8 +51,7 @@ def test_other_columns_are_kept_and_labels_stand_beside_estimates(batch, tiny_mo
     mine = batch.append_column("camera", pa.array([f"c{index}" for index in range(batch.num_rows)]))
     scored = Scorer(str(tiny_model), faces="none", batch_size=5, max_image_pixels=MAX_PIXELS)(mine)
     kept = ["container", "offset", "size_bytes", "etag"]
-    labels = ["true_age_years", "true_gender", "true_race", "unlabelled_because"]
-    assert scored.column_names == [*prediction_schema().names, *kept, *labels, "camera"]
+    assert scored.column_names == [*prediction_schema().names, *kept, *TRUE_LABELS, "camera"]
     assert scored["camera"].equals(mine["camera"])
     assert scored["true_age_years"].equals(batch["age_years"])
     assert not scored["age_years"].equals(batch["age_years"])
