@@ -10,6 +10,9 @@ ARG VARIANT=cpu
 FROM rayproject/ray:2.60.0-py311-${VARIANT}
 ARG EXTRAS=train
 
+# Nothing reports home (docs/limits.md); agegender sets these itself, Ray's own processes start before it.
+ENV ORT_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0
+
 # A number, because Kubernetes cannot tell by a name that it is not root.
 USER 1000:100
 # Made before it becomes the working directory, so that it is this user's and not root's: the build writes to it.

@@ -9,6 +9,7 @@ Everything in ``__all__`` is loaded when it is first used: ``import agegender`` 
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from agegender.pipelines.source.datasource import read
 
 __version__ = "0.1.0"
+
+# Nothing reports home unless the user's environment says so. ONNX Runtime reads this when it is loaded, Ray when it starts.
+for _variable, _value in {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+    os.environ.setdefault(_variable, _value)
 
 __all__ = ["Decoder", "Scorer", "__version__", "eda", "evaluate", "predict", "read", "train"]
 

@@ -5,11 +5,15 @@ Heavy imports come after parsing, so that ``--help`` and a wrong command answer 
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import logging
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -18,12 +22,33 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from agegender import __version__, config
-from agegender.errors import AgegenderError
+from agegender.errors import AgegenderError, ConfigError
 from agegender.pipelines.runtime.session import set_quiet_defaults
-from agegender.settings import EXIT_CODES, parse_config
+from agegender.settings import EXIT_CODES, PREFIX, near, parse_config
 
 INTERRUPTED_EXIT_CODE = 130
 DEFECT_EXIT_CODE = 1
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+SWITCH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+    "": False,
+}
+
+OTHER_VARIABLES = {"DEBUG", "LOG_LEVEL", "PHOTOS", "UTKFACE"}
+"""Beside those of the settings; the last two are the tests'."""
+
+KUBERNETES_VARIABLE = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP)\w*)?)|(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\w+)?)"
+)
+"""What Kubernetes sets in every container where a service is called agegender."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +75,14 @@ JOBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if argv is None:
+        _use_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in JOBS:
         return run_job(arguments[0], arguments[1:], program=f"agegender {arguments[0]}")
+    if arguments and not arguments[0].startswith("-"):
+        known = ", ".join(JOBS)
+        return _fail("agegender", f"error: no command {arguments[0]!r}.{near(arguments[0], JOBS)} There are {known}", 2)
     parser = argparse.ArgumentParser(
         prog="agegender",
         description="Estimate apparent age and gender from face images at archive scale, on Ray.",
@@ -66,35 +96,114 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="command",
         help="one of the commands below; `agegender COMMAND --help` explains it",
     )
-    if not arguments:
-        parser.print_help()
-        return 2
-    parser.parse_args(arguments[:1])
+    try:
+        if not arguments:
+            parser.print_help()
+            return 2
+        parser.parse_args(arguments[:1])
+    except BrokenPipeError:
+        pass
+    finally:
+        _flush()
     return 0
 
 
 def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run one job from its flags; returns the exit code."""
+    if argv is None:
+        _use_utf8()
     program = program or f"jobs/{name}.py"
+    arguments = list(sys.argv[1:] if argv is None else argv)
     job = JOBS[name]
-    logging.basicConfig(
-        level=os.environ.get("AGEGENDER_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    logging.getLogger("botocore").setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _interrupt)  # sent by `ray job stop` and Kubernetes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file that is not UTF-8 is shown, not raised
+            stream.reconfigure(errors="backslashreplace")
+    debug, settings = "--debug" in arguments, None
     try:
-        settings = parse_config(job.config, sys.argv[1:] if argv is None else argv, program)
+        debug = debug or _switched_on("DEBUG")
+        _start_logging("DEBUG" if debug else _log_level())
+        _warn_of_unknown_variables()
+        settings = parse_config(job.config, [each for each in arguments if each != "--debug"], program)
+        signal.signal(signal.SIGTERM, _interrupt)  # sent by `ray job stop` and Kubernetes
         set_quiet_defaults()
         run: Callable[[BaseModel], dict[str, Any]] = getattr(importlib.import_module(job.module), job.function)
         result = run(settings)
     except AgegenderError as error:
-        return _fail(program, str(error), error.exit_code)
+        return _fail(program, f"error: {error}", error.exit_code, debug)
     except KeyboardInterrupt:
         return _fail(program, "interrupted. Run the same command again to resume", INTERRUPTED_EXIT_CODE)
-    _print_result(result)
+    except Exception as error:  # noqa: BLE001  (a defect: one line, unless the traceback is asked for)
+        if settings is None and isinstance(error, BrokenPipeError):  # of --help
+            return 0
+        hint = "please report it" if debug else "please report it; --debug shows the traceback"
+        said = f"internal error: {type(error).__name__}: {_in_one_line(error)} ({hint})"
+        return _fail(program, said, DEFECT_EXIT_CODE, debug)
+    finally:
+        _flush()
+    with contextlib.suppress(BrokenPipeError):
+        _print_result(result)
+    _flush()
     return int(result.get("exit_code", 0))
+
+
+def _use_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode if the locale has another encoding, as Latin-1.
+
+    Names of files are UTF-8 on Linux, whatever the locale: read by another encoding they would be other names in the output.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"  # also for the workers
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _start_logging(level: str) -> None:
+    """Log what this package says from ``level`` on, and other libraries from INFO on: Pillow tells of every chunk."""
+    logging.basicConfig(
+        level=max(logging.INFO, logging.getLevelNamesMapping()[level]),
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    logging.getLogger("agegender").setLevel(level)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+
+
+def _log_level() -> str:
+    given = os.environ.get(f"{PREFIX}LOG_LEVEL") or "INFO"
+    if given.upper() not in LOG_LEVELS:
+        guess = near(given.upper(), LOG_LEVELS)
+        raise ConfigError(f"{PREFIX}LOG_LEVEL={given}: no level of the log.{guess} Give one of {', '.join(LOG_LEVELS)}")
+    return given.upper()
+
+
+def _switched_on(name: str) -> bool:
+    given = os.environ.get(f"{PREFIX}{name}", "")
+    if given.lower() not in SWITCH:
+        raise ConfigError(f"{PREFIX}{name}={given}: neither on nor off. Give 1 or 0")
+    return SWITCH[given.lower()]
+
+
+def _warn_of_unknown_variables() -> None:
+    known = OTHER_VARIABLES | {name.upper() for job in JOBS.values() for name in job.config.model_fields}
+    for variable in os.environ:
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name.partition("__")[0] in known or KUBERNETES_VARIABLE.fullmatch(name):
+            continue
+        guess = near(name, known, PREFIX)
+        logging.getLogger("agegender").warning("%s is no setting of agegender, and ignored.%s", variable, guess)
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message, or its last line: of an error from a worker, the lines before are the worker's traceback."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")
+
+
+def _flush() -> None:
+    """Write what was printed; where the reader has left, as ``head`` does, drop it without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
 
 
 def _overview() -> str:
@@ -139,9 +248,12 @@ def _depth(value: object) -> int:
     return 1 + max(map(_depth, parts), default=0) if isinstance(value, dict | list) else 0
 
 
-def _fail(program: str, message: str, code: int) -> int:
-    sys.stdout.flush()
-    print(f"{program}: error: {message}" if code != INTERRUPTED_EXIT_CODE else f"{program}: {message}", file=sys.stderr)
+def _fail(program: str, message: str, code: int, debug: bool = False) -> int:
+    _flush()
+    with contextlib.suppress(BrokenPipeError):
+        if debug:
+            traceback.print_exc()
+        print(f"{program}: {message}", file=sys.stderr)
     return code
 
 

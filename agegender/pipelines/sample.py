@@ -12,7 +12,7 @@ from agegender.config import SampleConfig
 from agegender.data.synthetic import draw_sample, sample_name
 from agegender.errors import ConfigError, ResourceError
 from agegender.pipelines.runtime.progress import Progress
-from agegender.pipelines.runtime.run_record import claim_output, finish_record, read_record
+from agegender.pipelines.runtime.run_record import claim_output, failure_recorded, finish_record
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
     present = {files.name(info.uri) for info in files.list_files(config.output, allow_empty=True)}
     _claim(config, identity, present, set(names))
     missing = [index for index, name in enumerate(names) if name not in present]
-    _draw_all(config, missing)
+    with failure_recorded(config.output, _JOB):
+        _draw_all(config, missing)
     result = {"output": config.output, "images": len(names), "seed": config.seed, "drawn": len(missing)}
     finish_record(config.output, _JOB, config, identity, result)
     return result
@@ -47,10 +48,6 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
 
 def _claim(config: SampleConfig, identity: dict[str, Any], present: set[str], names: set[str]) -> None:
     """Refuse an OUTPUT with anything but this sample, before anything is written."""
-    if present and read_record(config.output, _JOB) is None:
-        raise ConfigError(
-            f"{config.output} has other files, e.g. {min(present)}. Nothing was changed. Choose another --output"
-        )
     claim_output(config.output, _JOB, config, identity)
     foreign = present - names
     if foreign:

@@ -5,17 +5,22 @@
 The graph is split because in bfloat16 sums of probabilities would be rounded to three digits.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino
-from openvino import opset13 as operations
 
 from agegender.errors import InputError
 from agegender.scoring.predictions import Floats
+
+# `import openvino` reports its use to its maker, and has no variable to turn that off; without this package it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so that its import fails
+
+import openvino  # noqa: E402
+from openvino import opset13 as operations  # noqa: E402
 
 HEAD = "/network/age_head/Gemm_output_0"
 """Name of the age head's output in the graph, from which its input is found."""

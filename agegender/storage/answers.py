@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from agegender.errors import InputError
 from agegender.schema import Status
 
+PEEK_NAMES = 3
+"""How many names ``peek`` returns at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:

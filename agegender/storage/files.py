@@ -22,11 +22,11 @@ from pydantic_core import PydanticSerializationError, to_json
 from agegender.errors import ConfigError, InputError
 from agegender.storage import local
 from agegender.storage.addresses import SCHEME, canonical, local_path, local_uri
-from agegender.storage.answers import Everything, FileInfo, ObjectAnswer, Selection
+from agegender.storage.answers import PEEK_NAMES, Everything, FileInfo, ObjectAnswer, Selection
 
 __all__ = [
     "FileInfo", "ObjectAnswer", "Range", "Selection", "absolute", "arrow_filesystem", "delete", "delete_folder",
-    "download_folder", "exists", "is_s3", "is_web", "join", "list_files", "name", "open_for_reading", "parent",
+    "download_folder", "exists", "is_s3", "is_web", "join", "list_files", "name", "open_for_reading", "parent", "peek",
     "read_ahead", "read_bytes", "read_json", "read_many", "resolve", "stat", "upload_folder", "write_bytes",
     "write_from", "write_json",
 ]  # fmt: skip
@@ -142,6 +142,28 @@ def list_files(
     if allow_empty:
         return iter(())
     raise InputError(f"{uri}: no files there. Check the address; names that begin with '.' or '_' are skipped.")
+
+
+def peek(uri: str, *, hidden: bool = False) -> list[str]:
+    """A few names in a folder or prefix, for one request to S3; empty if there is nothing, or the uri is of a file.
+
+    Args:
+        uri: a local path or ``s3://``.
+        hidden: include names that begin with ``.`` or ``_``.
+
+    Returns:
+        Names relative to the folder, of files, or on S3 also of folders.
+
+    Raises:
+        InputError: no such bucket, or no permission to list.
+        ResourceError: storage does not answer.
+    """
+    if is_s3(uri):
+        from agegender.storage import s3
+
+        return s3.peek(uri, hidden)
+    found = itertools.islice(list_files(uri, allow_empty=True, hidden=hidden), PEEK_NAMES)
+    return [info.uri.removeprefix(join(uri) + "/") for info in found if info.uri != uri]
 
 
 def stat(uri: str) -> FileInfo | None:

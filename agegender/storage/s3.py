@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from agegender.errors import ConfigError, InputError, ResourceError
 from agegender.schema import Status
-from agegender.storage.answers import FileInfo, ObjectAnswer, Selection
+from agegender.storage.answers import PEEK_NAMES, FileInfo, ObjectAnswer, Selection, is_hidden
 from agegender.storage.s3_client import call, client, endpoint, error_code, max_attempts, relax_checksums
 from agegender.storage.s3_listing import list_objects, listing_denied
 
@@ -57,6 +57,19 @@ def list_files(uri: str, selection: Selection) -> Iterator[FileInfo]:
         # consoles create empty objects with a trailing slash to represent folders
         if relative and not relative.endswith("/") and not selection.skips(relative):
             yield _info(bucket, item)
+
+
+def peek(uri: str, hidden: bool) -> list[str]:
+    """See ``files.peek``. One page of names: a folder with more than a thousand hidden names before others looks empty."""
+    bucket, key = split(uri)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    try:
+        page = call(lambda: client().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/"), uri)
+    except ObjectAnswer as refused:
+        raise listing_denied(uri, refused) from refused
+    keys = [item["Key"] for item in page["Contents"]] + [each["Prefix"] for each in page.get("CommonPrefixes", [])]
+    names = [key[len(prefix) :] for key in keys if len(key) > len(prefix)]
+    return [name for name in names if hidden or not is_hidden(name)][:PEEK_NAMES]
 
 
 def _exact_object(bucket: str, key: str, uri: str) -> FileInfo | None:

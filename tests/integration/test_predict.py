@@ -171,17 +171,34 @@ def test_a_run_whose_every_process_is_killed_goes_on_and_ends_with_the_same_rows
     faces: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     predict(faces, tmp_path / "undisturbed", tiny_model, unit_images=2)
-    command = [sys.executable, "-m", "agegender.cli", "predict", "--input", str(faces), "--model", str(tiny_model)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "agegender.cli",
+        "predict",
+        "--input",
+        str(faces),
+        "--model",
+        str(tiny_model),
+    ]
     command += ["--output", str(tmp_path / "out"), "--faces", "none"]
     command += ["--unit-images", "2", "--num-workers", "1", "--num-cpus", "1"]
-    environment = {**os.environ, "RAY_ADDRESS": ""}
-    run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    # Beside that: a folder of temporary files that is too long for Ray's sockets, a module of the user in the working
+    # directory that must not become the workers' numpy, and a home folder in which nothing may appear.
+    home, here, temporary = tmp_path / "home", tmp_path / "here", tmp_path / ("long" * 20)
+    for folder in (home, here, temporary):
+        folder.mkdir()
+    (here / "numpy.py").write_text("raise ImportError('the user's own module')\n")
+    environment = {**os.environ, "RAY_ADDRESS": "", "HOME": str(home), "TMPDIR": str(temporary)}
+    run = subprocess.Popen(command, env=environment, cwd=here, stderr=subprocess.DEVNULL)
     staged = tmp_path / "out" / "_work" / "scored"
     deadline_s = time.monotonic() + 400
     while len(list(staged.glob("*.json")) if staged.exists() else []) < 3 and run.poll() is None:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
     kill_with_all_children(run)
+    assert list(home.rglob("*")) == []
     half = run_status(StatusConfig(output=str(tmp_path / "out")))
     done_before = half["scored"]
     result = predict(faces, tmp_path / "out", tiny_model, unit_images=2, num_workers=1)

@@ -47,6 +47,8 @@ def output(tmp_path: Path) -> Path:
     pq.write_table(table.slice(0, ROWS // 2), folder / "part-0000000-0000000.parquet")
     pq.write_table(table.slice(ROWS // 2), folder / "part-0000001-0000001.parquet")
     (folder / "_run.json").write_text("{}")
+    (folder / "_work" / "listing").mkdir(parents=True)  # what a reader of the folder must not see
+    pq.write_table(pa.table({"uri": ["a"], "size_bytes": [1]}), folder / "_work" / "listing" / "unit-0000000.parquet")
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from agegender.cli import JOBS, main
-from agegender.config import EvaluateConfig, PredictConfig, RescoreConfig, RetryStatus, TrainConfig
+from agegender.config import EvaluateConfig, PredictConfig, PreviewConfig, RescoreConfig, RetryStatus, TrainConfig
 from agegender.errors import ConfigError
 from agegender.schema import Status
 from agegender.settings import parse_config
@@ -58,8 +58,10 @@ def test_a_head_that_nothing_would_teach_is_refused() -> None:
 
 
 def test_input_may_be_repeated_and_hold_commas() -> None:
-    config = parse_config(PredictConfig, ["--input", "a,b", "--input", "c", "--output", "o", "--model", "m"], "predict")
-    assert config.input == ["a,b", "c"]
+    names = ["a,b", "Müller", 'say "x"', "back\\slash", "[x]", " sp ", "M\udcfcller", "true", "7", "null"]
+    flags = [token for name in names for token in ("--input", name)]
+    config = parse_config(PredictConfig, [*flags, "--output", "o", "--model", "m"], "predict")
+    assert config.input == names
 
 
 def test_images_can_be_left_out_of_reports() -> None:
@@ -88,8 +90,109 @@ def test_a_wrong_setting_is_named_with_its_value(flags: list[str], words: list[s
 def test_an_unknown_name_in_the_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "train.yaml"
     file.write_text("epoch: 3\n")
-    with pytest.raises(ConfigError, match=r"--epoch"):
+    with pytest.raises(ConfigError, match=r"train\.yaml, line 1: epoch: no such setting\. Did you mean epochs\?"):
         parse_config(TrainConfig, [*TRAIN, "--config", str(file)], "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epochs: 1\n\tseed: 1\n", r"train\.yaml, line 2, column 1: not YAML: .*spaces, not with tabs"),
+        (b"epochs: [1\n", r"train\.yaml, line 2, column 1: not YAML"),
+        (b"- epochs\n- 3\n", r"train\.yaml, line 1: a list\. Write settings"),
+        (b"epochs 3\n", r"train\.yaml, line 1: a text\. Write settings"),
+        (b"seed: 1\n# M\xfcller\n", r"train\.yaml, line 2: not UTF-8"),
+        (b"seed: 1\nepochs: \x00\n", r"train\.yaml, line 2: not YAML"),
+        (b"seed: 1\nepochs: 3\nseed: 2\n", r"train\.yaml, line 3: seed is there twice, first in line 1"),
+        (b"seed: 1\nepochs: many\n", r"train\.yaml, line 2: epochs: .* \(given: 'many'\)"),
+        (
+            b"augment:\n  zoom_mim: 1\n",
+            r"train\.yaml, line 1: augment\.zoom_mim: no such setting\. Did you mean zoom_min\?",
+        ),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        parse_config(TrainConfig, [*TRAIN, "--config", str(file)], "train")
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_bytes(b"\xef\xbb\xbf# nothing yet\n")
+    assert parse_config(TrainConfig, [*TRAIN, "--config", str(file)], "train").input == ["faces"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epocs", "3"], r"unknown option --epocs\. Did you mean --epochs\?"),
+        (["--augment.zoom-mim=1"], r"unknown option --augment\.zoom-mim\. Did you mean --augment\.zoom-m"),
+        (["--confg", "a.yaml"], r"unknown option --confg\. Did you mean --config\?"),
+        (["-o", "out"], r"unknown option -o\. `train --help`"),
+        (["--epochs"], r"argument --epochs: expected one argument\. `train --help`"),
+        (["--config"], r"--config: expected one argument"),
+    ],
+)
+def test_an_unknown_flag_is_named_with_a_similar_one(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(TrainConfig, [*TRAIN, *flags], "train")
+
+
+@pytest.mark.parametrize(
+    ("flags", "inputs"),
+    [
+        (["photos", "--output", "o"], ["photos"]),
+        (["--output", "o", "a,b", "c"], ["a,b", "c"]),
+        (["a", "--input", "b", "--output=o", "c", "--input=d,e"], ["b", "d,e", "a", "c"]),
+        (["--dry-run", "a", "--output", "o"], ["a"]),
+        (["--output", "o", "--", "-x.jpg", "--y"], ["-x.jpg", "--y"]),
+    ],
+)
+def test_inputs_may_be_given_by_position(flags: list[str], inputs: list[str]) -> None:
+    config = parse_config(PredictConfig, flags, "predict")
+    assert (config.input, config.output) == (inputs, "o")
+
+
+def test_positions_of_jobs_without_input_stay_their_own() -> None:
+    config = parse_config(PreviewConfig, ["a,b.jpg", "c.jpg", "--faces", "none", "d"], "preview")
+    assert config.photographs == ["a,b.jpg", "c.jpg", "d"]
+
+
+@pytest.mark.parametrize(
+    ("value", "inputs"), [("a, b", ["a", "b"]), ('["a,b", "c"]', ["a,b", "c"]), ("s3://bucket/a", ["s3://bucket/a"])]
+)
+def test_lists_in_the_environment_have_commas_or_are_json(
+    value: str, inputs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGEGENDER_INPUT", value)
+    assert parse_config(PredictConfig, ["--output", "o"], "predict").input == inputs
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("AGEGENDER_INPUT", '["a"', r"AGEGENDER_INPUT: begins as a JSON list and is none"),
+        ("AGEGENDER_INPUT", "", r"AGEGENDER_INPUT: List should have at least 1 item"),
+        ("AGEGENDER_BATCH_SIZE", "many", r"AGEGENDER_BATCH_SIZE: .*\(given: 'many'\)"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=message):
+        parse_config(PredictConfig, ["--output", "o"], "predict")
+
+
+@pytest.mark.parametrize("columns", ["", "wide", "0", "-3", "40"])
+def test_help_is_shown_in_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "--help"])
+    assert caught.value.code == 0
+    assert "--output" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -110,9 +213,7 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_wrong_command_exits_with_2() -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["predicct"])
-    assert caught.value.code == 2
+    assert main(["predicct"]) == 2
 
 
 def test_help_loads_neither_ray_nor_torch() -> None:

@@ -19,9 +19,10 @@ from agegender.pipelines.eda.tables import write_lists
 from agegender.pipelines.runtime.detector import face_search, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.placement import Placement
-from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
+from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.image_facts import gather_facts
+from agegender.pipelines.source.inputs import check_inputs
 from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.eda import eda_page
@@ -50,6 +51,8 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; finished units are kept.
     """
     config = config.model_copy(update={"output": files.absolute(config.output)})
+    if read_record(config.output, "eda") is None:
+        check_inputs(config.input)
     search = face_search(config)
     identity = (
         config.identity(OUTPUT, LABELS, REPORT) | search_identity(search) | {"contract_version": CONTRACT_VERSION}
@@ -60,13 +63,14 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
-    listing = drain(config.source(), OutputLayout(config.output).listing)
-    with ray_session(config.address, config.num_cpus), own_errors():
-        statistics, duplicates = _explore(config, search, listing, placement)
-    summary = summarize(statistics, duplicates, listing)
-    _write(config, statistics, summary)
-    result = _result(config, summary)
-    finish_record(config.output, "eda", config, identity, result)
+    with failure_recorded(config.output, "eda"):
+        listing = drain(config.source(), OutputLayout(config.output).listing)
+        with ray_session(config.address, config.num_cpus), own_errors():
+            statistics, duplicates = _explore(config, search, listing, placement)
+        summary = summarize(statistics, duplicates, listing)
+        _write(config, statistics, summary)
+        result = _result(config, summary)
+        finish_record(config.output, "eda", config, identity, result)
     return result
 
 

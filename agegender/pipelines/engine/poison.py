@@ -102,8 +102,8 @@ class PoisonTracker:
         self._in_a_row += 1
         if self._in_a_row > DEATHS_IN_A_ROW + 3 * self.workers:
             raise ResourceError(
-                f"{self._in_a_row} scoring processes in a row ended, the last {where} No single image is the reason. Check "
-                "the memory of the nodes (fewer --num-workers need less) and run the same command again"
+                f"{self._in_a_row} scoring processes in a row ended, the last {where} No single image is the reason. "
+                "If that does not say why, it is probably memory: fewer --num-workers need less. Then run the same command again"
             )
 
     def requeue(self, task: Task) -> None:
@@ -114,7 +114,7 @@ class PoisonTracker:
         if task.unit in self._searches or task.deaths > TRIES:
             raise ResourceError(
                 f"{task.unit} ended its process {task.deaths} times as a whole, but none of its images does on its own. "
-                "Check the memory of the nodes; a smaller --unit-images needs less"
+                "Probably memory: a smaller --unit-images needs less"
             )
         self._searches[task.unit] = _Search(task.poison_rows)
         self._divide(task.unit, 0, images)

@@ -84,10 +84,12 @@ class _PoolActor:
 
 
 def _reason(death: Exception) -> str:
-    """The beginning of Ray's message, which has the reason; the rest is long."""
+    """The beginning of Ray's message, which has the reason; of a longer one also its last line, where an exception is."""
     if isinstance(death, MemoryError):
         return "MemoryError: the process got no memory from the system."
-    return " ".join(str(death).split())[:300]
+    message = str(death).strip()
+    text = " ".join(message.split())
+    return text if len(text) <= 300 else f"{text[:300]} ... {message.splitlines()[-1].strip()}"
 
 
 def pool_size(num_workers: int | None, threads: int, placement: Placement) -> tuple[Callable[[], int], float]:

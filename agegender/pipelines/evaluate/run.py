@@ -28,8 +28,9 @@ from agegender.pipelines.runtime.detector import check_framing, face_search, sea
 from agegender.pipelines.runtime.layout import OutputLayout, listing_index
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
-from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
+from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
+from agegender.pipelines.source.inputs import check_inputs
 from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.evaluation import evaluation_page
@@ -55,6 +56,8 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; scored units are kept.
     """
     config = _with_absolute_addresses(config)
+    if read_record(config.output, "evaluate") is None:
+        check_inputs(config.input)
     model = localize_model(config.model)
     info, training_keys = model.info, training_images(model.folder)
     part = read_part(config.split, config.part) if config.split else None
@@ -67,18 +70,19 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
-    try:
-        listing = drain(config.source(), OutputLayout(config.output).listing)
-        _check_labels(config, listing)
-        with ray_session(config.address, config.num_cpus), own_errors():
-            score_units(config, search, listing, part, placement)
-        gathered = gather(config.output, listing, training_keys, _metadata(info))
-        _check_evaluated(config, gathered)
-    except InputError:
-        _discard(config.output)  # there is no result: a corrected command may use the same OUTPUT
-        raise
-    metrics = _write_results(config, info, search, listing, gathered, part)
-    finish_record(config.output, "evaluate", config, identity, metrics)
+    with failure_recorded(config.output, "evaluate"):
+        try:
+            listing = drain(config.source(), OutputLayout(config.output).listing)
+            _check_labels(config, listing)
+            with ray_session(config.address, config.num_cpus), own_errors():
+                score_units(config, search, listing, part, placement)
+            gathered = gather(config.output, listing, training_keys, _metadata(info))
+            _check_evaluated(config, gathered)
+        except InputError:
+            _discard(config.output)  # there is no result: a corrected command may use the same OUTPUT
+            raise
+        metrics = _write_results(config, info, search, listing, gathered, part)
+        finish_record(config.output, "evaluate", config, identity, metrics)
     _discard_work(config.output)
     return metrics
 

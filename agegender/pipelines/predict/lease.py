@@ -1,7 +1,8 @@
 """Lease of an OUTPUT: only one driver at a time, as two would publish the same units twice. No Ray.
 
-``_work/driver.json`` identifies the driver and is rewritten as its heartbeat. A killed driver leaves the file behind: on the
-same machine its process id shows that it has ended, on another machine the file stops changing.
+``_work/driver.json`` identifies the driver and is rewritten as its heartbeat. A killed driver leaves the file behind, and the
+file stops changing. Where process ids mean the same to both, on one machine and not in two containers, its process id shows at
+once that it has ended.
 """
 
 import contextlib
@@ -96,6 +97,7 @@ class Lease:
 
     def _write(self, beat: int) -> None:
         lease = {"host": socket.gethostname(), "pid": os.getpid(), "since": self._since, "token": self._token}
+        lease["pid_namespace"] = pid_namespace()
         files.write_json(self._uri, lease | {"beat": beat})
 
     def _read(self) -> dict[str, Any] | None:
@@ -112,9 +114,25 @@ def _describe(found: dict[str, Any] | None) -> str:
     return f"process {found['pid']} on {found['host']}, since {found['since']}," if found else "another process"
 
 
+def pid_namespace() -> str | None:
+    """What distinguishes the process ids of this process from those of other machines and containers; None: unknown.
+
+    A host name does not: containers may share one, and in each of them the driver is process 1.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115  (/proc is of another container or of the host)
+            return None
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return None
+
+
 def _has_ended(found: dict[str, Any]) -> bool:
-    """Whether a driver of this machine has ended; unknown for other machines. Our own process id was reused."""
-    return found["host"] == socket.gethostname() and (found["pid"] == os.getpid() or not _is_running(found["pid"]))
+    """Whether a driver that shares our process ids has ended; unknown for others. Our own process id was reused."""
+    here = pid_namespace()
+    if here is None or found["host"] != socket.gethostname() or found.get("pid_namespace") != here:
+        return False
+    return found["pid"] == os.getpid() or not _is_running(found["pid"])
 
 
 def _is_running(pid: int) -> bool:

@@ -20,7 +20,15 @@ from agegender.pipelines.predict.scoring import Run, check_bad_fraction, check_r
 from agegender.pipelines.predict.worker import PredictStats, ScoringJob
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import model_address
-from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record, reopen_record
+from agegender.pipelines.runtime.run_record import (
+    DONE,
+    claim_output,
+    failure_recorded,
+    finish_record,
+    read_record,
+    reopen_record,
+)
+from agegender.pipelines.source.inputs import check_inputs
 from agegender.pipelines.source.listing import list_source
 from agegender.pipelines.source.streaming_listing import StreamingListing
 from agegender.storage import files
@@ -45,12 +53,14 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; scored units are kept.
     """
     config = config.model_copy(update={"output": files.absolute(config.output), "model": model_address(config.model)})
+    if read_record(config.output, "predict") is None:
+        check_inputs(config.input)
     run = check_run(config)
     if config.dry_run:
         return _dry_run(run)
     run.placement.check()
     earlier = claim_output(config.output, "predict", config, run.identity)
-    with Lease(config.output) as lease:
+    with Lease(config.output) as lease, failure_recorded(config.output, "predict", lease.check):
         return _predict(run, earlier, lease)
 
 

@@ -41,6 +41,7 @@ def run_status(config: StatusConfig) -> dict[str, Any]:
     return {
         "output": output,
         "state": record["state"],
+        "error": record.get("error"),
         "listed": "not finished" if listed is None else listed,
         "scored": scored.images,
         "left": "unknown" if listed is None else listed - scored.images,

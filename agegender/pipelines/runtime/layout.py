@@ -3,6 +3,7 @@
     predict    part-FIRST-LAST.parquet   _run.json   _crops/   _work/{listing,scored,rescore}/   _work/driver.json
     eda        summary.json   report.html   tables/   figures/   run.json   _work/{listing,summaries}/
     evaluate   metrics.json   report.html   slices.parquet   predictions.parquet   run.json   _work/{listing,scored_*}/
+    preview    NUMBER-NAME.jpg   _run.json
     train      model/   metrics.jsonl   report.html   split.parquet   tensorboard/   run.json   _work/...
 
 Readers of a Parquet folder ignore names that begin with ``_``, so they read predict's OUTPUT as one table.
@@ -63,7 +64,7 @@ class OutputLayout:
 
     def record(self, job: str) -> str:
         """The record of the run; hidden if OUTPUT is read as one table or one image set."""
-        return self.path("_run.json" if job in ("predict", "sample") else "run.json")
+        return self.path("_run.json" if job in ("predict", "sample", "preview") else "run.json")
 
     @property
     def report(self) -> str:

@@ -11,8 +11,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from agegender.errors import AgegenderError, ResourceError
+from agegender.errors import AgegenderError, ConfigError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +22,12 @@ OBJECT_STORE_BYTES = 1_000_000_000
 """Enough for a local Ray: only unit addresses and counts pass through the object store, never images."""
 
 START_ATTEMPTS = 3
+
+SOCKET_BYTES = 107
+"""Longest path of a socket on Linux."""
+
+SOCKET_NAME = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+"""The longest that Ray appends to its temporary folder."""
 
 
 @contextmanager
@@ -67,7 +75,7 @@ def _start(address: str | None, num_cpus: int | None, object_store_bytes: int | 
     try:
         with _kept_sigterm_handler():
             if address:
-                ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+                ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **_job_config(address))
             else:
                 _start_local(num_cpus, object_store_bytes)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
@@ -102,6 +110,8 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 object_store_memory=object_store_bytes,
+                _temp_dir=_short_temp_dir(),
+                **_job_config(None),
                 logging_level=logging.WARNING,
                 log_to_driver=logger.isEnabledFor(logging.DEBUG),
             )
@@ -113,6 +123,36 @@ def _start_local(num_cpus: int | None, object_store_bytes: int | None) -> None:
             if not attempts_left:
                 raise ResourceError(f"Ray did not start on this machine: {error} Is the machine overloaded?") from error
             logger.warning("Ray did not start in time; trying again (%d attempts left)", attempts_left)
+
+
+def _job_config(address: str | None) -> dict[str, Any]:
+    """Argument of ``ray.init``: workers search the folder of this package, and not the working directory, for modules.
+
+    Ray would put the working directory first, so that a user's ``numpy.py`` there would be every worker's numpy. A job that
+    was submitted (``ray job submit --working-dir``), or runs through Ray's client, has a path of its own.
+    """
+    from ray.job_config import JobConfig
+
+    if "RAY_JOB_CONFIG_JSON" in os.environ or (address or "").startswith("ray://"):
+        return {}
+    return {"job_config": JobConfig(_client_job=True, _py_driver_sys_path=[str(Path(__file__).parents[3])])}
+
+
+def _short_temp_dir() -> str | None:
+    """A folder for Ray's session if the default one is too long for the paths of its sockets, else None.
+
+    Raises:
+        ConfigError: no other folder can be written.
+    """
+    default = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(default + SOCKET_NAME)) <= SOCKET_BYTES:
+        return None
+    for folder in ("/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/var/tmp", "/dev/shm"):
+        fits = folder and len(os.fsencode(folder + SOCKET_NAME)) <= SOCKET_BYTES
+        if fits and os.access(folder, os.W_OK | os.X_OK):
+            logger.info("%s is too long for Ray's sockets: its session is in %s/ray", default, folder)
+            return f"{folder}/ray"
+    raise ConfigError(f"{default}: too long for Ray's sockets. Set RAY_TMPDIR to a folder of a shorter name")
 
 
 def set_quiet_defaults() -> None:

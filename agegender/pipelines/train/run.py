@@ -24,8 +24,9 @@ from agegender.pipelines.runtime.detector import check_framing, face_search, sea
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
-from agegender.pipelines.runtime.run_record import DONE, claim_output, finish_record
+from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
 from agegender.pipelines.runtime.session import own_errors, ray_session
+from agegender.pipelines.source.inputs import check_inputs
 from agegender.pipelines.train.job import TrainJob, start_monitor
 from agegender.pipelines.train.split import SplitImages, split_images
 from agegender.reports.training import training_page
@@ -57,6 +58,8 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
+    if read_record(config.output, "train") is None:
+        check_inputs(config.input)
     search = face_search(config)
     identity = config.identity(OUTPUT, LABELS) | search_identity(search)
     Placement(config.cluster(), config.opened_by_workers()).check()
@@ -65,14 +68,15 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         logger.info("%s: this run is already finished; nothing to do", config.output)
         return dict(earlier["result"])
     started_s = time.monotonic()
-    with ray_session(config.address, config.num_cpus), own_errors():
-        config, split, teachers = _prepare(config, search)
-        seen_before = _seen_by_init(config, split)
-        if not files.exists(_model_info_uri(config)):
-            _train(config, search, split, teachers)
-    result = _result(config, split, seen_before, time.monotonic() - started_s)
-    _write_report(config, split, result)
-    finish_record(config.output, "train", config, identity, result)
+    with failure_recorded(config.output, "train"):
+        with ray_session(config.address, config.num_cpus), own_errors():
+            config, split, teachers = _prepare(config, search)
+            seen_before = _seen_by_init(config, split)
+            if not files.exists(_model_info_uri(config)):
+                _train(config, search, split, teachers)
+        result = _result(config, split, seen_before, time.monotonic() - started_s)
+        _write_report(config, split, result)
+        finish_record(config.output, "train", config, identity, result)
     files.delete_folder(OutputLayout(config.output).work())
     return result
 

@@ -1,6 +1,9 @@
 import json
+import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,3 +83,27 @@ def test_whoever_was_taken_over_may_not_publish_and_leaves_the_other_alone(tmp_p
         with pytest.raises(ResourceError, match=r"on elsewhere, since .* has taken over this run"):
             ours.check()
     assert json.loads(state(tmp_path).read_text())["token"] == "other"
+
+
+@pytest.mark.parametrize("namespace", ["boot pid:[1]", None])
+def test_a_process_id_of_another_container_says_nothing_and_its_heartbeat_decides(
+    namespace: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_TTL_S", 30.0)
+    state(tmp_path).parent.mkdir()
+    # Of the same host name and of our own process id, as where the driver is process 1 of every container.
+    found = {"host": socket.gethostname(), "pid": os.getpid(), "since": "now", "token": "a", "pid_namespace": namespace}
+    state(tmp_path).write_text(json.dumps(found | {"beat": 0}))
+    beat = threading.Timer(1.5, state(tmp_path).write_text, [json.dumps(found | {"beat": 1})])
+    beat.start()
+    with pytest.raises(ConfigError, match=r"is running it\. Nothing was changed"), Lease(str(tmp_path)):
+        pass
+    beat.join()
+    assert json.loads(state(tmp_path).read_text())["token"] == "a"
+
+
+def test_the_namespace_of_process_ids_is_known_here_and_shared_with_children() -> None:
+    code = "from agegender.pipelines.predict.lease import pid_namespace; print(pid_namespace())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert lease.pid_namespace() is not None
+    assert child == lease.pid_namespace()

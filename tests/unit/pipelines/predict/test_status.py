@@ -8,7 +8,7 @@ from agegender.config import PredictConfig, StatusConfig
 from agegender.errors import InputError
 from agegender.pipelines.predict.ledger import Ledger, stage_unit
 from agegender.pipelines.predict.status import run_status
-from agegender.pipelines.runtime.run_record import claim_output, finish_record
+from agegender.pipelines.runtime.run_record import claim_output, failure_recorded, finish_record
 from agegender.schema import prediction_schema
 from agegender.storage import files
 
@@ -55,3 +55,11 @@ def test_the_output_is_named_without_a_flag(output: Path, capsys: pytest.Capture
 def test_where_no_run_is_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no predict run"):
         run_status(StatusConfig(output=str(tmp_path)))
+
+
+def test_it_tells_that_a_run_failed_and_why(tmp_path: Path) -> None:
+    claim_output(str(tmp_path), "predict", PredictConfig(input=["a"], output=str(tmp_path), model="m"), {})
+    with pytest.raises(InputError), failure_recorded(str(tmp_path), "predict"):
+        raise InputError("a: no images")
+    status = run_status(StatusConfig(output=str(tmp_path)))
+    assert (status["state"], status["error"]) == ("failed", "a: no images")
