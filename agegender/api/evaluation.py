@@ -85,7 +85,7 @@ class Evaluation:
 
     @cached_property
     def table(self) -> pa.Table:
-        """One row per image: the columns of predict, then ``true_age_years``, ``true_gender``, ``true_race``, ..."""
+        """One row per image: the columns of predict, then ``true_age_years``, ``true_gender``, ..."""
         return read_rows(self._output.layout.predictions)
 
     @cached_property
@@ -114,13 +114,21 @@ class Evaluation:
         return result_html(title, facts, report=self.report, link=link(self.report))
 
     def _metric_items(self) -> list[tuple[str, str]]:
-        shown = (
+        shown: tuple[tuple[str, str, str], ...] = (
             ("age MAE", "age_mae_years", "{:.2f} years"),
             ("age bias", "age_bias_years", "{:+.2f} years"),
             ("gender accuracy", "gender_accuracy", "{:.1%}"),
             ("interval coverage", "interval_coverage", "{:.1%}"),
         )
+        if self.metrics["n_age_range"]:
+            shown = (*shown, *_RANGES) if self.metrics["n_age"] else (*_RANGES, shown[2])
         return [(name, _bounded(self.metrics[key], form)) for name, key, form in shown]
+
+
+_RANGES = (
+    ("age in the labelled range", "age_in_range", "{:.1%}"),
+    ("distance to the range", "age_mae_to_range_years", "{:.2f} years"),
+)
 
 
 def _bounded(metric: dict[str, float | None], form: str) -> str:

@@ -55,6 +55,13 @@ def train(source: "Source", *, output: str | os.PathLike[str], **options: Any) -
     return TrainingRun(place, summary)
 
 
+_METRICS = (
+    ("age MAE, val part", "age_mae_years", "{:.2f} years"),
+    ("distance to the range of ages, val part", "age_mae_to_range_years", "{:.2f} years"),
+    ("gender accuracy, val part", "gender_accuracy", "{:.1%}"),
+)
+
+
 class TrainingRun:
     """Result of ``agegender.train``.
 
@@ -89,16 +96,16 @@ class TrainingRun:
         return to_pandas(self.metrics)
 
     def __repr__(self) -> str:
+        forms = (("age_mae_years", ".2f"), ("age_mae_to_range_years", ".2f"), ("gender_accuracy", ".3f"))
+        known = [f"{key} {self.summary[key]:{form}}" for key, form in forms if self.summary[key] is not None]
         return (
-            f"<TrainingRun: {self.summary['epochs']} epochs, age_mae_years {self.summary['age_mae_years']:.2f}, "
-            f"gender_accuracy {self.summary['gender_accuracy']:.3f} on the val part, model in {self.model}>"
+            f"<TrainingRun: {self.summary['epochs']} epochs, {', '.join(known)} on the val part, model in {self.model}>"
         )
 
     def _repr_html_(self) -> str:
         summary = self.summary
         facts = [
-            ("age MAE, val part", f"{summary['age_mae_years']:.2f} years"),
-            ("gender accuracy, val part", f"{summary['gender_accuracy']:.1%}"),
+            *((name, form.format(summary[key])) for name, key, form in _METRICS if summary[key] is not None),
             ("epochs", f"{summary['epochs']}"),
             ("training images", f"{summary['train_images']:,}"),
             ("time", f"{summary['training_s']:,.0f} s"),

@@ -41,13 +41,19 @@ def training_page(
         sections,
         warnings=_warnings(result),
         facts=[
-            ("Age MAE, validation (years)", result["age_mae_years"]),
+            *_age_facts(result),
             ("Gender accuracy, validation", _percent(result["gender_accuracy"])),
             ("Images per second", round(result["images_per_s"])),
             ("Training time", _duration(result["training_s"])),
         ],
         footer=f"{result['model']} · precision {result['precision']}",
     )
+
+
+def _age_facts(result: Row) -> list[tuple[str, Cell]]:
+    exact, ranged = result["age_mae_years"], result["age_mae_to_range_years"]
+    facts: list[tuple[str, Cell]] = [("Distance to the range of ages, validation (years)", ranged)]
+    return [("Age MAE, validation (years)", exact), *(facts if ranged is not None else [])]
 
 
 def _warnings(result: Row) -> list[str]:

@@ -109,6 +109,34 @@ def test_any_number_of_workers_gives_the_same_numbers_and_faces_are_shown_only_w
     assert "data:image/jpeg" not in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_ranges_codes_and_groups_of_a_table(faces: Path, tiny_model: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in faces.iterdir() if path.name[0].isdigit() and path.name[:2] != "33")
+    ages = ["10-19", "20-29", "30-39", "more than 40"]
+    rows = [
+        f"{faces / name};{ages[i % 4]};{i % 2};{['East Asian', 'White', ''][i % 3]}" for i, name in enumerate(names)
+    ]
+    exact = f"{faces / 'unnamed.jpg'};35;0;tribe"
+    (tmp_path / "labels.csv").write_text("\n".join(["file;age;gender;race", *rows, exact]))
+    metrics = evaluate(tmp_path / "labels.csv", tmp_path / "out", tiny_model, gender_codes="1=male,0=female")
+    frame = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pandas()
+    assert (metrics["n"], metrics["n_age"], metrics["n_age_range"]) == (len(names) + 1, 1, len(names))
+    ranged = frame[frame.true_age_years.isna()]
+    assert set(zip(ranged.true_age_low_years, ranged.true_age_high_years, strict=True)) == {
+        (10, 19), (20, 29), (30, 39), (40, 120),
+    }  # fmt: skip
+    inside = (ranged.age_years >= ranged.true_age_low_years) & (ranged.age_years < ranged.true_age_high_years + 1)
+    assert metrics["age_in_range"]["value"] == pytest.approx(inside.mean(), abs=1e-4)
+    assert metrics["age_mae_years"]["value"] == pytest.approx(
+        abs(frame.age_years[frame.true_age_years == 35] - 35).item(), abs=1e-3
+    )
+    assert frame.true_gender.tolist().count(0) == len(names) // 2, "code 1 is male"
+    slices = pq.read_table(tmp_path / "out" / "slices.parquet").to_pylist()
+    groups = {row["race"]: row["n"] for row in slices if row["slice"] == "race"}
+    assert groups == frame.true_race.value_counts().to_dict() and groups.keys() == {"East Asian", "white", "tribe"}
+    assert {row["age_range"] for row in slices if row["slice"] == "age_range"} == {"10-19", "20-29", "30-39", "40+"}
+    assert "Ages labelled as ranges" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_robustness_measures_the_same_images_made_worse(
     evaluated: Path, faces: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

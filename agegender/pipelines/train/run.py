@@ -216,6 +216,7 @@ def _result(config: TrainConfig, split: SplitImages, seen_before: dict[str, int]
         **{f"{part}_images_seen_by_init": count for part, count in seen_before.items()},
         "epochs": len(history),
         "age_mae_years": last["age_mae_years"],
+        "age_mae_to_range_years": last["age_mae_to_range_years"],
         "gender_accuracy": last["gender_accuracy"],
         "precision": info.config["precision"],
         "images_per_s": sum(row["images_per_s"] * row["seconds"] for row in history) / used_s,

@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.5
 
+_SHOWN = {"val MAE": "age_mae_years", "val to range": "age_mae_to_range_years", "val gender": "gender_accuracy"}
+"""Metrics of the last epoch beside the progress bar, those that there are labels for."""
+
 LOSS_TERMS = ("age_distribution", "age_error", "gender")
 
 
@@ -258,7 +261,8 @@ class Worker:
         if self.history:
             metrics |= {
                 name: _format_metric(self.history[-1][key])
-                for name, key in (("val MAE", "age_mae_years"), ("val gender", "gender_accuracy"))
+                for name, key in _SHOWN.items()
+                if self.history[-1][key] is not None
             }
         self.job.monitor.report.remote(self._used_images(), metrics)
 
