@@ -67,6 +67,8 @@ def png_without_metadata(data: bytes) -> tuple[bytes, list[str]] | None:
         else:
             (left_out if is_whole else damaged).append(name.decode("ascii"))
         at = end
+    else:
+        return None
     names = list(dict.fromkeys(damaged or left_out))[:5]
     return (b"".join([*kept, data[at:]]), names) if names else None
 

@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from agegender.data import images
 from agegender.data.facts import image_facts
 from agegender.schema import FACTS, Status
+from tests.support.corpus import picture
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -34,6 +36,25 @@ def test_a_bad_image_is_a_row_with_its_status():
     assert (row["status"], row["size_bytes"], row["age_years"]) == ("not_an_image", 4, 5.0)
     assert row["content_hash"] is not None
     assert row["perceptual_hash"] is None and row["thumbnail"] is None
+
+
+def test_what_was_lost_of_an_image_is_its_warning():
+    data = images.encode_jpeg(picture(160, 160))
+    row, pixels = image_facts("a.jpg", data[:-2], (Status.OK, None), {}, 10**6)
+    assert pixels is not None
+    assert (row["status"], row["warning"]) == ("ok", "the end marker is missing; every pixel is there")
+    half = data[: len(data) // 2]
+    statuses = [
+        image_facts("a.jpg", half, (Status.OK, None), {}, 10**6, allow_truncated=allowed)[0]["status"]
+        for allowed in (False, True)
+    ]
+    assert statuses == ["truncated", "ok"]
+
+
+def test_an_image_without_room_for_a_face_is_too_small():
+    row, pixels = image_facts("a.png", png(np.zeros((15, 40, 3), np.uint8)), (Status.OK, None), {}, 10**6)
+    assert pixels is None
+    assert (row["status"], row["width"], row["height"]) == ("too_small", 40, 15)
 
 
 def test_what_could_not_be_fetched_keeps_its_reason():

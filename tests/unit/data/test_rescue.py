@@ -171,6 +171,13 @@ def test_damage_that_pixels_depend_on_still_loses_a_png():
     assert decode(with_chunk(PNG, bad)[: len(PNG) // 2], MAX_PIXELS).status is Status.TRUNCATED
 
 
+def test_a_png_of_countless_chunks_is_given_up():
+    bad = chunk(b"pHYs", bytes(9))[:-4] + b"nope"
+    data = with_chunk(PNG, bad + chunk(b"abCd", b"") * 100_000)
+    assert rescue.png_without_metadata(data) is None
+    assert decode(data, MAX_PIXELS).status is Status.UNREADABLE
+
+
 def test_the_bound_holds_for_a_png_with_damaged_metadata():
     header = PNG[8:33]
     huge = struct.pack(">II", 30_000, 30_000) + header[16:21]

@@ -42,6 +42,7 @@ FACT = st.fixed_dictionaries(
     {
         "status": st.sampled_from([status.value for status in Status]),
         "error": st.none() | WORDS,
+        "warning": st.none() | WORDS,
         "width": st.none() | st.integers(1, 3),
         "format": st.none() | st.sampled_from(["JPEG", "PNG"]),
         "size_bytes": st.none() | st.integers(0, 2**40),
@@ -155,7 +156,7 @@ PREDICTED = st.tuples(st.sampled_from([status.value for status in Status]), st.i
 
 def prediction_rows(images: list[tuple[str, int]]) -> pa.Table:
     rows = [
-        {"uri": str(image), "face_index": face, "status": status}
+        {"uri": str(image), "face_index": face, "status": status, "warning": "lost" if faces % 2 else None}
         for image, (status, faces) in enumerate(images)
         for face in range(faces)
     ]
@@ -171,6 +172,7 @@ def test_counts_of_scored_units(images: list[tuple[str, int]], data: st.DataObje
     merged = data.draw(st.composite(merged_in_some_order)(parts, operator.add))
     assert merged == whole
     assert whole.images == len(images)
+    assert whole.images_with_warning == sum(faces % 2 for _, faces in images)
     assert UnitCounts(**json.loads(json.dumps(asdict(whole)))) == whole
     for part in parts:
         assert (merged - part) + part == whole

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from agegender.config import SourceOptions
-from agegender.data.images import decode, resize
+from agegender.data.images import decode, encode_jpeg, resize
 from agegender.errors import ConfigError
 from agegender.pipelines.engine.batch_scorer import NO_BYTES, Decoder, Scorer
 from agegender.pipelines.engine.unit_scorer import UnitScorer
@@ -16,7 +16,7 @@ from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.source.fetch import fetch_blocks
 from agegender.pipelines.source.listing import list_source
 from agegender.schema import LISTING, TRUE_LABELS, prediction_schema
-from tests.support.corpus import MAX_PIXELS, WITH_WARNING, write_corpus
+from tests.support.corpus import MAX_PIXELS, WITH_WARNING, picture, write_corpus
 from tests.support.drawn import write_faces
 
 
@@ -105,6 +105,19 @@ def test_a_decoder_gives_pixels_of_one_shape_and_black_where_there_are_none(batc
             assert width.as_py() == whole.width
         else:
             assert not image.any()
+
+
+def test_half_a_jpeg_is_scored_where_that_is_allowed(tiny_model):
+    data = encode_jpeg(picture(160, 160))
+    half = pa.table({"uri": ["half.jpg"], "bytes": [data[: len(data) // 2]]})
+    for allowed, status in ((False, "truncated"), (True, "ok")):
+        scored = Scorer(str(tiny_model), faces="none", allow_truncated=allowed)(half)
+        decoded = Decoder(24, allow_truncated=allowed)(half)
+        assert scored["status"].to_pylist() == decoded["status"].to_pylist() == [status]
+        assert (scored["age_years"].null_count == 0) == allowed
+        for rows in (scored, decoded):
+            (warning,) = rows["warning"].to_pylist()
+            assert ("of the image are missing" in warning) if allowed else warning is None
 
 
 def test_a_process_without_gpu_scores_without_torch(batch, tiny_model, tmp_path: Path):
