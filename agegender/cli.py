@@ -42,8 +42,8 @@ SWITCH = {
     "": False,
 }
 
-OTHER_VARIABLES = {"DEBUG", "LOG_LEVEL", "PHOTOS", "UTKFACE"}
-"""Beside those of the settings; the last two are the tests'."""
+OTHER_VARIABLES = {"ALLAGEFACES", "DEBUG", "FAIRFACE", "LOG_LEVEL", "PHOTOS", "UTKFACE"}
+"""Beside those of the settings; most are of the tests'."""
 
 KUBERNETES_VARIABLE = re.compile(
     r".*_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP)\w*)?)|(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\w+)?)"

@@ -16,7 +16,8 @@ _NAME = re.compile(rf"(?P<stem>[^.]*\d)\s*\.?\s*(?:{_EXTENSION}(?:\.chip)?(?:\.{
 _STAMP = re.compile(
     r"\d{14,20}"
 )  # date and time, to the second or finer; UTKFace has 17 digits, sometimes 16 or 18 by mistake
-_LAST_PART = re.compile(r"[/\\]|\.(?:tar|tar\.gz|tgz|parquet)#")  # between folders, and between ARCHIVE and MEMBER
+_ARCHIVE = r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2|txz|zip|parquet)"
+_LAST_PART = re.compile(rf"[/\\]|{_ARCHIVE}##?", re.IGNORECASE)  # between folders, and between ARCHIVE and MEMBER
 _GENDER_WORDS = {"male": 0, "m": 0, "man": 0, "boy": 0, "female": 1, "f": 1, "woman": 1, "girl": 1}
 _MISSING_WORDS = {"", "nan", "na", "n/a", "null", "none", "unknown"}
 

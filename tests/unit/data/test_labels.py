@@ -31,6 +31,8 @@ STAMP = "20170116174525125"
         f"s3://bucket/a_b/39_1_2_{STAMP}.jpg",
         f"shards/0001.tar#39_1_2_{STAMP}.jpg",
         f"shards/0001.tar#inner/39_1_2_{STAMP}.jpg",
+        f"shards/0001.tar.bz2#39_1_2_{STAMP}.jpg",
+        f"phone.ZIP##39_1_2_{STAMP}.jpg",
     ],
 )
 def test_names_with_unambiguous_fields_are_read(name):
