@@ -19,11 +19,11 @@ from agegender.schema import GENDERS, MAX_AGE_YEARS, Status
 MAX_PIXELS = 10**7
 
 
-def folder(variable: str, what: str) -> Path:
-    given = os.environ.get(variable)
-    if not given:
-        pytest.skip(f"set {variable} to {what}")
-    return Path(given)
+def folder(variable: str, name: str) -> Path:
+    found = Path(os.environ.get(variable, Path(__file__).parents[2] / "../shared/data" / name))
+    if not found.is_dir():
+        pytest.skip(f"{variable}: no folder {found}")
+    return found
 
 
 def check_images(listing: pa.Table, options: SourceOptions) -> None:
@@ -34,7 +34,7 @@ def check_images(listing: pa.Table, options: SourceOptions) -> None:
 
 
 def test_fairface_as_hugging_face_has_it() -> None:
-    source = folder("AGEGENDER_FAIRFACE", "FairFace's Parquet files from Hugging Face")
+    source = folder("AGEGENDER_FAIRFACE", "fairface")
     options = SourceOptions(input=[str(source)])
     listing = pa.concat_tables(list_source(options))
     truth = pq.read_table(source, columns=["age", "gender", "race"])
@@ -52,7 +52,7 @@ def test_fairface_as_hugging_face_has_it() -> None:
 
 
 def test_all_age_faces_as_webdataset() -> None:
-    source = folder("AGEGENDER_ALLAGEFACES", "a folder with the set as WebDataset tars, ID.webp and ID.json")
+    source = folder("AGEGENDER_ALLAGEFACES", "allagefaces")
     options = SourceOptions(input=[str(source)])
     listing = pa.concat_tables(list_source(options))
     expected = {}
