@@ -20,7 +20,7 @@ MAX_PIXELS = 10**7
 
 
 def folder(variable: str, name: str) -> Path:
-    found = Path(os.environ.get(variable, Path(__file__).parents[2] / "../shared/data" / name))
+    found = Path(os.environ.get(variable, Path(__file__).parents[2] / "../shared/data" / name)).resolve()
     if not found.is_dir():
         pytest.skip(f"{variable}: no folder {found}")
     return found
