@@ -309,4 +309,5 @@ def test_killed_and_started_again_ends_as_if_undisturbed(
     assert int(resumed[1]) % 7
     for killed, undisturbed in zip(metrics(str(output)), metrics(trained[0].output), strict=True):
         for name in undisturbed.keys() - {"images_per_s", "data_wait_share", "seconds"}:
-            assert killed[name] == pytest.approx(undisturbed[name], rel=2e-3), name
+            expected = undisturbed[name]  # None: no image has such a label
+            assert killed[name] == (expected and pytest.approx(expected, rel=2e-3)), name
