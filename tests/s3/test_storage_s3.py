@@ -19,7 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from agegender import storage
+from agegender.config import EdaConfig
 from agegender.errors import ConfigError, InputError, ResourceError
+from agegender.pipelines.runtime.run_record import claim_output
+from agegender.pipelines.source.inputs import check_inputs
 from agegender.schema import Status
 from agegender.storage import files, s3, s3_client
 from agegender.storage.retries import take_retries
@@ -113,6 +116,30 @@ def test_nothing_there_is_said_at_once(s3_bucket: str) -> None:
     assert list(storage.list_files(f"{s3_bucket}/none", allow_empty=True)) == []
     with pytest.raises(InputError, match="no files there"):
         storage.list_files(s3_bucket)
+
+
+def test_a_few_names_are_one_request(s3_bucket: str) -> None:
+    for key in ("out/_work/x", "out/.hidden", "out/a.parquet", "out/deep/b.parquet", "output/c"):
+        storage.write_bytes(f"{s3_bucket}/{key}", b"1")
+    assert files.peek(f"{s3_bucket}/out") == files.peek(f"{s3_bucket}/out/") == ["a.parquet", "deep/"]
+    assert files.peek(f"{s3_bucket}/out/_work", hidden=True) == ["x"]
+    assert files.peek(f"{s3_bucket}/out/a.parquet") == []
+    assert files.peek(f"{s3_bucket}/none") == []
+    with pytest.raises(InputError):
+        files.peek("s3://no-such-bucket-here/out")
+
+
+def test_an_output_with_other_objects_and_an_input_without_any_are_refused(s3_bucket: str) -> None:
+    config = EdaConfig(input=["a"], output="o")
+    for key in ("hidden/_work/x", "other/old.parquet", "photos/a.jpg"):
+        storage.write_bytes(f"{s3_bucket}/{key}", b"1")
+    with pytest.raises(ConfigError, match=r"other has other files, e\.g\. old\.parquet"):
+        claim_output(f"{s3_bucket}/other", "eda", config, {})
+    assert claim_output(f"{s3_bucket}/hidden", "eda", config, {}) is None
+    assert claim_output(f"{s3_bucket}/hidden", "eda", config, {}) is not None
+    check_inputs([f"{s3_bucket}/photos", f"{s3_bucket}/photos/", f"{s3_bucket}/photos/a.jpg", s3_bucket])
+    with pytest.raises(InputError, match=r"photo: no such object or prefix"):
+        check_inputs([f"{s3_bucket}/photo"])
 
 
 def test_a_missing_object_is_an_answer(s3_bucket: str) -> None:

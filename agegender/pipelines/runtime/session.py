@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sysconfig
 import threading
 import warnings
 from collections.abc import Iterator
@@ -135,7 +136,12 @@ def _job_config(address: str | None) -> dict[str, Any]:
 
     if "RAY_JOB_CONFIG_JSON" in os.environ or (address or "").startswith("ray://"):
         return {}
-    return {"job_config": JobConfig(_client_job=True, _py_driver_sys_path=[str(Path(__file__).parents[3])])}
+    home = str(Path(__file__).parents[3])
+    installed = home in (
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+    )  # every process searches it anyway
+    return {"job_config": JobConfig(_client_job=True, _py_driver_sys_path=[] if installed else [home])}
 
 
 def _short_temp_dir() -> str | None:
