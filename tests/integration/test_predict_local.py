@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from agegender.config import PredictConfig
-from agegender.errors import ConfigError
+from agegender.errors import ConfigError, InputError
 from agegender.pipelines.engine import local
 from agegender.pipelines.engine.actor_pool import WorkerDied
 from agegender.pipelines.engine.local import LocalProcesses
@@ -47,6 +47,16 @@ def test_the_rows_are_those_of_a_cluster(
         here = run_predict(config(faces, tiny_model, tmp_path / "local"))
     assert rows_of(tmp_path / "local").equals(rows_of(tmp_path / "ray"))
     assert here["by_status"] == on_ray["by_status"]
+
+
+def test_a_wrong_source_leaves_output_free_for_the_right_one(faces: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"only 1 \.txt"):
+        run_predict(config(tmp_path / "empty", tiny_model, tmp_path / "out"))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    run_predict(config(faces, tiny_model, tmp_path / "out", limit=3))
+    assert len(rows_of(tmp_path / "out")) == 3
 
 
 def test_no_process_imports_ray(faces: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -14,12 +14,20 @@ from agegender.data.faces import FaceSearch
 from agegender.data.heaping import age_heaping
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics, ranked
+from agegender.errors import InputError
 from agegender.options import LABELS, OUTPUT, REPORT
 from agegender.pipelines.eda.tables import write_lists
 from agegender.pipelines.runtime.detector import face_search, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.placement import Placement
-from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
+from agegender.pipelines.runtime.run_record import (
+    DONE,
+    claim_output,
+    discard_run,
+    failure_recorded,
+    finish_record,
+    read_record,
+)
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.image_facts import gather_facts
 from agegender.pipelines.source.inputs import check_inputs
@@ -64,7 +72,11 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
         logger.info("%s: this run is finished; nothing was done", config.output)
         return dict(earlier["result"])
     with failure_recorded(config.output, "eda"):
-        listing = drain(config.source(), OutputLayout(config.output).listing)
+        try:
+            listing = drain(config.source(), OutputLayout(config.output).listing)
+        except InputError:
+            discard_run(config.output, "eda")
+            raise
         with ray_session(config.address, config.num_cpus), own_errors():
             statistics, duplicates = _explore(config, search, listing, placement)
         summary = summarize(statistics, duplicates, listing)

@@ -28,7 +28,14 @@ from agegender.pipelines.runtime.detector import check_framing, face_search, sea
 from agegender.pipelines.runtime.layout import OutputLayout, listing_index
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
-from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
+from agegender.pipelines.runtime.run_record import (
+    DONE,
+    claim_output,
+    discard_run,
+    failure_recorded,
+    finish_record,
+    read_record,
+)
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.inputs import check_inputs
 from agegender.pipelines.source.listing import Listing
@@ -241,10 +248,8 @@ def _check_evaluated(config: EvaluateConfig, gathered: Gathered) -> None:
 
 
 def _discard(output: str) -> None:
-    layout = OutputLayout(output)
-    files.delete(layout.record("evaluate"))
-    files.delete(layout.predictions)
-    _discard_work(output)
+    files.delete(OutputLayout(output).predictions)
+    discard_run(output, "evaluate")
 
 
 def _discard_work(output: str) -> None:

@@ -23,6 +23,7 @@ from agegender.pipelines.runtime.model_cache import model_address
 from agegender.pipelines.runtime.run_record import (
     DONE,
     claim_output,
+    discard_run,
     failure_recorded,
     finish_record,
     read_record,
@@ -61,7 +62,12 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
     run.placement.check()
     earlier = claim_output(config.output, "predict", config, run.identity)
     with Lease(config.output) as lease, failure_recorded(config.output, "predict", lease.check):
-        return _predict(run, earlier, lease)
+        try:
+            return _predict(run, earlier, lease)
+        except InputError:
+            if not files.exists(OutputLayout(config.output).listing):  # not one image was listed
+                discard_run(config.output, "predict")
+            raise
 
 
 def _predict(run: Run, earlier: dict[str, Any] | None, lease: Lease) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from agegender import __version__
 from agegender.errors import AgegenderError, ConfigError
-from agegender.pipelines.runtime.layout import OutputLayout
+from agegender.pipelines.runtime.layout import OutputLayout, listing_index
 from agegender.schema import CONTRACT_VERSION
 from agegender.storage import files
 
@@ -68,6 +68,17 @@ def reopen_record(output: str, job: str, config: BaseModel, identity: dict[str, 
 def finish_record(output: str, job: str, config: BaseModel, identity: dict[str, Any], result: dict[str, Any]) -> None:
     """Write the result; the run is finished from here on."""
     _write(output, job, config, identity, DONE, result)
+
+
+def discard_run(output: str, job: str) -> None:
+    """Delete the record and the work of a run that has no result: a corrected command may use the same OUTPUT.
+
+    The listing's index goes first, so that a partly deleted listing does not look complete.
+    """
+    layout = OutputLayout(output)
+    files.delete(listing_index(layout.listing))
+    files.delete_folder(layout.work())
+    files.delete(layout.record(job))
 
 
 @contextlib.contextmanager
