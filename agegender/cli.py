@@ -230,7 +230,7 @@ def _print_result(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if (
             key == "exit_code"
-            or value in (None, {}, [])
+            or _is_empty(value)
             or _depth(value) > 2
             or (isinstance(value, list) and _depth(value) > 1)
         ):
@@ -241,6 +241,11 @@ def _print_result(result: dict[str, Any]) -> None:
         elif isinstance(value, list):
             text = ("\n" + " " * 28).join(map(str, value))
         print(f"{key.replace('_', ' '):<28}{text}")
+
+
+def _is_empty(value: object) -> bool:
+    """Whether there is nothing to print: also a metric without a value, for which the set has no labels."""
+    return value in (None, {}, []) or (isinstance(value, dict) and value.get("value", "") is None)
 
 
 def _depth(value: object) -> int:

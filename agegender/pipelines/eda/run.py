@@ -87,15 +87,9 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
 
 
 def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
-    short = (
-        "images",
-        "labelled",
-        "by_status",
-        "images_with_warning",
-        "by_gender",
-        "by_age_group",
-        "most_frequent_age_group",
-    )
+    short = ["images", "labelled", "repeated", "ignored_files", "by_status", "images_with_warning", "by_gender"]
+    short += ["by_age_group", "most_frequent_age_group"] if summary["age_labels"]["exact"] else []
+    short += ["by_age_range"] if summary["age_labels"]["range"] else []
     duplicates = {f"{kind}_duplicate_groups": counts["groups"] for kind, counts in summary["duplicates"].items()}
     layout = OutputLayout(config.output)
     return (
