@@ -114,7 +114,7 @@ def _charts(summary: Mapping[str, Any], age_ranges: Mapping[tuple[int, int], int
     if summary["by_age"]:
         charts["ages_by_year"] = _ages_by_year(summary)
     crossed = summary["by_gender_and_age_group"]
-    if any(sum(counts.values()) for counts in crossed.values()):
+    if _groups_hold_most(summary):
         series = {gender: [crossed[group][gender] for group in AGE_GROUPS] for gender in GENDERS}
         charts["gender_by_age_group"] = Figure(
             figures.stacked_bars(AGE_GROUPS, series, x="age group", y="images", wide=True),
@@ -130,6 +130,11 @@ def _charts(summary: Mapping[str, Any], age_ranges: Mapping[tuple[int, int], int
             "Bars of images by race: " + ", ".join(f"{name} {count:,}" for name, count in races.items()) + ".",
         )
     return charts
+
+
+def _groups_hold_most(summary: Mapping[str, Any]) -> bool:
+    """Whether ten-year groups describe the ages: not where most ages are ranges that span several of them."""
+    return sum(summary["by_age_group"].values()) > summary["age_labels"]["spans_groups"]
 
 
 def _ages_by_year(summary: Mapping[str, Any]) -> Figure:
@@ -177,7 +182,7 @@ def _ages(summary: Mapping[str, Any], charts: Mapping[str, Figure]) -> Section:
     tables = (
         [Table(["Range", "Images"], ranged, "Ages that are labelled as a range, in whole years.")] if ranged else []
     )
-    if not total:
+    if not _groups_hold_most(summary):
         return Section("Ages", text, figures=shown, tables=tables)
     if summary["most_frequent_age_group"]:
         text += f" The most frequent ten-year group is {summary['most_frequent_age_group']} with "
