@@ -23,12 +23,25 @@ _COMPRESSED_TARS: dict[str, Callable[[BinaryIO, Literal["rb"]], Any]] = {
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 """What the standard library raises for a damaged archive; an ``OSError`` may also come from the disk (``check_damage``)."""
 
+NOT_READ = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z", ".gz", ".bz2", ".xz", ".zst")
+"""Archives and packed files that are refused if they are named."""
+
 ARCHIVE_EXTENSIONS = (".tar", ".zip", *_COMPRESSED_TARS)
 
 
 def is_archive(uri: str) -> bool:
     """Whether a file is an archive, by its extension."""
     return uri.lower().endswith(ARCHIVE_EXTENSIONS)
+
+
+def check_read(uri: str) -> None:
+    """Refuse an input that is an archive of a kind that is not read.
+
+    Raises:
+        InputError: names the kinds that are.
+    """
+    if not is_archive(uri) and (kind := next((end for end in NOT_READ if uri.lower().endswith(end)), None)):
+        raise InputError(f"{uri}: {kind} is not read. Unpack it, or make one of {', '.join(ARCHIVE_EXTENSIONS)} of it")
 
 
 def is_plain_tar(uri: str) -> bool:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from agegender.config import SourceOptions
 from agegender.errors import InputError
 from agegender.pipelines.source.archives import ArchiveReader
-from agegender.pipelines.source.containers import is_archive
+from agegender.pipelines.source.containers import check_read, is_archive
 from agegender.pipelines.source.listed_image import UNLABELLED, ListedImage, extension, label_of_name, labelled
 from agegender.pipelines.source.own_outputs import OWN_OUTPUT, OwnPictures
 from agegender.pipelines.source.selection import SourceSelection
@@ -65,6 +65,8 @@ class SourceReader:
                 f"{found.uri}: has no columns to keep {names} from. --keep-columns needs a table, or tar with JSON"
             )
         else:
+            if named:
+                check_read(found.uri)
             label = label_of_name(self.options, found.uri)
             yield labelled(found.uri, label, size_bytes=found.size_bytes, etag=found.etag)
 

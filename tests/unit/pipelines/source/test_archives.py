@@ -158,6 +158,13 @@ def test_an_archive_that_ends_early_gives_the_images_before_its_end_and_a_row_of
         assert rows[-1]["uri"] == str(path), extension
 
 
+@pytest.mark.parametrize("name", ["a.7z", "a.rar", "a.tar.zst", "a.jpg.gz"])
+def test_another_kind_of_archive_is_refused_if_it_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"is not read\. Unpack it"):
+        listed(SourceOptions(input=[str(tmp_path / name)]))
+
+
 def sample(key: str, label: object, image: str = ".jpg") -> list[tuple[tarfile.TarInfo, bytes]]:
     content = label if isinstance(label, bytes) else json.dumps(label).encode()
     return [member(f"{key}{image}", data(key)), member(f"{key}.json", content)]
