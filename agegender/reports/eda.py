@@ -134,7 +134,7 @@ def _charts(summary: Mapping[str, Any], age_ranges: Mapping[tuple[int, int], int
 
 def _groups_hold_most(summary: Mapping[str, Any]) -> bool:
     """Whether ten-year groups describe the ages: not where most ages are ranges that span several of them."""
-    return sum(summary["by_age_group"].values()) > summary["age_labels"]["spans_groups"]
+    return bool(sum(summary["by_age_group"].values()) > summary["age_labels"]["spans_groups"])
 
 
 def _ages_by_year(summary: Mapping[str, Any]) -> Figure:
