@@ -11,8 +11,8 @@ RELEASE := out/release
 RELEASE_FLAGS := --val-fraction 0.1 --test-fraction 0.1 --num-workers 2
 RAY_VENV = .ray/$(RAY)
 RAY_TESTS = tests/integration/test_predict.py tests/integration/test_eda.py \
-    tests/integration/test_train.py::test_writes_what_the_other_jobs_and_people_need \
-    tests/integration/test_train.py::test_metrics_with_three_workers \
+    tests/training/test_train.py::test_writes_what_the_other_jobs_and_people_need \
+    tests/training/test_train.py::test_metrics_with_three_workers \
     tests/cluster/test_submit.py::test_a_submitted_job_scores_every_image_and_its_log_tells_how_far_it_is \
     tests/chaos/test_train_deaths.py::test_a_node_is_lost_and_another_comes
 export RAY_AUTH_MODE ?= disabled
@@ -23,7 +23,7 @@ ifeq ($(GPU),1)
 unexport UV_TORCH_BACKEND
 endif
 
-.PHONY: help install demo docs test test-s3 test-chaos test-cluster test-wheel test-ray lint format release clean-demo
+.PHONY: help install demo docs test test-train test-s3 test-chaos test-cluster test-wheel test-ray lint format release clean-demo
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -56,8 +56,11 @@ docs: $(INSTALLED)  ## README and docs/ as a site in build/site, without network
 # A file of tests stays in one process, and integration tests come first: while one process trains, the other runs unit tests.
 # One thread for each: two processes with as many threads as there are cores wait for each other.
 test: $(INSTALLED)  ## unit and integration tests, on real local Ray clusters, two files at a time, and their coverage
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster --ignore tests/wheel \
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests --ignore tests/s3 --ignore tests/chaos --ignore tests/cluster --ignore tests/training --ignore tests/wheel \
 	    --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report term
+
+test-train: $(INSTALLED)  ## training on real local Ray clusters: several workers, fine-tuning, teachers, kill and resume
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/training
 
 test-s3: $(INSTALLED)  ## the jobs against a real S3 server on loopback, which is installed from Debian's packages
 	$(RUN)/python -m pytest tests/s3

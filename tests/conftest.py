@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +32,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     none = np.zeros(0, np.uint64)
     save_model(folder, build_network(config), Calibration(**factors), none, none, "", {}, {})
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray of two CPUs for all tests of a run."""
+    from agegender.pipelines.runtime.session import ray_session
+
+    with ray_session(num_cpus=2):
+        yield
