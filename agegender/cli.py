@@ -245,7 +245,9 @@ def _print_result(result: dict[str, Any]) -> None:
 
 def _is_empty(value: object) -> bool:
     """Whether there is nothing to print: also a metric without a value, for which the set has no labels."""
-    return value in (None, {}, []) or (isinstance(value, dict) and value.get("value", "") is None)
+    if isinstance(value, dict):
+        return value.get("value", "") is None or all(map(_is_empty, value.values()))
+    return value is None or value == []
 
 
 def _depth(value: object) -> int:
