@@ -21,6 +21,8 @@ _LAST_PART = re.compile(rf"[/\\]|{_ARCHIVE}##?", re.IGNORECASE)  # between folde
 _GENDER_WORDS = {"male": 0, "m": 0, "man": 0, "boy": 0, "female": 1, "f": 1, "woman": 1, "girl": 1}
 _MISSING_WORDS = {"", "nan", "na", "n/a", "null", "none", "unknown"}
 
+MAX_PROBLEM_CHARACTERS = 200
+
 _WHOLE = r"(\d{1,3})(?:\.0*)?"
 _UNIT = r"(?:\s*(?:years?|yrs?|y)(?:[\s-]*old)?)?"
 _BETWEEN = re.compile(rf"{_WHOLE}\s*(?:-|~|\bto\b)\s*{_WHOLE}{_UNIT}")  # 20-29
@@ -148,7 +150,8 @@ def from_values(age: Any, gender: Any, race: Any, gender_codes: str = UTKFACE_GE
         years, years_range = _age(age)
         return Label(years, _gender(gender, gender_codes), _race(race), age_range_years=years_range)
     except _UnreadableError as unreadable:
-        return Label(problem=str(unreadable))
+        said = str(unreadable)
+        return Label(problem=said if len(said) <= MAX_PROBLEM_CHARACTERS else f"{said[:MAX_PROBLEM_CHARACTERS]}...")
 
 
 def capture_stamp(name: str) -> str | None:
@@ -258,8 +261,8 @@ def _number(value: Any) -> float | None:
         if isinstance(value, bool):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError):
-        raise _UnreadableError(f"age {str(value)!r} is not a number or a range") from None
+    except (TypeError, ValueError, OverflowError):
+        raise _UnreadableError(f"age {str(value)[:100]!r} is not a number or a range") from None
 
 
 def _gender(value: Any, gender_codes: str) -> int | None:

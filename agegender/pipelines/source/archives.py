@@ -28,6 +28,7 @@ from agegender.storage import files
 from agegender.storage.addresses import member_uri
 
 MAX_LABEL_BYTES = 1 << 20
+MAX_SAMPLE_IMAGES = 1000
 MAX_KEYS = 1000
 MAX_LINKS = 100_000
 """So many links of one archive are followed; the others are left out and counted."""
@@ -152,6 +153,9 @@ class ArchiveReader:
             if key != sample.key:
                 yield sample
                 sample = _Sample(key)
+            elif len(sample.images) == MAX_SAMPLE_IMAGES:  # names like photo.1.jpg, photo.2.jpg, ...
+                yield sample
+                sample = _Sample(key, values=sample.values, problem=sample.problem)
             suffix = extension(member.name)
             if suffix in IMAGE_EXTENSIONS:
                 sample.images.append(member)
@@ -171,10 +175,12 @@ class ArchiveReader:
                 sample.values[suffix[1:]] = text
                 return
             values = json.loads(text)
+            if "\\ud" in text.lower():  # perhaps half a character, which is no text
+                values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
             if not isinstance(values, dict):
                 raise TypeError("it is no object of names and values")
             sample.values = values | sample.values
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # the last: nested too deep, or encrypted
             sample.problem = f"{files.name(member.name)}: {error}".encode(errors="backslashreplace").decode()
 
     def _labelled(self, sample: _Sample, found: files.FileInfo) -> Iterator[ListedImage]:

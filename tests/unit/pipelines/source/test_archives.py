@@ -12,6 +12,7 @@ import pytest
 
 from agegender.config import SourceOptions
 from agegender.errors import InputError
+from agegender.pipelines.source import archives
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.schema import Status
@@ -191,6 +192,25 @@ def test_labels_beside_an_image_are_its_labels(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ["7", None, None, None, None, None]
     assert ignored == {}
     assert contents(options)[1] == data("0002")
+
+
+def test_hostile_labels_are_problems_of_their_image_alone(tmp_path: Path) -> None:
+    values = [
+        b'{"age": 1' + b"0" * 400 + b"}", b"[" * 100_000, b'{"age": {"a": 1}}', b'{"age": true, "gender": "f"}', b"\xff\xfe",
+        b'{"age": 31, "race": "\\ud800", "id": "\\udfff"}', b'{"age": NaN, "gender": Infinity}', b'{"age": "' + b"9" * 10_000 + b'"}',
+    ]  # fmt: skip
+    members = [each for key, value in enumerate(values) for each in sample(f"{key:04}", value)]
+    rows, _ = listed(tar(tmp_path / "shard.tar", members), keep=["id"])
+    assert [row["age_years"] for row in rows] == [None] * 5 + [31, None, None]
+    assert [row["label_problem"] is None for row in rows] == [False] * 5 + [True] + [False] * 2
+    assert (rows[5]["race"], rows[5]["id"]) == ("?", "?")
+
+
+def test_many_images_of_one_sample_are_listed_as_they_come_and_share_its_labels(tmp_path: Path) -> None:
+    images = [member(f"photo.{index}.jpg", data("x")) for index in range(2 * archives.MAX_SAMPLE_IMAGES + 1)]
+    options = tar(tmp_path / "one.tar", [member("photo.json", b'{"age": 5}'), *images])
+    rows, _ = listed(options)
+    assert [row["age_years"] for row in rows] == [5] * len(images)
 
 
 def test_keys_are_named_by_the_options_of_columns(tmp_path: Path) -> None:
