@@ -55,7 +55,7 @@ def test_a_log_level_may_be_written_in_any_case(level: str, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("AGEGENDER_LOG_LEVEL", "debugg", "AGEGENDER_LOG_LEVEL=debugg: no level of the log. Did you mean DEBUG?"),
+        ("AGEGENDER_LOG_LEVEL", "debugs", "AGEGENDER_LOG_LEVEL=debugs: no level of the log. Did you mean DEBUG?"),
         ("AGEGENDER_DEBUG", "maybe", "AGEGENDER_DEBUG=maybe: neither on nor off"),
     ],
 )
