@@ -116,7 +116,7 @@ def test_kept_columns_the_distribution_and_abstention_follow_the_contract(
     options = {"keep_columns": ["id"], "age_distribution": True, "abstain_above": 15.0}
     predict(manifest, tmp_path / "out", tiny_model, **options)
     table = rows(tmp_path / "out")
-    assert table["id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table["id"].to_pylist() == ["0", "1", "2", "3", "4"]
     assert table["abstained"].to_pylist() == [True] * 5
     assert [sum(row) for row in table["age_probabilities"].to_pylist()] == pytest.approx([1.0] * 5, abs=1e-4)
 
