@@ -99,7 +99,7 @@ class _File:
 
 def _read_file(path: str) -> _File:
     try:
-        data = Path(path).read_bytes()
+        data = Path(path).expanduser().read_bytes()
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise ConfigError(f"--config {path}: {reason}") from error

@@ -16,6 +16,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from agegender.errors import InputError
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _S3_ALIASES = ("s3a://", "s3n://")
 _FILE = "file://"
 _IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
@@ -37,6 +38,11 @@ def canonical(address: str) -> str:
     if SCHEME.match(address):
         return address
     return local_uri(os.path.expanduser(address) if address.startswith("~") else address)  # noqa: PTH111
+
+
+def is_text(address: str) -> bool:
+    """Whether an address has no surrogates, which stand for bytes that are not UTF-8."""
+    return address.isascii() or not _SURROGATE.search(address)
 
 
 def local_uri(path: str) -> str:

@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from agegender.errors import ConfigError, InputError
 from agegender.storage import local
-from agegender.storage.addresses import SCHEME, canonical, local_path, local_uri
+from agegender.storage.addresses import SCHEME, canonical, is_text, local_path, local_uri
 from agegender.storage.answers import PEEK_NAMES, Everything, FileInfo, ObjectAnswer, Selection
 
 __all__ = [
@@ -84,16 +84,23 @@ def resolve(address: str, folder: str) -> str:
     """The uri of an address that a file in ``folder`` names: relative to the folder, unless it is absolute.
 
     An address that cannot be read stays as it is: reading it gives the reason.
+
+    Args:
+        address: as written, with surrogates for bytes that are not text.
+        folder: a uri.
     """
-    try:
-        uri = canonical(address)
-    except InputError:
-        return address
-    if SCHEME.match(uri) or uri.startswith("/"):
-        return uri
-    if folder.startswith("file://"):  # the folder's name is not text: join the paths, not the percent-encoded uri
-        return local_uri(f"{local_path(folder)}/{local_path(uri)}")
-    return join(folder, uri)
+    if SCHEME.match(address) or address.startswith(("/", "~")):
+        try:
+            uri = canonical(address)
+        except InputError:
+            uri = address
+        address, folder = uri, "" if SCHEME.match(uri) or uri.startswith("/") else folder
+    elif folder.startswith("file://") or not (SCHEME.match(folder) or is_text(address)):
+        return local_uri(f"{local_path(folder)}/{address}")  # join the paths, not the percent-encoded uri
+    address = (
+        address if is_text(address) else address.encode(errors="backslashreplace").decode()
+    )  # nothing has this address
+    return join(folder, address) if folder else address
 
 
 def join(base: str, *parts: str) -> str:

@@ -44,6 +44,8 @@ _AGE_RANGES = pa.schema(
 )
 
 LISTED_SIZES = 20
+LISTED_PROBLEMS = 3
+"""Of labels, at the end of the command; summary.json has all."""
 """Image sizes in summary.json; tables/sizes.parquet has all of them."""
 
 
@@ -90,10 +92,12 @@ def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
     short = ["images", "labelled", "repeated", "ignored_files", "by_status", "images_with_warning", "by_gender"]
     short += ["by_age_group", "most_frequent_age_group"] if summary["age_labels"]["exact"] else []
     short += ["by_age_range"] if summary["age_labels"]["range"] else []
+    problems = {"label_problems": dict(list(summary["label_problems"].items())[:LISTED_PROBLEMS])}
     duplicates = {f"{kind}_duplicate_groups": counts["groups"] for kind, counts in summary["duplicates"].items()}
     layout = OutputLayout(config.output)
     return (
         {key: summary[key] for key in short}
+        | problems
         | duplicates
         | {"summary": layout.path("summary.json"), "report": layout.report}
     )

@@ -35,7 +35,7 @@ class SourceReader:
     @property
     def keep_fields(self) -> list[pa.Field]:
         """Fields of the kept columns; known from the first image on."""
-        return self._tables.keep_fields or self._archives.keep_fields
+        return self._tables.keep_fields
 
     def images(self) -> Iterator[ListedImage]:
         """Every image of every input, in the order given, repeats included."""
@@ -50,6 +50,7 @@ class SourceReader:
     def _file(self, found: files.FileInfo, named: bool) -> Iterator[ListedImage]:
         suffix = extension(found.uri)
         if is_archive(found.uri):
+            self._tables.keep(found.uri, pa.schema(self._archives.keep_fields))
             yield from self._archives.images(found)
         elif suffix == ".parquet" and not named:
             yield from self._parquet_in_folder(found)

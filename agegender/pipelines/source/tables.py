@@ -22,7 +22,7 @@ from agegender.pipelines.source.columns import Columns, bytes_column, columns_of
 from agegender.pipelines.source.listed_image import ListedImage, label_of_name, labelled
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.storage import files
-from agegender.storage.addresses import member_uri
+from agegender.storage.addresses import is_text, member_uri
 
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
@@ -109,16 +109,21 @@ class TableReader:
             columns = columns_of(
                 found.uri, table.schema, self.options, self.keep_columns, text=not isinstance(table, _Parquet)
             )
-            self._keep(found.uri, table.schema)
+            self.keep(found.uri, table.schema)
             yield from self._rows(found, table, columns)
 
-    def _keep(self, uri: str, schema: pa.Schema) -> None:
+    def keep(self, uri: str, schema: pa.Schema) -> None:
+        """Note the types of the kept columns, which all tables and archives of a source share.
+
+        Raises:
+            InputError: another type than in an earlier one.
+        """
         fields = [schema.field(name) for name in self.keep_columns]
         for first, here in zip(self.keep_fields, fields, strict=False):
             if first.type != here.type:
                 raise InputError(
                     f"{uri}: the kept column {here.name!r} is of type {here.type}, and of type {first.type} in an earlier "
-                    "table. Convert one of them"
+                    "table or archive. Convert one of them"
                 )
         self.keep_fields = self.keep_fields or fields
 
@@ -141,11 +146,11 @@ class TableReader:
                 ):
                     if not of_bytes and address:
                         uri = path = files.resolve(address, base)
-                    elif columns.name is None and address and names.add(address) is True:
+                    elif columns.name is None and address and is_text(address) and names.add(address) is True:
                         uri = path = address
                     else:
                         uri = member_uri(found.uri, _name_in_table(address if columns.name else None, row, names))
-                        path = address or str(row)
+                        path = address if address and is_text(address) else str(row)
                     if has_labels:
                         label = labels.from_values(age, gender, race, self.options.gender_codes)
                     else:
@@ -378,10 +383,7 @@ def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{value!r} in the column of addresses is not UTF-8. Store it as text") from error
+        return value.decode(errors="surrogateescape")  # the name of a file may be any bytes
     if isinstance(value, dict | list):
         raise InputError(f"{value!r} in the column of addresses is not text")
     return str(value)

@@ -1,6 +1,8 @@
 import gzip
 import io
 import json
+import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -474,3 +476,23 @@ def test_a_parquet_in_a_folder_is_known_by_its_footer(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"no table")
     assert kind_of_parquet(str(tmp_path / "t.parquet"), options(tmp_path)) == "damaged"
     assert kind_of_parquet(str(tmp_path / "absent.parquet"), options(tmp_path)) == "damaged"
+
+
+def test_names_that_are_not_text_in_a_column_of_bytes_are_found(tmp_path: Path) -> None:
+    odd = b"Mu\xf1oz.jpg"
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + odd)).write_bytes(jpeg(1))
+    pq.write_table(pa.table({"path": pa.array([odd, b"gone.jpg"], pa.binary())}), tmp_path / "list.parquet")
+    source = options(tmp_path / "list.parquet")
+    table = pa.concat_tables(list_source(source))
+    assert table["uri"].to_pylist() == [f"file://{tmp_path}/Mu%F1oz.jpg", f"{tmp_path}/gone.jpg"]
+    assert [found.data for found in fetch(table, source)] == [jpeg(1), None]
+
+
+def test_a_kept_column_has_one_type_in_all_tables_and_archives(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"bytes": [jpeg(1)], "id": [7]}), tmp_path / "a.parquet")
+    with tarfile.open(tmp_path / "b.tar", "w"):
+        pass
+    with pytest.raises(
+        InputError, match=r"b\.tar: the kept column 'id' is of type string, and of type int64 in an earlier"
+    ):
+        listed(tmp_path, ("id",))
