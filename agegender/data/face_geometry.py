@@ -49,6 +49,12 @@ class Face:
         """float64[2]."""
         return np.array([self.x + self.width / 2, self.y + self.height / 2])
 
+    @property
+    def roll_degrees(self) -> float:
+        """Angle by which the face is turned in the image, clockwise, -180 to 180; 0 is upright."""
+        across = self.landmarks[1] - self.landmarks[0]
+        return math.degrees(math.atan2(across[1], across[0]))
+
     def mapped(self, matrix: Floats) -> "Face":
         """The face after a similarity transform; the box stays upright around its centre."""
         scale = scale_of(matrix)
@@ -72,6 +78,27 @@ def inverse(matrix: Floats) -> Floats:
     """The inverse transform."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.hstack([linear, -linear @ matrix[:, 2:]])
+
+
+def compose(second: Floats, first: Floats) -> Floats:
+    """The transform that applies ``first``, then ``second``."""
+    return np.hstack([second[:, :2] @ first[:, :2], apply(second, first[:, 2][None]).T])
+
+
+def rotation(degrees: float, centre: Floats) -> Floats:
+    """The transform that rotates clockwise around a point; exact for quarter turns."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    if degrees % 90 == 0:
+        cosine, sine = round(cosine), round(sine)
+    linear = np.array([[cosine, -sine], [sine, cosine]], dtype=np.float64)
+    return np.hstack([linear, (centre - linear @ centre)[:, None]])
+
+
+def common_roll_degrees(faces: Iterable[Face]) -> float:
+    """The angle by which most faces are turned: the direction of their mean, weighted by score; 0 without faces."""
+    angles = [(math.radians(face.roll_degrees), face.score) for face in faces]
+    down = math.fsum(score * math.sin(angle) for angle, score in angles)
+    return math.degrees(math.atan2(down, math.fsum(score * math.cos(angle) for angle, score in angles)))
 
 
 def scaling(factor: float, x: float = 0.0, y: float = 0.0) -> Floats:

@@ -14,13 +14,18 @@ import pyarrow.dataset
 import pytest
 from PIL import Image
 
+from agegender import released
 from agegender.cli import run_job
 from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, TrainConfig
+from agegender.data.face_geometry import Face
+from agegender.data.faces import align
+from agegender.data.images import Pixels, decode
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.eda.run import run_eda
 from agegender.pipelines.evaluate.run import run_evaluate
 from agegender.pipelines.predict.run import run_predict
-from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE
+from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE, face_search
+from agegender.scoring.cpu import CpuScorer
 from tests.support.corpus import exif
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +85,33 @@ def test_the_faces_that_a_person_counts_are_found_within_one_in_total(scored: Pa
     names = [Path(row["uri"]).name for row in rows(scored).to_pylist() if row["status"] == "ok"]
     off = {name: names.count(name) - count for name, count in counted.items() if names.count(name) != count}
     assert sum(abs(difference) for difference in off.values()) <= 1, off
+
+
+def test_a_photograph_that_lies_on_its_side_or_head_gives_the_same_faces(photos: Path, counted: dict[str, int]) -> None:
+    config = PredictConfig(input=["-"], output="-", detector_model=str(DETECTOR))
+    search = face_search(config, 1000)
+    assert search is not None
+    finder, scorer = search.finder(), CpuScorer(released.FOLDER)
+    faces, lost, years, genders = 0, 0, [], 0
+    for number, name in enumerate(counted):
+        pixels = decode((photos / name).read_bytes(), 10**8).pixels
+        assert pixels is not None
+        turned = np.ascontiguousarray(np.rot90(pixels, 1 + number % 3))
+        upright, found = finder.find(pixels), finder.find(turned)
+        faces, lost = faces + len(upright), lost + max(0, len(upright) - len(found))
+        if len(found) == len(upright):
+            before, after = scored_by_age(pixels, upright, scorer), scored_by_age(turned, found, scorer)
+            years += np.abs(before[0] - after[0]).tolist()
+            genders += abs(before[1] - after[1])
+    assert lost <= 1, f"{lost} of {faces}"
+    assert np.mean(years) <= 2.5
+    assert genders <= 2
+
+
+def scored_by_age(pixels: Pixels, faces: list[Face], scorer: CpuScorer) -> tuple[np.ndarray, int]:
+    """The ages of the faces in ascending order, as pairs would need their places, and how many are female."""
+    scored = scorer.score(np.stack([align(pixels, face.landmarks, scorer.image_size_px) for face in faces]))
+    return np.sort(scored.age_years), int((scored.female_probability > 0.5).sum())
 
 
 def test_each_face_is_a_row_by_size_and_an_image_without_one_says_so(scored: Path) -> None:
@@ -199,6 +231,6 @@ def test_preview_draws_on_each_photograph(
     arguments = [str(photos / "couple.jpg"), str(photos / "wall.jpg"), "--model", str(tiny_model)]
     assert run_job("preview", [*arguments, "--output", str(tmp_path / "out"), "--detector-model", str(DETECTOR)]) == 0
     assert "2" in capsys.readouterr().out
-    couple, wall = sorted((tmp_path / "out").iterdir())
+    couple, wall = sorted((tmp_path / "out").glob("*.jpg"))
     assert (couple.name, wall.name) == ("00000-couple.jpg", "00001-wall.jpg")
     assert Image.open(couple).size[0] == 1600

@@ -6,10 +6,13 @@ import pytest
 from agegender.data.face_geometry import (
     Face,
     apply,
+    common_roll_degrees,
+    compose,
     distinct,
     inverse,
     is_same,
     largest_first,
+    rotation,
     scale_of,
     scaling,
     search_scales,
@@ -117,3 +120,20 @@ def test_the_order_is_by_size_and_has_no_ties() -> None:
         (100, 0.9, 50),
     ]
     assert [id(each) for each in largest_first(faces[::-1])] == [id(each) for each in ordered]
+
+
+@pytest.mark.parametrize("degrees", [-170.0, -90.0, 0.0, 30.0, 180.0])
+def test_the_roll_of_a_face_is_the_angle_that_it_was_turned_by(degrees: float) -> None:
+    upright = Face(0, 0, 10, 10, 0.9, np.array([[3.0, 3], [7, 3], [5, 5], [3, 8], [7, 8]]))
+    turn = rotation(degrees, np.array([4.0, 9.0]))
+    assert upright.roll_degrees == 0
+    assert upright.mapped(turn).roll_degrees == pytest.approx(degrees)
+    assert common_roll_degrees([upright.mapped(turn)] * 3) == pytest.approx(degrees)
+    assert compose(turn, turn) == pytest.approx(rotation(2 * degrees, np.array([4.0, 9.0])))
+
+
+def test_the_common_roll_is_that_of_most_faces_also_across_the_half_turn() -> None:
+    upright = Face(0, 0, 10, 10, 0.9, np.array([[3.0, 3], [7, 3], [5, 5], [3, 8], [7, 8]]))
+    turned = [upright.mapped(rotation(degrees, np.zeros(2))) for degrees in (170.0, -170.0, 180.0)]
+    assert abs(common_roll_degrees(turned)) == pytest.approx(180)
+    assert common_roll_degrees([]) == 0

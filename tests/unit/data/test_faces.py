@@ -10,6 +10,7 @@ from agegender.data.faces import (
     CANONICAL_LANDMARKS,
     FRAME_LANDMARKS,
     MAX_TILE_PX,
+    REFINE_SIDE_PX,
     FaceFinder,
     YuNetDetector,
     align,
@@ -131,3 +132,47 @@ def test_the_transform_back_is_the_transform_back() -> None:
     matrix = turned(17, 80, 20, 30)
     points = np.random.default_rng(0).random((10, 2))
     assert apply(inverse(matrix), apply(matrix, points)) == pytest.approx(points)
+
+
+@dataclass
+class UprightDetector:
+    """As YuNet: finds red squares however they are turned, and takes all for upright; sure only of those whose top is yellow."""
+
+    name: str = "upright"
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def detect(self, pixels: np.ndarray, min_score: float) -> Sequence[Face]:
+        self.sizes.append(pixels.shape[:2])
+        found = []
+        for face in ColourDetector().detect(np.where(pixels > 150, pixels, 0) * [1, 0, 0], min_score):
+            x, y, width, height = (int(value) for value in (face.x, face.y, face.width, face.height))
+            top = pixels[y : y + height // 4, x + width // 4 : x + width - width // 4]
+            score = 0.94 if (top[..., 1] > 150).mean() > 0.8 else 0.85
+            found.append(Face(face.x, face.y, face.width, face.height, score, face.landmarks))
+        return found
+
+
+def with_yellow_tops(squares: list[tuple[int, int, int]]) -> np.ndarray:
+    pixels = with_squares(800, 600, squares)
+    for x, y, side in squares:
+        pixels[y : y + side // 3, x : x + side, 1] = 255
+    return pixels
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_face_is_straightened_whichever_way_up_the_photograph_is(quarters: int) -> None:
+    upright = with_yellow_tops([(100, 100, 60), (400, 200, 120)])
+    found = FaceFinder(UprightDetector()).find(np.ascontiguousarray(np.rot90(upright, -quarters)))
+    assert [round(face.width, -1) for face in found] == [120, 60]
+    for face in found:
+        assert (face.roll_degrees - 90 * quarters + 180) % 360 - 180 == pytest.approx(0, abs=5)
+
+
+def test_an_upright_photograph_is_searched_once_and_a_turned_one_once_more() -> None:
+    picture = with_yellow_tops([(100, 100, 60), (400, 200, 120)])
+    searches = []
+    for quarters in (0, 2):
+        detector = UprightDetector()
+        FaceFinder(detector).find(np.ascontiguousarray(np.rot90(picture, quarters)))
+        searches.append(len([size for size in detector.sizes if size != (REFINE_SIDE_PX, REFINE_SIDE_PX)]))
+    assert searches == [1, 2]
