@@ -212,26 +212,31 @@ class FaceFinder:
         matrix = _refine_transform(candidate.landmarks)
         if matrix is None:
             return None
-        first = self._detect_at(pixels, matrix, CANDIDATE_MIN_SCORE)
+        crop = warp(pixels, matrix, REFINE_SIDE_PX)
+        first = self._detect_at(crop, matrix, CANDIDATE_MIN_SCORE)
         if first is not None and first.score >= SURE_SCORE:
             return first
-        centre = np.full(2, REFINE_SIDE_PX / 2)
-        turns = [compose(rotation(degrees, centre), matrix) for degrees in (90.0, 180.0, 270.0)]
-        found = [first, *(self._detect_at(pixels, turn, CANDIDATE_MIN_SCORE) for turn in turns)]
+        found = [first]
+        for quarters in (1, 2, 3):
+            turn = rotation(90.0 * quarters, np.full(2, REFINE_SIDE_PX / 2))
+            turned = np.ascontiguousarray(np.rot90(crop, -quarters))
+            found.append(self._detect_at(turned, compose(turn, matrix), CANDIDATE_MIN_SCORE))
         best = max((face for face in found if face is not None), key=lambda face: face.score, default=None)
         if best is None:
             return None
         if best is first:
             return best if best.score >= self.min_score else None
         straightened = _refine_transform(best.landmarks)
-        return None if straightened is None else self._detect_at(pixels, straightened, self.min_score)
+        if straightened is None:
+            return None
+        return self._detect_at(warp(pixels, straightened, REFINE_SIDE_PX), straightened, self.min_score)
 
-    def _detect_at(self, pixels: Pixels, matrix: Floats, min_score: float) -> Face | None:
-        """The face in the middle of the crop that the transform gives, in pixels of the image."""
+    def _detect_at(self, crop: Pixels, matrix: Floats, min_score: float) -> Face | None:
+        """The face in the middle of a crop, in pixels of the image that the transform leads from."""
         centre = np.full(2, REFINE_SIDE_PX / 2)
         near = [
             face
-            for face in self.detector.detect(warp(pixels, matrix, REFINE_SIDE_PX), min_score)
+            for face in self.detector.detect(crop, min_score)
             if np.abs(face.centre - centre).max() < REFINE_MAX_OFFSET * REFINE_SIDE_PX
         ]
         if not near:
