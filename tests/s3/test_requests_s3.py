@@ -57,4 +57,5 @@ def test_predict_asks_once_for_each_image_and_seven_times_for_each_unit(
     made = _logged(s3_run[0], s3_bucket, lambda found: wanted.items() <= (found - before).items()) - before
     rest = {what: made.pop(what) for what in list(made) if what.startswith("LIST") or what.endswith(" else")}
     assert made == wanted
-    assert sum(rest.values()) < 45, rest  # of the whole run, however many images: what OUTPUT and the input hold, records, the lease
+    # what input and OUTPUT hold, records, and a heartbeat of the lease every ten seconds, of which a busy machine needs more
+    assert sum(rest.values()) < 60, rest
