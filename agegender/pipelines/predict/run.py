@@ -65,7 +65,10 @@ def run_predict(config: PredictConfig) -> dict[str, Any]:
         try:
             return _predict(run, earlier, lease)
         except InputError:
-            if not files.exists(OutputLayout(config.output).listing):  # not one image was listed
+            nothing_listed = not files.exists(OutputLayout(config.output).listing)
+            if nothing_listed and not files.peek(
+                config.output
+            ):  # else the parts of an earlier run would lose their record
                 discard_run(config.output, "predict")
             raise
 

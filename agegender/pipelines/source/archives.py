@@ -70,10 +70,13 @@ class ArchiveReader:
         self._keys: set[str] = set()
         """Of the labels in the archive that is being read, up to ``MAX_KEYS``."""
 
+        reads_labels = options.labels in ("auto", "manifest")
         named = {*keep_columns}
-        if options.labels in ("auto", "manifest"):
-            named |= {options.age_column or "json", options.gender_column or "json", options.race_column or "json"}
-        self._label_extensions = ({".json"} if named else set()) | {f".{key}" for key in ("cls", "txt") if key in named}
+        if reads_labels:
+            named |= {name for name in (options.age_column, options.gender_column, options.race_column) if name}
+        self._label_extensions = {f".{key}" for key in ("cls", "txt") if key in named}
+        if reads_labels or keep_columns:
+            self._label_extensions.add(".json")
 
     def images(self, found: files.FileInfo) -> Iterator[ListedImage]:
         """The images of one archive, in its order, links last; a damaged archive becomes a row itself."""

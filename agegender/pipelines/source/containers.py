@@ -101,17 +101,12 @@ def read_member(container: str, etag: str | None, offset: int, length: int) -> b
             return opened.stream.read(length)
         with opened.archive.open(opened.members[offset]) as member:
             return member.read(length)
-    except (
-        *DAMAGED,
-        IndexError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # the last two: encrypted, or an unknown method
-        close_last()
+    except (*DAMAGED, IndexError, RuntimeError) as error:  # the last: encrypted, or an unknown method of compression
+        _close_last()
         check_damage(error)
         raise files.ObjectAnswer(Status.UNREADABLE, container, f"damaged or not readable: {error}") from error
     except InputError:
-        close_last()
+        _close_last()
         raise
 
 
@@ -119,7 +114,7 @@ def _opened(container: str, etag: str | None) -> _Opened:
     last: _Opened | None = getattr(_last, "opened", None)
     if last is not None and (last.container, last.etag) == (container, etag):
         return last
-    close_last()
+    _close_last()
     stream = files.open_for_reading(container)
     if is_zip(container):
         archive = zipfile.ZipFile(stream)
@@ -129,7 +124,7 @@ def _opened(container: str, etag: str | None) -> _Opened:
     return cast("_Opened", _last.opened)
 
 
-def close_last() -> None:
+def _close_last() -> None:
     """Close the archive that this thread read last."""
     last: _Opened | None = getattr(_last, "opened", None)
     if last is not None:
