@@ -113,9 +113,9 @@ def _request(method: str, uri: str, **headers: str) -> urllib3.BaseHTTPResponse:
 
 def _reason(error: HTTPError) -> str:
     cause = getattr(error, "reason", None) or error
-    return (
-        str(cause).rpartition(": ")[2] if isinstance(cause, PrivateAddressError) else f"{type(cause).__name__}: {cause}"
-    )
+    said = str(cause)
+    said = said.partition("): ")[2] or said  # without the connection's own name
+    return said if isinstance(cause, PrivateAddressError) else f"{type(cause).__name__}: {said}"
 
 
 def list_files(uri: str, selection: Selection) -> Iterator[FileInfo]:  # noqa: ARG001  (one file)
