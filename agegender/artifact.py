@@ -29,7 +29,7 @@ CALIBRATION_IMAGES_FILE = "calibration_images.u64"
 INFO_FILE = "model.json"
 
 FRAMING = "utkface-chip-1"
-"""Name of the face alignment that models of this release are trained on; ``data/faces.py`` defines and applies it. Crops
+"""Name of the face alignment that models of this release are trained on; ``data/alignment.py`` defines and applies it. Crops
 that are used whole (``--faces none``) are assumed to have it."""
 
 GRAPH_INPUT = "images"  # uint8[B, S, S, 3] RGB, as decoded

@@ -29,9 +29,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from agegender.config import PredictConfig, SourceOptions
+from agegender.data.alignment import align, warp
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face, Floats, apply, inverse, rotation, scale_of
-from agegender.data.faces import FaceFinder, FaceSearch, align, warp
+from agegender.data.faces import FaceFinder, FaceSearch
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.data.labels import from_filename
 from agegender.pipelines.engine.unit_scorer import UnitScorer

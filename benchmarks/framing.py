@@ -2,7 +2,7 @@
 
     python benchmarks/framing.py --chips UTKFace/ --detector-model face_detection_yunet.onnx
 
-Prints the five landmarks that ``agegender/data/faces.py`` holds as ``CANONICAL_LANDMARKS``, and how far the corners of a
+Prints the five landmarks that ``agegender/data/alignment.py`` holds as ``CANONICAL_LANDMARKS``, and how far the corners of a
 face move when a crop goes through detection instead of being taken whole.
 """
 
@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from agegender.data.alignment import CANONICAL_LANDMARKS
+from agegender.data.detectors import YuNetDetector
 from agegender.data.face_geometry import apply, scale_of, similarity
-from agegender.data.faces import CANONICAL_LANDMARKS, FaceFinder, YuNetDetector
+from agegender.data.faces import FaceFinder
 
 
 def main() -> None:

@@ -5,19 +5,17 @@
 The detector is trained on upright faces. It still finds many that are turned, but takes their mouth for their eyes. So each
 candidate is looked at in four quarter turns unless the first look leaves no doubt, and a photograph whose faces turn out to be
 turned is searched once more, straightened.
-
-``CANONICAL_LANDMARKS`` defines the framing; ``FRAMING`` is its name, which is stored in each model. UTKFace crops have this
-framing already, so one model serves crops and photographs.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
+from agegender.data.alignment import CANONICAL_LANDMARKS, align, reduced, warp
+from agegender.data.detectors import Detector, YuNetDetector
 from agegender.data.face_geometry import (
     Face,
     Floats,
@@ -28,27 +26,12 @@ from agegender.data.face_geometry import (
     inverse,
     largest_first,
     rotation,
-    scale_of,
     scaling,
     search_scales,
     similarity,
     tiles,
 )
 from agegender.data.images import Pixels
-from agegender.errors import InputError
-
-CANONICAL_LANDMARKS: Floats = np.array(
-    [[0.2933, 0.2901], [0.6906, 0.2769], [0.4909, 0.5078], [0.328, 0.6786], [0.6678, 0.669]]
-)
-"""float64[5, 2], as shares of the side, order as in ``Face.landmarks``: median of the refined landmarks in UTKFace crops
-(``benchmarks/framing.py``)."""
-
-CROP_ZOOM = 1.04
-"""Crops are zoomed in by this factor relative to the median UTKFace crop: landmarks are inexact, and crops that are too wide
-cost most accuracy (measured: 5 % wider costs a year of error, 8 % tighter a tenth)."""
-
-FRAME_LANDMARKS: Floats = (CANONICAL_LANDMARKS - 0.5) * CROP_ZOOM + 0.5
-"""float64[5, 2]: target positions of the landmarks in ``align``, as shares of the side."""
 
 MIN_FACE_AT_FINEST_PX = 16.0
 """Size of a face of ``min_face_px`` at the finest scale: large enough to be detected, small enough to be fast."""
@@ -84,63 +67,6 @@ REFINE_MAX_OFFSET = 0.35
 """Refinement accepts a face within this share of the side from the centre: others are candidates of their own."""
 
 
-class Detector(Protocol):
-    """Detects faces in one image at one scale; ``FaceFinder`` adds scales, tiles and refinement."""
-
-    name: str
-    """Name of the detector: part of a run's identity."""
-
-    def detect(self, pixels: Pixels, min_score: float) -> Sequence[Face]:
-        """The faces of uint8[H, W, 3] RGB of at least this score, in any order, in pixels of the picture."""
-        ...
-
-
-class YuNetDetector:
-    """OpenCV's YuNet: 76,000 weights, five landmarks, faces of about 10 to 300 pixels.
-
-    Args:
-        model: bytes of its ONNX file, with dynamic shapes.
-
-    Raises:
-        InputError: not such a file.
-
-    Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023).
-    """
-
-    name = "yunet"
-
-    def __init__(self, model: bytes) -> None:
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_ERROR
-        )  # OpenCV 5 warns at every start that its new engine does not support targets
-        try:
-            self._network: Any = cv2.FaceDetectorYN.create(
-                "onnx", np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (320, 320), 0.1, 0.3, 5000
-            )
-        except cv2.error as error:
-            raise InputError(
-                f"the face detector's file ({len(model):,} bytes) cannot be read by OpenCV {cv2.__version__}: "
-                f"{' '.join(str(error).split())[:200]}. Give --detector-model the dynamic-shape YuNet of OpenCV's model zoo"
-            ) from error
-        finally:
-            cv2.utils.logging.setLogLevel(level)
-
-    def detect(self, pixels: Pixels, min_score: float) -> list[Face]:
-        """The faces of uint8[H, W, 3] RGB with at least this score."""
-        height, width = pixels.shape[:2]
-        self._network.setInputSize((width, height))
-        self._network.setScoreThreshold(min_score)
-        _, rows = self._network.detect(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        return [] if rows is None else [_face(row) for row in np.asarray(rows, dtype=np.float64)]
-
-
-def _face(row: Floats) -> Face:
-    """From YuNet's x, y, width, height, five landmarks, score; its left and right are the person's."""
-    x, y, width, height = (float(value) for value in row[:4])
-    return Face(x, y, width, height, float(row[14]), row[4:14].reshape(5, 2).copy())
-
-
 @dataclass(frozen=True)
 class FaceFinder:
     """Finds the faces of a photograph of any size with any ``Detector``."""
@@ -167,7 +93,7 @@ class FaceFinder:
         picture, to_image, scales = self._picture(pixels)
         faces = self._refined(pixels, self._candidates(picture, to_image, scales))
         if not faces:
-            coarsest = _reduced(picture, scales[-1])
+            coarsest = reduced(picture, scales[-1])
             back = compose(to_image, scaling(picture.shape[1] / coarsest.shape[1]))
             turns = (self._turned_candidates(coarsest, back, [1.0], degrees) for degrees in (90.0, 180.0, 270.0))
             faces = self._refined(pixels, (face for found in turns for face in found))
@@ -182,13 +108,13 @@ class FaceFinder:
         height, width = pixels.shape[:2]
         finest = MIN_FACE_AT_FINEST_PX / self.min_face_px
         scales = search_scales(max(width, height), finest, SCALE_STEP, COARSEST_SCALE_LONG_SIDE_PX)
-        picture = _reduced(pixels, scales[0])
+        picture = reduced(pixels, scales[0])
         return picture, scaling(width / picture.shape[1]), [scale / scales[0] for scale in scales]
 
     def _candidates(self, picture: Pixels, to_image: Floats, scales: Sequence[float]) -> Iterator[Face]:
         scaled, before = picture, 1.0
         for scale in scales:
-            scaled, before = _reduced(scaled, scale / before), scale
+            scaled, before = reduced(scaled, scale / before), scale
             back = compose(to_image, scaling(picture.shape[1] / scaled.shape[1]))
             for columns, rows in tiles(scaled.shape[1], scaled.shape[0], MAX_TILE_PX, TILE_OVERLAP_PX):
                 tile = scaled[rows, columns]
@@ -285,22 +211,6 @@ def largest_face_cropper(search: FaceSearch, side_px: int) -> Callable[[Pixels],
     return cut
 
 
-def align(pixels: Pixels, landmarks: Floats, side_px: int) -> Pixels:
-    """Crop a face, aligned to ``FRAMING``.
-
-    Args:
-        pixels: uint8[H, W, 3] of the photograph.
-        landmarks: float64[5, 2] of the face, in its pixels.
-        side_px: S.
-
-    Returns:
-        uint8[S, S, 3]; mirrored beyond the photograph's edge, as augmentation does: black corners, which are rare in
-        UTKFace crops, cost half a year of error.
-    """
-    matrix = similarity(landmarks, FRAME_LANDMARKS * side_px)
-    return warp(pixels, scaling(0.0) if matrix is None else matrix, side_px, cv2.BORDER_REFLECT)
-
-
 def _is_cut(face: Face, corner: tuple[int, int], tile: Pixels, image: Pixels) -> bool:
     """Whether the edge of the tile cuts the face: then the next tile or the next scale has all of it."""
     (x, y), (height, width) = corner, tile.shape[:2]
@@ -332,65 +242,3 @@ def _turned(pixels: Pixels, degrees: float) -> tuple[Pixels, Floats]:
 def _refine_transform(landmarks: Floats) -> Floats | None:
     margin = (REFINE_MARGIN - 1) / 2
     return similarity(landmarks, (CANONICAL_LANDMARKS + margin) / REFINE_MARGIN * REFINE_SIDE_PX)
-
-
-def warp(pixels: Pixels, matrix: Floats, side_px: int, border: int = cv2.BORDER_CONSTANT) -> Pixels:
-    """Warp an image by a similarity transform to a square, with area averaging where it shrinks.
-
-    Args:
-        pixels: uint8[H, W, 3].
-        matrix: float64[2, 3], from pixels of the image to pixels of the square.
-        side_px: S.
-        border: OpenCV's border mode; default: black.
-
-    Returns:
-        uint8[S, S, 3].
-    """
-    if scale_of(matrix) >= 1:
-        return _warped(*_region(pixels, matrix, side_px), side_px, border)
-    finer = np.asarray(matrix) * 2  # supersampled by two, then averaged
-    supersampled = _warped(*_region(pixels, finer, 2 * side_px), 2 * side_px, border)
-    return np.asarray(cv2.resize(supersampled, (side_px, side_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _region(pixels: Pixels, matrix: Floats, side_px: int) -> tuple[Pixels, Floats]:
-    """The region of the image that the square covers, downscaled if the square is smaller, and the transform from it."""
-    scale = scale_of(matrix)
-    if not scale > 0:
-        return np.zeros((1, 1, 3), np.uint8), matrix
-    height, width = pixels.shape[:2]
-    corners = apply(inverse(matrix), np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * float(side_px))
-    margin = max(2.0, 2 / scale)
-    left, top = np.clip(np.floor(corners.min(axis=0) - margin), 0, (width - 1, height - 1)).astype(int)
-    right, bottom = np.clip(np.ceil(corners.max(axis=0) + margin), (left + 1, top + 1), (width, height)).astype(int)
-    region = pixels[top:bottom, left:right]
-    reduced = _reduced(region, min(1.0, scale))
-    to_image = np.array(
-        [[region.shape[1] / reduced.shape[1], 0.0, left], [0.0, region.shape[0] / reduced.shape[0], top]]
-    )
-    return reduced, np.hstack(
-        [matrix[:, :2] @ to_image[:, :2], (matrix[:, :2] @ to_image[:, 2] + matrix[:, 2])[:, None]]
-    )
-
-
-def _warped(pixels: Pixels, matrix: Floats, side_px: int, border: int) -> Pixels:
-    """``cv2.warpAffine`` in continuous coordinates: OpenCV's origin is a pixel centre. Its source is limited to 32,767 pixels."""
-    centred = matrix.copy()
-    centred[:, 2] = apply(matrix, np.array([[0.5, 0.5]]))[0] - 0.5
-    warped = cv2.warpAffine(
-        pixels,
-        centred,
-        (side_px, side_px),
-        flags=cv2.INTER_LINEAR,
-        borderMode=border,
-    )
-    return np.asarray(warped, dtype=np.uint8)
-
-
-def _reduced(pixels: Pixels, scale: float) -> Pixels:
-    """Downscale by area averaging; the input itself at scale 1."""
-    height, width = pixels.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (width, height):
-        return pixels
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -17,8 +17,8 @@ from PIL import Image
 from agegender import released
 from agegender.cli import run_job
 from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, TrainConfig
+from agegender.data.alignment import align
 from agegender.data.face_geometry import Face
-from agegender.data.faces import align
 from agegender.data.images import Pixels, decode
 from agegender.errors import ConfigError, InputError
 from agegender.pipelines.eda.run import run_eda

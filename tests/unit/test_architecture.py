@@ -65,7 +65,7 @@ LIBRARY_HOMES = {
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),
     "pandas": ("agegender.api",),
-    "cv2": ("agegender.data.images", "agegender.data.faces", "agegender.data.corruptions"),
+    "cv2": tuple(f"agegender.data.{name}" for name in ("images", "faces", "alignment", "detectors", "corruptions")),
 }
 """Library -> the modules and packages that may import it."""
 

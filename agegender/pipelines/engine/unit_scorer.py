@@ -14,9 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agegender.config import ImageLimits
+from agegender.data.alignment import align
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
-from agegender.data.faces import FaceSearch, align
+from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, decode, resize
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock

@@ -5,17 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
+from agegender.data.alignment import CANONICAL_LANDMARKS, FRAME_LANDMARKS, align, warp
+from agegender.data.detectors import YuNetDetector
 from agegender.data.face_geometry import Face, apply, inverse, scaling, similarity
-from agegender.data.faces import (
-    CANONICAL_LANDMARKS,
-    FRAME_LANDMARKS,
-    MAX_TILE_PX,
-    REFINE_SIDE_PX,
-    FaceFinder,
-    YuNetDetector,
-    align,
-    warp,
-)
+from agegender.data.faces import MAX_TILE_PX, REFINE_SIDE_PX, FaceFinder
 from agegender.data.images import resize
 from agegender.errors import InputError
 from tests.support.corpus import picture
