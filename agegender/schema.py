@@ -173,6 +173,7 @@ def prediction_schema(keep: Sequence[pa.Field] = (), age_distribution: bool = Fa
         pa.field("height", pa.int32()),
         pa.field("box", BOX),
         pa.field("detection_score", pa.float32()),
+        pa.field("face_px", pa.float32()),
         pa.field("age_years", pa.float32()),
         pa.field("age_low_years", pa.float32()),
         pa.field("age_high_years", pa.float32()),

@@ -45,6 +45,11 @@ class Face:
         return self.width * self.height
 
     @property
+    def shorter_side_px(self) -> float:
+        """Shorter side of the box."""
+        return min(self.width, self.height)
+
+    @property
     def centre(self) -> Floats:
         """float64[2]."""
         return np.array([self.x + self.width / 2, self.y + self.height / 2])

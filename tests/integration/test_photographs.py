@@ -123,6 +123,7 @@ def test_each_face_is_a_row_by_size_and_an_image_without_one_says_so(scored: Pat
         if found[0]["status"] == "ok":
             areas = [row["box"]["width"] * row["box"]["height"] for row in found]  # type: ignore[index]
             assert areas == sorted(areas, reverse=True)
+            assert all(row["face_px"] == min(row["box"]["width"], row["box"]["height"]) for row in found)  # type: ignore[index]
             assert all(row["age_years"] is not None and 0.6 <= row["detection_score"] <= 1 for row in found)  # type: ignore[operator]
     (wall,) = by_name["wall.jpg"]
     assert (wall["status"], wall["width"], wall["box"], wall["age_years"]) == ("no_face", 800, None, None)

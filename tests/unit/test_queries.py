@@ -31,7 +31,7 @@ def output(tmp_path: Path) -> Path:
         age, female = float(draws.uniform(0, 110)), float(draws.uniform())
         rows.append(
             face
-            | {"status": "ok", "width": 400, "height": 300, "detection_score": 0.9}
+            | {"status": "ok", "width": 400, "height": 300, "detection_score": 0.9, "face_px": 20.0}
             | {"box": {"x": 1.0, "y": 2.0, "width": 30.0, "height": 20.0 + index}}
             | {"age_years": age, "age_low_years": max(age - 12, 0), "age_high_years": age + 12 + index % 20}
             | {"age_group": age_group(age), "gender": GENDERS[female >= 0.5]}

@@ -17,6 +17,7 @@ from agegender.config import ImageLimits
 from agegender.data.alignment import align
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
+from agegender.data.face_quality import face_px_of_crop
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, decode, resize
 from agegender.options import Precision, PrecisionOrAuto
@@ -48,6 +49,7 @@ class _Row:
     height: int | None = None
     box: dict[str, float] | None = None
     detection_score: float | None = None
+    face_px: float | None = None
     content_hash: bytes | None = None
     crop: npt.NDArray[np.uint8] | None = None
 
@@ -224,7 +226,8 @@ class UnitScorer:
         if self._finder is None or self._search is None:
             with self._clock.stage("decode"):
                 crop = resize(decoded.pixels, self._side_px)
-            return [_Row(image, 0, decoded.status, **known, crop=crop)]
+            face_px = face_px_of_crop(decoded.width or 0, decoded.height or 0)
+            return [_Row(image, 0, decoded.status, **known, face_px=face_px, crop=crop)]
         with self._clock.stage("find"):
             faces = self._finder.find(decoded.pixels)
             found = [
@@ -235,7 +238,8 @@ class UnitScorer:
 
     def _of_face(self, face: Face, pixels: Pixels) -> dict[str, Any]:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
-        return {"box": box, "detection_score": face.score, "crop": align(pixels, face.landmarks, self._side_px)}
+        crop = align(pixels, face.landmarks, self._side_px)
+        return {"box": box, "detection_score": face.score, "face_px": face.shorter_side_px, "crop": crop}
 
     def _crops(self, batch: list[_Row]) -> Pixels:
         """The crops to score, uint8[N, S, S, 3]; they are removed from the rows."""
@@ -319,6 +323,7 @@ def _image_columns(rows: list[_Row]) -> dict[str, pa.Array]:
         "height": pa.array([row.height for row in rows], pa.int32()),
         "box": pa.array([row.box for row in rows], BOX),
         "detection_score": pa.array([row.detection_score for row in rows], pa.float32()),
+        "face_px": pa.array([row.face_px for row in rows], pa.float32()),
     }
 
 

@@ -45,6 +45,9 @@ def test_a_scorer_gives_what_scoring_a_unit_gives(batch, listed, options, tiny_m
     unit = UnitScorer(localize_model(str(tiny_model)), options.limits()).score_unit(listed)
     assert scored.select(unit.column_names).equals(unit)
     assert set(unit["status"].to_pylist()) > {"ok", "not_an_image", "truncated", "too_large", "empty"}
+    for row in unit.to_pylist():
+        expected_px = 0.84 * min(row["width"], row["height"]) if row["status"] == "ok" else None
+        assert row["face_px"] == (expected_px and pytest.approx(expected_px))
 
 
 def test_other_columns_are_kept_and_labels_stand_beside_estimates(batch, tiny_model):
