@@ -6,7 +6,7 @@ Shapes: N faces or points; a transform is float64[2, 3], applied as ``points @ M
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,9 @@ class Face:
     landmarks: Floats
     """float64[5, 2], x and y: left eye, right eye (as seen in the image), nose, left and right mouth corner."""
 
+    second_direction_score: float | None = None
+    """Score of the best other direction in which it was also seen, 90 degrees away or more; None if in no other."""
+
     @property
     def area(self) -> float:
         """Square pixels."""
@@ -65,7 +68,8 @@ class Face:
         scale = scale_of(matrix)
         width, height = self.width * scale, self.height * scale
         x, y = apply(matrix, self.centre[None])[0] - (width / 2, height / 2)
-        return Face(float(x), float(y), width, height, self.score, apply(matrix, self.landmarks))
+        landmarks = apply(matrix, self.landmarks)
+        return replace(self, x=float(x), y=float(y), width=width, height=height, landmarks=landmarks)
 
 
 def apply(matrix: Floats, points: Floats) -> Floats:
@@ -104,6 +108,11 @@ def common_roll_degrees(faces: Iterable[Face]) -> float:
     angles = [(math.radians(face.roll_degrees), face.score) for face in faces]
     down = math.fsum(score * math.sin(angle) for angle, score in angles)
     return math.degrees(math.atan2(down, math.fsum(score * math.cos(angle) for angle, score in angles)))
+
+
+def turned_apart(a: Face, b: Face) -> bool:
+    """Whether two finds of one face disagree on which way up it is: by more than 45 degrees."""
+    return abs((a.roll_degrees - b.roll_degrees + 180) % 360 - 180) > 45
 
 
 def scaling(factor: float, x: float = 0.0, y: float = 0.0) -> Floats:

@@ -9,7 +9,7 @@ turned is searched once more, straightened.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from agegender.data.face_geometry import (
     search_scales,
     similarity,
     tiles,
+    turned_apart,
 )
 from agegender.data.images import Pixels
 
@@ -150,12 +151,15 @@ class FaceFinder:
         best = max((face for face in found if face is not None), key=lambda face: face.score, default=None)
         if best is None:
             return None
+        others = (face.score for face in found if face is not None and turned_apart(face, best))
+        second = max(others, default=None)
         if best is first:
-            return best if best.score >= self.min_score else None
+            return replace(best, second_direction_score=second) if best.score >= self.min_score else None
         straightened = _refine_transform(best.landmarks)
         if straightened is None:
             return None
-        return self._detect_at(warp(pixels, straightened, REFINE_SIDE_PX), straightened, self.min_score)
+        face = self._detect_at(warp(pixels, straightened, REFINE_SIDE_PX), straightened, self.min_score)
+        return None if face is None else replace(face, second_direction_score=second)
 
     def _detect_at(self, crop: Pixels, matrix: Floats, min_score: float) -> Face | None:
         """The face in the middle of a crop, in pixels of the image that the transform leads from."""

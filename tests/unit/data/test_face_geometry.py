@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from agegender.data.face_geometry import (
     similarity,
     tile_spans,
     tiles,
+    turned_apart,
 )
 
 POINTS = np.array([[30.0, 30.0], [70.0, 28.0], [50.0, 50.0], [34.0, 68.0], [66.0, 67.0]])
@@ -137,3 +139,16 @@ def test_the_common_roll_is_that_of_most_faces_also_across_the_half_turn() -> No
     turned = [upright.mapped(rotation(degrees, np.zeros(2))) for degrees in (170.0, -170.0, 180.0)]
     assert abs(common_roll_degrees(turned)) == pytest.approx(180)
     assert common_roll_degrees([]) == 0
+
+
+def test_finds_disagree_on_which_way_up_a_face_is_from_half_a_quarter_turn_on() -> None:
+    upright = face(10, 10, 80, 80)
+    at = lambda degrees: upright.mapped(rotation(degrees, upright.centre))  # noqa: E731
+    assert [turned_apart(at(170), at(170 + by)) for by in (0, 40, 50, 180, 310, 320)] == [
+        *(False, False, True, True, True, False)
+    ]
+
+
+def test_a_face_keeps_its_scores_when_it_is_mapped() -> None:
+    mapped = replace(face(10, 10, 80, 80, 0.8), second_direction_score=0.7).mapped(scaling(0.5, 3, 4))
+    assert (mapped.score, mapped.second_direction_score, mapped.width) == (0.8, 0.7, 40)
