@@ -16,6 +16,7 @@ from agegender.options import (
     OUTPUT,
     REPORT,
     UTKFACE_GENDER_CODES,
+    BoxFormat,
     Fraction,
     GenderCodes,
     Options,
@@ -106,6 +107,46 @@ class SourceOptions(ImageLimits):
         """Only the source options."""
         return SourceOptions.part_of(self)
 
+    @property
+    def boxes(self) -> "BoxOptions | None":
+        """How the boxes of faces are read; None: no boxes are read."""
+        return None
+
+
+class BoxOptions(Options):
+    """Where the user's own boxes of faces are, for ``--faces boxes``."""
+
+    box_columns: Annotated[list[str], OUTPUT] = Field([])
+    """boxes: column or key with the box, or the four with its sides, e.g. left,top,w,h; default: box, bbox; x, y, width,
+    height; xmin, ymin, xmax, ymax; ..."""
+
+    box_format: Annotated[BoxFormat | None, OUTPUT] = None
+    """boxes: what four numbers without usual names are: x, y, width, height, or x, y and the right and lower edge"""
+
+    @field_validator("box_columns")
+    @classmethod
+    def _check_number(cls, columns: list[str]) -> list[str]:
+        if len(columns) not in (0, 1, 4):
+            raise ValueError(
+                f"{len(columns)} columns: give one with the whole box, or the four with its sides in order"
+            )
+        return columns
+
+    @model_validator(mode="after")
+    def _check_faces(self) -> Self:
+        if (self.box_columns or self.box_format) and getattr(self, "faces", "boxes") != "boxes":
+            raise ValueError("box_columns and box_format are for --faces boxes")
+        return self
+
+
+class BoxedSource(SourceOptions, BoxOptions):
+    """A source whose images come with the user's own boxes of faces."""
+
+    @property
+    def boxes(self) -> BoxOptions:
+        """How they are read."""
+        return self
+
 
 class ClusterOptions(Options):
     """Which Ray to run on."""
@@ -135,9 +176,8 @@ class ReportOptions(Options):
 class FaceOptions(Options):
     """Whether images are photographs, in which faces are detected, or face crops."""
 
-    faces: Annotated[Literal["none", "detect"], OUTPUT] = "none"
-    """none: each image is one face crop, taken whole; detect: images are photographs, the largest face of each is the
-    labelled one, and those without a face are left out and counted"""
+    faces: Annotated[Literal["none", "detect", "boxes"], OUTPUT]
+    """none: face crops; detect: photographs; boxes: photographs with the user's own boxes"""
 
     detector_model: Annotated[str | None, DERIVED] = None
     """detect: file of the YuNet face detector; default: AGEGENDER_DETECTOR_MODEL, else a copy in the user's cache,
@@ -148,6 +188,14 @@ class FaceOptions(Options):
 
     min_face_px: Annotated[int, Field(ge=16), DERIVED] = 40
     """detect: minimum width of a face in pixels of the image; smaller takes longer"""
+
+
+class LabelledFaceOptions(FaceOptions):
+    """Of the jobs that read labels: one labelled face in each image."""
+
+    faces: Annotated[Literal["none", "detect"], OUTPUT] = "none"
+    """none: each image is one face crop, taken whole; detect: images are photographs, the largest face of each is the
+    labelled one, and those without a face are left out and counted"""
 
 
 class SampleConfig(Options):
@@ -175,7 +223,7 @@ class SampleConfig(Options):
     """processes that draw; default: all CPUs"""
 
 
-class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
+class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
     """Describe an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
@@ -199,7 +247,7 @@ class EdaConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
         return {"output": [self.output], "input": self.input}
 
 
-class TrainConfig(Recipe, SourceOptions, FaceOptions, ClusterOptions, ReportOptions):
+class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
     Writes model/ (for predict and evaluate), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
@@ -324,7 +372,7 @@ class ScoringOptions(Options):
     others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
 
 
-class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
+class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
     """Evaluate a trained model on labelled images, overall and by age group, gender and race.
 
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are
@@ -363,7 +411,7 @@ class EvaluateConfig(SourceOptions, FaceOptions, ClusterOptions, ReportOptions, 
         return {"output": [self.output], "input": self.input, **_model_address(self.model)}
 
 
-class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
+class PredictConfig(SourceOptions, FaceOptions, BoxOptions, ClusterOptions, ScoringOptions):
     """Score every image of a source and write one row per face to Parquet.
 
     Writes part-*.parquet, which readers see as one table; _run.json; _work/. The output has each listed image exactly once. The
@@ -380,9 +428,9 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
     model: Annotated[str, DERIVED] = RELEASED_MODEL
     """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
 
-    faces: Annotated[Literal["none", "detect"], OUTPUT] = "detect"
+    faces: Annotated[Literal["none", "detect", "boxes"], OUTPUT] = "detect"
     """detect: images are photographs, whose faces are detected, aligned and scored; none: each image is one face crop, scored
-    whole"""
+    whole; boxes: photographs with your own boxes, in columns of a manifest or in JSON beside the image: one row for each box"""
 
     use_gpu: Annotated[bool, NOTHING] = False
     """score on GPUs, in bfloat16, while CPUs decode for them; as many processes decode as keep the GPUs busy"""
@@ -413,7 +461,8 @@ class PredictConfig(SourceOptions, FaceOptions, ClusterOptions, ScoringOptions):
 
     def source(self) -> SourceOptions:
         """Only the source options, without labels, which scoring does not need."""
-        return super().source().model_copy(update={"labels": "none"})
+        kind = BoxedSource if self.faces == "boxes" else SourceOptions
+        return kind.part_of(self).model_copy(update={"labels": "none"})
 
     def opened_by_workers(self) -> dict[str, list[str]]:
         """Flag -> addresses that workers open."""
@@ -448,7 +497,7 @@ class RescoreConfig(ClusterOptions):
     """scoring processes; default: as for predict"""
 
 
-class PreviewConfig(FaceOptions):
+class PreviewConfig(FaceOptions, BoxOptions):
     """Draw predictions on photographs: for each face a box, age with its interval, gender, detection score.
 
     To inspect a model on a few images, in this process, before an archive is scored.
@@ -466,8 +515,9 @@ class PreviewConfig(FaceOptions):
     output: str = "preview"
     """folder or s3:// prefix for the pictures"""
 
-    faces: Literal["none", "detect"] = "detect"
-    """detect: find the faces; none: each image is one face crop"""
+    faces: Literal["none", "detect", "boxes"] = "detect"
+    """detect: find the faces; none: each image is one face crop; boxes: your own boxes, in columns of a manifest or in JSON
+    beside the image"""
 
     max_faces: Annotated[int, Field(ge=1, le=5000)] = 1000
     """maximum number of faces per image; the largest are drawn"""
@@ -477,6 +527,17 @@ class PreviewConfig(FaceOptions):
 
     max_side_px: Annotated[int, Field(ge=100)] = 1600
     """larger pictures are scaled down"""
+
+    def source(self, unit_images: int) -> SourceOptions:
+        """The photographs as a source.
+
+        Args:
+            unit_images: in one table of the listing.
+        """
+        given: dict[str, Any] = {"input": self.photographs, "labels": "none", "unit_images": unit_images}
+        if self.faces == "boxes":
+            return BoxedSource(**given, box_columns=self.box_columns, box_format=self.box_format)
+        return SourceOptions(**given)
 
 
 class ExportConfig(Options):

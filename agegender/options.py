@@ -17,6 +17,9 @@ PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
 """``Precision`` as an option; auto: bfloat16 if the processor is faster in it, else float32."""
 
 
+BoxFormat = Literal["xywh", "xyxy"]
+"""What four numbers of a box are: x, y and width, height, or x, y and the right and lower edge."""
+
 UTKFACE_GENDER_CODES = "0=male,1=female"
 
 _GENDER_MEANINGS = ("male", "female", "unknown")

@@ -154,6 +154,13 @@ FACTS = pa.schema(
 
 BOX = pa.struct([(name, pa.float32()) for name in ("x", "y", "width", "height")])
 
+BOXES = pa.field(
+    "agegender_boxes",
+    pa.list_(pa.struct([*((name, pa.float64()) for name in ("x", "y", "width", "height")), ("problem", pa.string())])),
+)
+"""Of a listing with ``--faces boxes``, after ``LISTING``: a row for each of these, so at least one; ``problem`` says why one is
+no box. The kept columns that follow are lists, too, with a value for each."""
+
 
 def prediction_schema(keep: Sequence[pa.Field] = (), age_distribution: bool = False) -> pa.Schema:
     """The Arrow schema of predict's output.

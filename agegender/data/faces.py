@@ -64,6 +64,13 @@ TILTED_DEGREES = 20.0
 MAX_WARPED_SIDE_PX = 32_000
 """OpenCV warps no larger picture; a larger one is straightened by quarter turns only."""
 
+BOX_LOOKS_PX = (160, 480)
+"""Sides of the crop in which the face of a given box is looked for: the second where the first shows none, as in a box around
+more than the face."""
+
+BOX_MARGIN = 1.6
+"""How much larger than the longer side of the box that crop is."""
+
 REFINE_MAX_OFFSET = 0.35
 """Refinement accepts a face within this share of the side from the centre: others are candidates of their own."""
 
@@ -103,6 +110,36 @@ class FaceFinder:
             faces += self._refined(pixels, self._turned_candidates(picture, to_image, scales, -roll_degrees))
         large = [face for face in distinct(faces) if min(face.width, face.height) >= self.min_face_px]
         return largest_first(large)[: self.max_faces]
+
+    def find_in(self, pixels: Pixels, boxes: Iterable[Sequence[float]]) -> list[Face | None]:
+        """The face in each of the given boxes, whatever its size.
+
+        Args:
+            pixels: uint8[H, W, 3] RGB, upright.
+            boxes: x, y, width, height of each, in pixels; part of it must lie in the image.
+
+        Returns:
+            For each box the best face whose centre lies in it; None: no face of ``min_score``.
+        """
+        return [self._find_in(pixels, box) for box in boxes]
+
+    def _find_in(self, pixels: Pixels, box: Sequence[float]) -> Face | None:
+        x, y, width, height = _clipped(box, pixels)
+        for look_px in BOX_LOOKS_PX:
+            scale = look_px / (BOX_MARGIN * max(width, height))
+            matrix = scaling(scale, look_px / 2 - scale * (x + width / 2), look_px / 2 - scale * (y + height / 2))
+            crop = warp(pixels, matrix, look_px)
+            for quarters in range(4):
+                turn = rotation(90.0 * quarters, np.full(2, look_px / 2))
+                back = inverse(compose(turn, matrix))
+                turned = np.ascontiguousarray(np.rot90(crop, -quarters))
+                found = (face.mapped(back) for face in self.detector.detect(turned, CANDIDATE_MIN_SCORE))
+                inside = [face for face in found if _has_centre_of((x, y, width, height), face)]
+                for candidate in sorted(inside, key=lambda face: -face.score * _overlap((x, y, width, height), face)):
+                    face = self._refine(pixels, candidate)
+                    if face is not None and _has_centre_of((x, y, width, height), face):
+                        return face
+        return None
 
     def _picture(self, pixels: Pixels) -> tuple[Pixels, Floats, list[float]]:
         """The image at the finest scale of the search, the transform back, and all scales relative to the finest."""
@@ -184,6 +221,8 @@ class FaceSearch:
     min_score: float
     min_face_px: int
     max_faces: int | None
+    in_boxes: bool = False
+    """Look for one face in each of the user's own boxes, and nowhere else."""
 
     def finder(self, max_faces: int | None = None) -> FaceFinder:
         """A finder for one thread.
@@ -224,6 +263,25 @@ def _is_cut(face: Face, corner: tuple[int, int], tile: Pixels, image: Pixels) ->
         or (x + width < image.shape[1] and face.x + face.width >= x + width - 1)
         or (y + height < image.shape[0] and face.y + face.height >= y + height - 1)
     )
+
+
+def _clipped(box: Sequence[float], pixels: Pixels) -> tuple[float, float, float, float]:
+    """The part of a box, x, y, width, height, that lies in the image."""
+    x, y = max(box[0], 0.0), max(box[1], 0.0)
+    return x, y, min(box[0] + box[2], pixels.shape[1]) - x, min(box[1] + box[3], pixels.shape[0]) - y
+
+
+def _has_centre_of(box: Sequence[float], face: Face) -> bool:
+    x, y = face.centre
+    return bool(box[0] <= x <= box[0] + box[2] and box[1] <= y <= box[1] + box[3])
+
+
+def _overlap(box: Sequence[float], face: Face) -> float:
+    """Intersection over union of a box and a face's."""
+    across = min(box[0] + box[2], face.x + face.width) - max(box[0], face.x)
+    down = min(box[1] + box[3], face.y + face.height) - max(box[1], face.y)
+    shared = max(across, 0.0) * max(down, 0.0)
+    return shared / (box[2] * box[3] + face.area - shared)
 
 
 def _turned(pixels: Pixels, degrees: float) -> tuple[Pixels, Floats]:

@@ -47,7 +47,7 @@ def run_preview(config: PreviewConfig) -> dict[str, Any]:
     check_inputs(config.photographs)
     model = localize_model(address)
     check_framing(model.info, address)
-    source = SourceOptions(input=config.photographs, labels="none", unit_images=BATCH_IMAGES)
+    source = config.source(BATCH_IMAGES)
     scorer = UnitScorer(model, source.limits(), search=face_search(config, config.max_faces))
     by_status: dict[str, int] = {}
     counts = SourceCounts()

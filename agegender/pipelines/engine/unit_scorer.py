@@ -14,7 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agegender.config import ImageLimits
+from agegender.data import boxes
 from agegender.data.alignment import align
+from agegender.data.boxes import GivenBox
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.face_quality import face_px_of_crop
@@ -23,7 +25,17 @@ from agegender.data.images import Pixels, decode, resize
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.fetch import Fetched, fetch
-from agegender.schema import AGE_BINS, AGE_GROUPS, BOX, GENDERS, LISTING, Status, age_group_index, prediction_schema
+from agegender.schema import (
+    AGE_BINS,
+    AGE_GROUPS,
+    BOX,
+    BOXES,
+    GENDERS,
+    LISTING,
+    Status,
+    age_group_index,
+    prediction_schema,
+)
 from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Predictions
 
@@ -47,7 +59,7 @@ class _Row:
     warning: str | None = None
     width: int | None = None
     height: int | None = None
-    box: dict[str, float] | None = None
+    box: dict[str, float | None] | None = None
     detection_score: float | None = None
     face_px: float | None = None
     content_hash: bytes | None = None
@@ -104,6 +116,7 @@ class UnitScorer:
         self._abstain_above_years = abstain_above_years
         self._search = search
         self._finder = None if search is None else search.finder()
+        self._in_boxes = search is not None and search.in_boxes
 
     def score_unit(
         self,
@@ -131,7 +144,7 @@ class UnitScorer:
         return self.score_images(
             listing,
             self._clock.each("fetch", fetch(listing, self._limits)),
-            keep_columns=listing.column_names[len(LISTING) :],
+            keep_columns=[name for name in listing.column_names[len(LISTING) :] if name != BOXES.name],
             with_content_hash=with_content_hash,
             include=include,
             keep_crop=keep_crop,
@@ -172,7 +185,9 @@ class UnitScorer:
         hashed = with_content_hash or include is not None
         rows: list[_Row] = []
         scored: list[Callable[[], Predictions]] = []
-        for batch in _batches(self._rows(images, hashed, include, alter, poison_rows), self._batch_size):
+        given = listing.column(BOXES.name).to_pylist() if self._in_boxes else [None] * listing.num_rows
+        found_rows = self._rows(zip(images, given, strict=True), hashed, include, alter, poison_rows)
+        for batch in _batches(found_rows, self._batch_size):
             if keep_crop is not None:
                 for row in batch:
                     if row.crop is not None:
@@ -182,9 +197,9 @@ class UnitScorer:
                 scored.append(self._submit(self._crops(batch)))
         with self._clock.stage("score"):
             predictions = _concatenate([wait() for wait in scored])
-        keep = [listing.schema.field(name) for name in keep_columns]
-        schema = prediction_schema(keep, self._age_distribution)
-        columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri", *keep_columns])
+        kept = _kept(listing, rows, keep_columns, of_boxes=self._in_boxes)
+        schema = prediction_schema([pa.field(name, kept[name].type) for name in keep_columns], self._age_distribution)
+        columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri"]) | kept
         if with_content_hash:
             schema = schema.append(CONTENT_HASH)
             columns["content_hash"] = pa.array([row.content_hash for row in rows], CONTENT_HASH.type)
@@ -192,49 +207,62 @@ class UnitScorer:
 
     def _rows(
         self,
-        images: Iterable[Fetched],
+        images: Iterable[tuple[Fetched, list[GivenBox] | None]],
         hashed: bool,
         include: Callable[[bytes], bool] | None,
         alter: Callable[[Pixels], Pixels] | None,
         poison_rows: Container[int],
     ) -> Iterator[_Row]:
-        for image, found in enumerate(images):
+        for image, (found, given) in enumerate(images):
             fetched = _POISON if image in poison_rows else found
             digest = content_hash(fetched.data) if hashed and fetched.data else None
             if include is not None and (digest is None or not include(digest)):
                 continue
-            for row in self._faces(image, fetched):
+            for row in self._faces(image, fetched, given):
                 row.content_hash = digest
                 if alter is not None and row.crop is not None:
                     row.crop = alter(row.crop)
                 yield row
 
-    def _faces(self, image: int, fetched: Fetched) -> list[_Row]:
-        """The rows of one image, with crops of the network's input size.
+    def _faces(self, image: int, fetched: Fetched, given: list[GivenBox] | None) -> list[_Row]:
+        """The rows of one image, with crops of the network's input size; one for each given box.
 
         A list, because a generator would keep the photograph in memory until a batch is full.
         """
         if fetched.data is None:
-            return [_Row(image, 0, fetched.status, fetched.error)]
+            return _unscored(image, given, fetched.status, fetched.error)
         enough_px = self._side_px if self._finder is None else None
         with self._clock.stage("decode"):
             allow_truncated = self._limits.allow_truncated
             decoded = decode(fetched.data, self._limits.max_image_pixels, enough_px, allow_truncated=allow_truncated)
         known: dict[str, Any] = {"warning": decoded.warning, "width": decoded.width, "height": decoded.height}
         if decoded.pixels is None:
-            return [_Row(image, 0, decoded.status, decoded.error, **known)]
+            return _unscored(image, given, decoded.status, decoded.error, **known)
         if self._finder is None or self._search is None:
             with self._clock.stage("decode"):
                 crop = resize(decoded.pixels, self._side_px)
             face_px = face_px_of_crop(decoded.width or 0, decoded.height or 0)
             return [_Row(image, 0, decoded.status, **known, face_px=face_px, crop=crop)]
         with self._clock.stage("find"):
+            if given is not None:
+                return [self._in_box(image, index, box, decoded.pixels, known) for index, box in enumerate(given)]
             faces = self._finder.find(decoded.pixels)
             found = [
                 _Row(image, index, Status.OK, **known, **self._of_face(face, decoded.pixels))
                 for index, face in enumerate(faces)
             ]
         return found or [_Row(image, 0, Status.NO_FACE, self._search.no_face_message, **known)]
+
+    def _in_box(self, image: int, index: int, box: GivenBox, pixels: Pixels, known: dict[str, Any]) -> _Row:
+        """The row of a given box, which stays as it was given: by it the user joins."""
+        assert self._finder is not None
+        error = boxes.problem_in(box, pixels.shape[1], pixels.shape[0])
+        if error is None:
+            (face,) = self._finder.find_in(pixels, [boxes.sides(box)])
+            if face is not None:
+                return _Row(image, index, Status.OK, **known, **self._of_face(face, pixels) | {"box": _box(box)})
+            error = f"no face of score {self._finder.min_score:g} with its centre in {boxes.shown_box(box)}"
+        return _Row(image, index, Status.NO_FACE, error, **known, box=_box(box))
 
     def _of_face(self, face: Face, pixels: Pixels) -> dict[str, Any]:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
@@ -327,9 +355,30 @@ def _image_columns(rows: list[_Row]) -> dict[str, pa.Array]:
     }
 
 
-def _kept(listing: pa.Table, rows: list[_Row], names: list[str]) -> dict[str, pa.Array]:
+def _kept(listing: pa.Table, rows: list[_Row], names: Sequence[str], *, of_boxes: bool = False) -> dict[str, pa.Array]:
+    """Columns of the listing by row; with ``of_boxes`` a column of lists has a value for each box of an image."""
     index = pa.array([row.image for row in rows], pa.int64())
-    return {name: listing.column(name).take(index).combine_chunks() for name in names}
+    kept = {name: listing.column(name).combine_chunks() for name in names}
+    for name, column in kept.items():
+        if of_boxes and pa.types.is_list(column.type):
+            places = column.offsets.take(index).to_numpy() + [row.face for row in rows]
+            kept[name] = column.values.take(pa.array(places, pa.int64()))
+        else:
+            kept[name] = column.take(index)
+    return kept
+
+
+def _unscored(image: int, given: list[GivenBox] | None, status: Status, error: str | None, **known: Any) -> list[_Row]:
+    """The row of an image that cannot be scored, or a row for each of its given boxes."""
+    if given is None:
+        return [_Row(image, 0, status, error, **known)]
+    return [_Row(image, index, status, error, **known, box=_box(box)) for index, box in enumerate(given)]
+
+
+def _box(box: GivenBox) -> dict[str, float | None] | None:
+    """The value of the column ``box``; None if the user gave no numbers."""
+    numbers = {name: box[name] for name in ("x", "y", "width", "height")}
+    return None if set(numbers.values()) == {None} else numbers
 
 
 def _scatter(values: npt.NDArray[Any], unscored: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from agegender.errors import InputError, ResourceError
 from agegender.pipelines.runtime.layout import OutputLayout, part_units, unit_number
+from agegender.schema import Status
 from agegender.storage import files, tables
 
 PART_BYTES = 128_000_000
@@ -52,16 +53,24 @@ class UnitCounts:
     by_status: dict[str, int] | None = None
     """Images, not rows, of each status."""
     images_with_warning: int = 0
+    faces: int = 0
+    """Rows that are scored."""
 
     def __add__(self, other: "UnitCounts") -> "UnitCounts":
         by_status = Counter(self.by_status or {}) + Counter(other.by_status or {})
         size_bytes, warned = self.size_bytes + other.size_bytes, self.images_with_warning + other.images_with_warning
-        return UnitCounts(self.images + other.images, self.rows + other.rows, size_bytes, dict(by_status), warned)
+        faces = self.faces + other.faces
+        return UnitCounts(
+            self.images + other.images, self.rows + other.rows, size_bytes, dict(by_status), warned, faces
+        )
 
     def __sub__(self, other: "UnitCounts") -> "UnitCounts":
         by_status = Counter(self.by_status or {}) - Counter(other.by_status or {})
         size_bytes, warned = self.size_bytes - other.size_bytes, self.images_with_warning - other.images_with_warning
-        return UnitCounts(self.images - other.images, self.rows - other.rows, size_bytes, dict(by_status), warned)
+        faces = self.faces - other.faces
+        return UnitCounts(
+            self.images - other.images, self.rows - other.rows, size_bytes, dict(by_status), warned, faces
+        )
 
 
 def counts_of(table: pa.Table, size_bytes: int = 0) -> UnitCounts:
@@ -69,7 +78,12 @@ def counts_of(table: pa.Table, size_bytes: int = 0) -> UnitCounts:
     images = table.select(["status", "warning"]).filter(pc.equal(table.column("face_index"), 0))
     by_status, unwarned = Counter(images.column("status").to_pylist()), images.column("warning").null_count
     return UnitCounts(
-        images.num_rows, table.num_rows, size_bytes, dict(by_status), images_with_warning=images.num_rows - unwarned
+        images.num_rows,
+        table.num_rows,
+        size_bytes,
+        dict(by_status),
+        images_with_warning=images.num_rows - unwarned,
+        faces=pc.sum(pc.equal(table.column("status").cast(pa.string()), Status.OK.value)).as_py() or 0,
     )
 
 

@@ -198,7 +198,7 @@ def counted(totals: UnitCounts) -> dict[str, Any]:
     by_status = totals.by_status or {}
     return {
         "images": totals.images,
-        "faces": by_status.get(Status.OK.value, 0) + totals.rows - totals.images,
+        "faces": totals.faces,
         "by_status": {status.value: n for status in Status if (n := by_status.get(status.value, 0))},
         "images_with_warning": totals.images_with_warning,
         "rows": totals.rows,

@@ -41,7 +41,8 @@ def face_search(options: FaceOptions, max_faces: int = 1) -> FaceSearch | None:
     if options.faces == "none":
         return None
     path = detector_model(options.detector_model)
-    search = FaceSearch(path.read_bytes(), options.min_detection_score, options.min_face_px, max_faces)
+    in_boxes = options.faces == "boxes"
+    search = FaceSearch(path.read_bytes(), options.min_detection_score, options.min_face_px, max_faces, in_boxes)
     search.finder()  # fail on a wrong file now, before connecting to a cluster
     return search
 
@@ -50,12 +51,13 @@ def search_identity(search: FaceSearch | None) -> dict[str, Any]:
     """The settings of face detection that change rows."""
     if search is None:
         return {}
-    return {
+    of_detector = {
         "detector_sha256": hashlib.sha256(search.model).hexdigest(),
         "min_detection_score": search.min_score,
-        "min_face_px": search.min_face_px,
-        "max_faces": search.max_faces,
     }
+    if search.in_boxes:  # each is looked at, whatever its size and however many there are
+        return of_detector
+    return of_detector | {"min_face_px": search.min_face_px, "max_faces": search.max_faces}
 
 
 def check_framing(info: ModelInfo, uri: str) -> None:

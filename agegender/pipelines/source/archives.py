@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from agegender.config import SourceOptions
 from agegender.data import labels
+from agegender.data.boxes import without_numbers
 from agegender.data.labels import Label
 from agegender.pipelines.source import containers
+from agegender.pipelines.source.boxes import beside_kept, in_values
 from agegender.pipelines.source.columns import AGE_NAMES, GENDER_NAMES, RACE_NAMES, required
 from agegender.pipelines.source.listed_image import ListedImage, extension, label_of_name, labelled
 from agegender.pipelines.source.selection import SourceSelection
@@ -52,6 +54,8 @@ class _Sample:
     images: list[_Member] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     """Of ``.json``, and the texts of ``.cls`` and ``.txt`` by their extension."""
+    boxes: Any = None
+    """What ``.json`` holds, if boxes are read."""
     problem: str | None = None
 
 
@@ -75,7 +79,7 @@ class ArchiveReader:
         if reads_labels:
             named |= {name for name in (options.age_column, options.gender_column, options.race_column) if name}
         self._label_extensions = {f".{key}" for key in ("cls", "txt") if key in named}
-        if reads_labels or keep_columns:
+        if reads_labels or keep_columns or options.boxes is not None:
             self._label_extensions.add(".json")
 
     def images(self, found: files.FileInfo) -> Iterator[ListedImage]:
@@ -100,7 +104,8 @@ class ArchiveReader:
             except containers.DAMAGED as error:
                 containers.check_damage(error)
                 # The damaged archive becomes a row itself, whose status will be that of a file that is not an image.
-                kept = (None,) * len(self.keep_columns)
+                kept: tuple[Any, ...] = (None,) * len(self.keep_columns)
+                kept = kept if options.boxes is None else beside_kept([], kept)
                 yield ListedImage(uri=found.uri, size_bytes=found.size_bytes, etag=found.etag, kept=kept)
 
     def _zip(self, stream: BinaryIO) -> Iterator[_Member]:
@@ -158,7 +163,7 @@ class ArchiveReader:
                 sample = _Sample(key)
             elif len(sample.images) == MAX_SAMPLE_IMAGES:  # names like photo.1.jpg, photo.2.jpg, ...
                 yield sample
-                sample = _Sample(key, values=sample.values, problem=sample.problem)
+                sample = _Sample(key, values=sample.values, boxes=sample.boxes, problem=sample.problem)
             suffix = extension(member.name)
             if suffix in IMAGE_EXTENSIONS:
                 sample.images.append(member)
@@ -180,13 +185,24 @@ class ArchiveReader:
             values = json.loads(text)
             if "\\ud" in text.lower():  # perhaps half a character, which is no text
                 values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors="replace"))
-            if not isinstance(values, dict):
+            if self.options.boxes is not None:
+                sample.boxes = values
+            elif not isinstance(values, dict):
                 raise TypeError("it is no object of names and values")
-            sample.values = values | sample.values
+            sample.values = (values if isinstance(values, dict) else {}) | sample.values
         except (ValueError, TypeError, RuntimeError) as error:  # the last: nested too deep, or encrypted
             sample.problem = f"{files.name(member.name)}: {error}".encode(errors="backslashreplace").decode()
 
     def _labelled(self, sample: _Sample, found: files.FileInfo) -> Iterator[ListedImage]:
+        kept: tuple[Any, ...] = tuple(_as_text(sample.values.get(name)) for name in self.keep_columns)
+        if sample.images and self.options.boxes is not None:
+            problem = sample.problem
+            boxes = (
+                in_values(sample.boxes, self.options.boxes, found.uri)
+                if problem is None
+                else [without_numbers(problem)]
+            )
+            kept = beside_kept(boxes, kept)
         for member in sample.images:
             uri = member_uri(found.uri, member.name)
             yield labelled(
@@ -196,7 +212,7 @@ class ArchiveReader:
                 offset=member.offset,
                 size_bytes=member.size_bytes,
                 etag=found.etag,
-                kept=tuple(_as_text(sample.values.get(name)) for name in self.keep_columns),
+                kept=kept,
             )
 
     def _check_named_keys(self, uri: str) -> None:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from agegender.config import SourceOptions
+from agegender.data.boxes import BOX_NAMES, PREFIXES, SIDE_NAMES, box_name, side_names
 from agegender.errors import InputError
+from agegender.options import BoxFormat
 from agegender.schema import LISTING, SPLIT, prediction_schema
 
 URI_NAMES = (
@@ -47,6 +49,14 @@ class BytesColumn(NamedTuple):
         return f"{self.name}.{self.field}" if self.field else self.name
 
 
+class BoxColumns(NamedTuple):
+    """The columns with the boxes of faces: one with whole boxes, or the four with the sides of one box."""
+
+    names: tuple[str, ...]
+    form: BoxFormat | None
+    """What four numbers without names are; known of four columns."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of one table that a listing reads."""
@@ -65,12 +75,14 @@ class Columns:
     """age, gender, race -> names of the class labels, where the column holds their numbers."""
 
     keep: tuple[str, ...] = ()
+    boxes: "BoxColumns | None" = None
 
     @property
     def needed(self) -> list[str]:
         """All that are read, each once."""
         name = () if self.name is None else (self.name,)
-        return list(dict.fromkeys((*self.uri[1::2], *name, *self.labels.values(), *self.keep)))
+        boxes = () if self.boxes is None else self.boxes.names
+        return list(dict.fromkeys((*self.uri[1::2], *name, *self.labels.values(), *boxes, *self.keep)))
 
 
 def columns_of(
@@ -105,6 +117,7 @@ def columns_of(
         labels=labels,
         classes=_class_names(schema, labels),
         keep=tuple(keep),
+        boxes=_boxes(uri, schema, options),
     )
 
 
@@ -164,7 +177,10 @@ def known_names(options: SourceOptions, keep: Sequence[str]) -> set[str]:
     """Names, in lower case, that a listing looks for."""
     named = (options.uri_column, options.age_column, options.gender_column, options.race_column, *keep)
     pattern = _BRACES.findall(options.uri_column or "")
-    usual = (*URI_NAMES, *AGE_NAMES, *GENDER_NAMES, *RACE_NAMES)
+    usual = [*URI_NAMES, *AGE_NAMES, *GENDER_NAMES, *RACE_NAMES]
+    if options.boxes is not None:
+        usual += BOX_NAMES + tuple(prefix + side for prefix in PREFIXES for _, sides in SIDE_NAMES for side in sides)
+        named = (*named, *options.boxes.box_columns)
     return {name.lower() for name in (*usual, *pattern, *filter(None, named))}
 
 
@@ -192,6 +208,30 @@ def _addresses(
     if found.has_path:
         return (), f"{found.name}.path"
     return (), _once(uri, schema, names[0]) if names else None
+
+
+def _boxes(uri: str, schema: pa.Schema, options: SourceOptions) -> BoxColumns | None:
+    if options.boxes is None:
+        return None
+    named, form = tuple(options.boxes.box_columns), options.boxes.box_format
+    for name in named:
+        required(uri, schema, name, "--box-columns")
+    sides = side_names(named or schema.names)
+    if len(named) == 4:
+        if form is None and (sides is None or sides[0] != named):
+            raise InputError(
+                f"{uri}: the names of the columns {', '.join(named)} do not say what they hold: --box-format xywh says that the "
+                "last two are width and height, --box-format xyxy that they are the right and lower edge"
+            )
+        return BoxColumns(named, form or (sides and sides[1]))
+    if one := next(iter(named), None) or box_name(schema.names):
+        return BoxColumns((_once(uri, schema, one),), form)
+    if sides is None:
+        raise InputError(
+            f"{uri} has no column of boxes under a usual name ({', '.join(BOX_NAMES[:4])}; x, y, width, height; xmin, ymin, xmax, "
+            f"ymax; ...); {_its_columns(schema)}. Name one, or four, with --box-columns, or use --faces detect"
+        )
+    return BoxColumns(tuple(_once(uri, schema, name) for name in sides[0]), sides[1])
 
 
 def _labels(uri: str, schema: pa.Schema, options: SourceOptions) -> dict[str, str]:

@@ -2,19 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
 from agegender.config import SourceOptions
+from agegender.data.boxes import GivenBox
 from agegender.errors import InputError
 from agegender.pipelines.source.archives import ArchiveReader
+from agegender.pipelines.source.boxes import beside_kept, read_beside
 from agegender.pipelines.source.containers import check_read, is_archive
 from agegender.pipelines.source.listed_image import UNLABELLED, ListedImage, extension, label_of_name, labelled
 from agegender.pipelines.source.own_outputs import OWN_OUTPUT, OwnPictures
 from agegender.pipelines.source.selection import SourceSelection
 from agegender.pipelines.source.tables import TableReader, is_table, kind_of_parquet
-from agegender.schema import IMAGE_EXTENSIONS
+from agegender.schema import BOXES, IMAGE_EXTENSIONS
 from agegender.storage import files
+
+REQUESTS_IN_FLIGHT = 32
+"""To S3, for the JSON beside each image."""
 
 
 class SourceReader:
@@ -34,8 +40,10 @@ class SourceReader:
 
     @property
     def keep_fields(self) -> list[pa.Field]:
-        """Fields of the kept columns; known from the first image on."""
-        return self._tables.keep_fields
+        """Fields of the kept columns, known from the first image on; with boxes, of lists with a value for each box."""
+        if self.options.boxes is None:
+            return self._tables.keep_fields
+        return [BOXES, *(pa.field(kept.name, pa.list_(kept.type)) for kept in self._tables.keep_fields)]
 
     def images(self) -> Iterator[ListedImage]:
         """Every image of every input, in the order given, repeats included."""
@@ -44,10 +52,19 @@ class SourceReader:
             if files.is_web(uri) and not self.options.allow_http:
                 raise InputError(f"{address}: addresses of the web are read only with --allow-http")
             selection = SourceSelection(self.options.exclude, self.options.include, self.ignored)
-            for found in files.list_files(uri, selection=selection):
-                yield from self._file(found, named=found.uri == uri)
+            listed = files.list_files(uri, selection=selection)
+            in_flight = REQUESTS_IN_FLIGHT if self.options.boxes is not None and files.is_s3(uri) else 1
+            for found, boxes in files.read_ahead(self._with_boxes, listed, in_flight):
+                yield from self._file(found, found.uri == uri, boxes)
 
-    def _file(self, found: files.FileInfo, named: bool) -> Iterator[ListedImage]:
+    def _with_boxes(self, found: files.FileInfo) -> tuple[files.FileInfo, list[GivenBox]]:
+        """A file and the boxes in the JSON beside it, where they are asked for and it is an image by its name."""
+        if self.options.boxes is None or files.is_web(found.uri):
+            return found, []
+        is_image = extension(found.uri) in IMAGE_EXTENSIONS or not extension(found.uri)
+        return found, read_beside(found.uri, self.options.boxes) if is_image else []
+
+    def _file(self, found: files.FileInfo, named: bool, boxes: list[GivenBox]) -> Iterator[ListedImage]:
         suffix = extension(found.uri)
         if is_archive(found.uri):
             self._tables.keep(found.uri, pa.schema(self._archives.keep_fields))
@@ -57,7 +74,7 @@ class SourceReader:
         elif named and is_table(found.uri):
             yield from self._tables.images(found)
         elif not named and suffix and suffix not in IMAGE_EXTENSIONS:
-            self.ignored[suffix] += 1
+            self.ignored[suffix] += self.options.boxes is None or suffix != ".json"
         elif not named and self._own.is_own(found.uri):
             self.ignored[OWN_OUTPUT] += 1
         elif self.keep_columns:
@@ -69,13 +86,15 @@ class SourceReader:
             if named:
                 check_read(found.uri)
             label = label_of_name(self.options, found.uri)
-            yield labelled(found.uri, label, size_bytes=found.size_bytes, etag=found.etag)
+            kept = () if self.options.boxes is None else beside_kept(boxes)
+            yield labelled(found.uri, label, size_bytes=found.size_bytes, etag=found.etag, kept=kept)
 
     def _parquet_in_folder(self, found: files.FileInfo) -> Iterator[ListedImage]:
         """The images that a table holds; a table that only names images counts as a source only if it is named itself."""
         kind = kind_of_parquet(found.uri, self.options)
         if kind == "damaged":  # a row, whose status will be that of a file that is not an image
-            kept = (None,) * len(self.keep_columns)
+            kept: tuple[Any, ...] = (None,) * len(self.keep_columns)
+            kept = kept if self.options.boxes is None else beside_kept([], kept)
             yield labelled(found.uri, UNLABELLED, size_bytes=found.size_bytes, etag=found.etag, kept=kept)
         elif kind == "images":
             yield from self._tables.images(found)

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 
 from agegender.config import SourceOptions
 from agegender.data import labels
+from agegender.data.boxes import GivenBox, UnnamedBoxError, are_shares, box_of, read_boxes
 from agegender.errors import InputError, ResourceError
-from agegender.pipelines.source.columns import Columns, bytes_column, columns_of, known_names, own_kind
+from agegender.pipelines.source.boxes import beside_kept, by_image
+from agegender.pipelines.source.columns import BoxColumns, Columns, bytes_column, columns_of, known_names, own_kind
 from agegender.pipelines.source.listed_image import ListedImage, label_of_name, labelled
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.storage import files
@@ -110,7 +112,8 @@ class TableReader:
                 found.uri, table.schema, self.options, self.keep_columns, text=not isinstance(table, _Parquet)
             )
             self.keep(found.uri, table.schema)
-            yield from self._rows(found, table, columns)
+            rows = self._rows(found, table, columns)
+            yield from rows if columns.boxes is None or columns.bytes is not None else by_image(rows)
 
     def keep(self, uri: str, schema: pa.Schema) -> None:
         """Note the types of the kept columns, which all tables and archives of a source share.
@@ -136,11 +139,14 @@ class TableReader:
         with SeenUris() as names:
             for length, batch in table.batches(columns.needed):
                 values = (_label_values(batch, columns, role, length) for role in ("age", "gender", "race"))
-                kept = (
+                kept: Iterable[tuple[Any, ...]] = (
                     zip(*(table.kept(batch[name]) for name in columns.keep), strict=True)
                     if columns.keep
                     else [()] * length
                 )
+                if columns.boxes is not None:
+                    boxes = _box_values(found.uri, batch, columns.boxes, first=row == 0)
+                    kept = map(beside_kept, boxes, kept)
                 for address, age, gender, race, keep in zip(
                     _addresses(batch, columns, length), *values, kept, strict=True
                 ):
@@ -396,6 +402,30 @@ def _label_values(batch: Batch, columns: Columns, role: str, length: int) -> Ite
     if names is not None:  # Hugging Face's -1 is an unknown class
         return (names[value] if value is not None and 0 <= value < len(names) else None for value in values)
     return (value.decode(errors="backslashreplace") if isinstance(value, bytes) else value for value in values)
+
+
+def _box_values(uri: str, batch: Batch, columns: BoxColumns, *, first: bool) -> list[list[GivenBox]]:
+    """The boxes in each row.
+
+    Raises:
+        InputError: four numbers without names, or the first batch has shares of the image's sides in place of pixels.
+    """
+    try:
+        values = [batch[name] for name in columns.names]
+        if len(values) == 1:
+            boxes = [read_boxes(value, columns.form) for value in values[0]]
+        else:
+            assert columns.form is not None
+            single = (box_of(sides, columns.form) for sides in zip(*values, strict=True))
+            boxes = [[] if box is None else [box] for box in single]
+    except UnnamedBoxError as error:
+        raise InputError(f"{uri}: {error}") from error
+    if first and are_shares(box for in_row in boxes for box in in_row):
+        raise InputError(
+            f"{uri}: all boxes of the first {len(boxes):,} rows lie between 0 and 1. Boxes are in pixels of the image as shown: "
+            "multiply shares of its sides by its width and height"
+        )
+    return boxes
 
 
 def _name_in_table(name: str | None, row: int, seen: SeenUris) -> str:
