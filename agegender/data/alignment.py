@@ -20,6 +20,10 @@ CROP_ZOOM = 1.04
 """Crops are zoomed in by this factor relative to the median UTKFace crop: landmarks are inexact, and crops that are too wide
 cost most accuracy (measured: 5 % wider costs a year of error, 8 % tighter a tenth)."""
 
+BLACK_BORDER = cv2.BORDER_CONSTANT
+FRAME_BORDER = cv2.BORDER_REFLECT
+"""Beyond the photograph's edge, as augmentation does: black corners, which are rare in UTKFace crops, cost half a year."""
+
 FRAME_LANDMARKS: Floats = (CANONICAL_LANDMARKS - 0.5) * CROP_ZOOM + 0.5
 """float64[5, 2]: target positions of the landmarks in ``align``, as shares of the side."""
 
@@ -33,14 +37,18 @@ def align(pixels: Pixels, landmarks: Floats, side_px: int) -> Pixels:
         side_px: S.
 
     Returns:
-        uint8[S, S, 3]; mirrored beyond the photograph's edge, as augmentation does: black corners, which are rare in
-        UTKFace crops, cost half a year of error.
+        uint8[S, S, 3]; mirrored beyond the photograph's edge.
     """
+    return warp(pixels, frame_transform(landmarks, side_px), side_px, FRAME_BORDER)
+
+
+def frame_transform(landmarks: Floats, side_px: int) -> Floats:
+    """The transform from a photograph to the crop of a face, float64[2, 3]; to a single point if the landmarks coincide."""
     matrix = similarity(landmarks, FRAME_LANDMARKS * side_px)
-    return warp(pixels, scaling(0.0) if matrix is None else matrix, side_px, cv2.BORDER_REFLECT)
+    return scaling(0.0) if matrix is None else matrix
 
 
-def warp(pixels: Pixels, matrix: Floats, side_px: int, border: int = cv2.BORDER_CONSTANT) -> Pixels:
+def warp(pixels: Pixels, matrix: Floats, side_px: int, border: int = BLACK_BORDER) -> Pixels:
     """Warp an image by a similarity transform to a square, with area averaging where it shrinks.
 
     Args:
@@ -92,9 +100,16 @@ def _warped(pixels: Pixels, matrix: Floats, side_px: int, border: int) -> Pixels
 
 
 def reduced(pixels: Pixels, scale: float) -> Pixels:
-    """Downscale by area averaging; the input itself at scale 1."""
+    """Reduce uint8[H, W, 3]: halved as long as it can be, the rest interpolated; the input itself at scale 1.
+
+    In a fourth of the time of averaging by area at once, which OpenCV does fast for whole ratios only.
+    """
     height, width = pixels.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (width, height):
-        return pixels
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    while pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
+        pixels = _resized(pixels, (pixels.shape[1] // 2, pixels.shape[0] // 2))
+    return pixels if size == (pixels.shape[1], pixels.shape[0]) else _resized(pixels, size)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)

@@ -1,10 +1,11 @@
 """Face detectors: one picture at one scale -> faces with five landmarks. ``data/faces.py`` adds scales, tiles and refinement."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from agegender.data.face_geometry import Face, Floats
 from agegender.data.images import Pixels
@@ -23,7 +24,9 @@ class Detector(Protocol):
 
 
 class YuNetDetector:
-    """OpenCV's YuNet: 76,000 weights, five landmarks, faces of about 10 to 300 pixels.
+    """YuNet in ONNX Runtime: 76,000 weights, five landmarks, faces of about 10 to 300 pixels.
+
+    The same faces as ``cv2.FaceDetectorYN``, in 0.6 of its time on tiles.
 
     Args:
         model: bytes of its ONNX file, with dynamic shapes.
@@ -37,29 +40,87 @@ class YuNetDetector:
     name = "yunet"
 
     def __init__(self, model: bytes) -> None:
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_ERROR
-        )  # OpenCV 5 warns at every start that its new engine does not support targets
+        import onnxruntime  # takes 0.1 s; most that import this module detect nothing
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = (
+            1  # as many workers as cores run beside each other
+        )
+        options.log_severity_level = 3  # a warning for each shape that it has not seen
         try:
-            self._network: Any = cv2.FaceDetectorYN.create(
-                "onnx", np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (320, 320), 0.1, 0.3, 5000
-            )
-        except cv2.error as error:
-            raise InputError(
-                f"the face detector's file ({len(model):,} bytes) cannot be read by OpenCV {cv2.__version__}: "
-                f"{' '.join(str(error).split())[:200]}. Give --detector-model the dynamic-shape YuNet of OpenCV's model zoo"
-            ) from error
-        finally:
-            cv2.utils.logging.setLogLevel(level)
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            outputs = {each.name for each in self._session.get_outputs()}
+        except Exception as error:  # ONNX Runtime has an exception of its own for each way in which a file can be wrong
+            raise _no_yunet(model, " ".join(str(error).split())[:200]) from error
+        (first, *others) = self._session.get_inputs()
+        if others or not outputs.issuperset(_YUNET_OUTPUTS) or not isinstance(first.shape[-1], str):
+            raise _no_yunet(model, f"input {first.name} {first.shape}, outputs {', '.join(sorted(outputs))[:100]}")
+        self._input = first.name
 
     def detect(self, pixels: Pixels, min_score: float) -> list[Face]:
         """The faces of uint8[H, W, 3] RGB with at least this score."""
         height, width = pixels.shape[:2]
-        self._network.setInputSize((width, height))
-        self._network.setScoreThreshold(min_score)
-        _, rows = self._network.detect(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        return [] if rows is None else [_face(row) for row in np.asarray(rows, dtype=np.float64)]
+        columns, rows = (-(-side // _LARGEST_STRIDE) for side in (width, height))
+        planes = np.zeros((1, 3, rows * _LARGEST_STRIDE, columns * _LARGEST_STRIDE), np.float32)
+        planes[:, :, :height, :width] = cv2.dnn.blobFromImage(pixels, swapRB=True)
+        outputs = self._session.run(_YUNET_OUTPUTS, {self._input: planes})
+        found = [
+            _faces_at(stride, columns * _LARGEST_STRIDE // stride, min_score, *(output[0] for output in outputs[i::3]))
+            for i, stride in enumerate(_STRIDES)
+        ]
+        faces = np.concatenate(found).astype(np.float64)
+        if not len(faces):
+            return []
+        kept = cv2.dnn.NMSBoxes(faces[:, :4].tolist(), faces[:, 14].tolist(), min_score, _SAME_FACE_IOU)
+        return [_face(faces[i]) for i in np.asarray(kept).ravel()]
+
+
+_STRIDES = (8, 16, 32)
+_LARGEST_STRIDE = _STRIDES[-1]
+_YUNET_OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in _STRIDES]
+_SAME_FACE_IOU = 0.3
+"""Of boxes that overlap by more, the one with the highest score is kept; OpenCV's default."""
+
+
+def _faces_at(
+    stride: int,
+    columns: int,
+    min_score: float,
+    of_class: npt.NDArray[np.float32],
+    of_object: npt.NDArray[np.float32],
+    boxes: npt.NDArray[np.float32],
+    landmarks: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """The faces of one of YuNet's three grids.
+
+    Args:
+        stride: pixels of a cell's side; N cells, row by row.
+        columns: cells of a row.
+        min_score: 0-1.
+        of_class: float32[N, 1], 0-1.
+        of_object: float32[N, 1], 0-1; the score is the geometric mean of both.
+        boxes: float32[N, 4], offset of the centre in cells, logarithm of the size in cells.
+        landmarks: float32[N, 10], offsets in cells.
+
+    Returns:
+        float32[n, 15]: x, y, width, height, five landmarks, score.
+    """
+    squares = of_class[:, 0] * of_object[:, 0]
+    cells = np.flatnonzero(squares >= min_score * min_score)
+    if not cells.size:
+        return np.empty((0, 15), np.float32)
+    corners = np.stack([cells % columns, cells // columns], axis=1).astype(np.float32)
+    sizes = np.exp(boxes[cells, 2:]) * stride
+    places = (corners + boxes[cells, :2]) * stride - sizes / 2
+    points = (landmarks[cells] + np.tile(corners, 5)) * stride
+    return np.concatenate([places, sizes, points, np.sqrt(squares[cells, None])], axis=1)
+
+
+def _no_yunet(model: bytes, reason: str) -> InputError:
+    return InputError(
+        f"the face detector's file ({len(model):,} bytes) is not YuNet with dynamic shapes: {reason}. Leave out "
+        "--detector-model to have the right one downloaded"
+    )
 
 
 def _face(row: Floats) -> Face:

@@ -5,7 +5,7 @@ Shapes: N faces or points; a transform is float64[2, 3], applied as ``points @ M
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,10 @@ SAME_FACE_INSIDE = 0.75
 
 SAME_FACE_AREA = 0.25
 """A box inside another with less than this share of its area is a separate face."""
+
+
+TURNED_MIN_SCORE = 0.85
+"""A face that is turned by more than 45 degrees against the surest one of its photograph needs this score."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,6 +204,14 @@ def distinct(faces: Iterable[Face]) -> list[Face]:
         if not any(is_same(face, other) for other in kept):
             kept.append(face)
     return kept
+
+
+def credible(faces: Sequence[Face]) -> list[Face]:
+    """Without those of a low score that are turned otherwise than the surest face of the photograph: most are hands."""
+    if not faces:
+        return []
+    surest = max(faces, key=lambda face: face.score)
+    return [face for face in faces if face.score >= TURNED_MIN_SCORE or not turned_apart(face, surest)]
 
 
 def largest_first(faces: Iterable[Face]) -> list[Face]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from agegender.data.alignment import CANONICAL_LANDMARKS, align, reduced, warp
+from agegender.data.alignment import CANONICAL_LANDMARKS, reduced
 from agegender.data.detectors import Detector, YuNetDetector
 from agegender.data.face_geometry import (
     Face,
@@ -22,10 +22,13 @@ from agegender.data.face_geometry import (
     apply,
     common_roll_degrees,
     compose,
+    credible,
     distinct,
     inverse,
+    is_same,
     largest_first,
     rotation,
+    scale_of,
     scaling,
     search_scales,
     similarity,
@@ -33,15 +36,22 @@ from agegender.data.face_geometry import (
     turned_apart,
 )
 from agegender.data.images import Pixels
+from agegender.data.photograph import Photograph
 
-MIN_FACE_AT_FINEST_PX = 16.0
-"""Size of a face of ``min_face_px`` at the finest scale: large enough to be detected, small enough to be fast."""
+SEARCHED_FACE_PX = 8.0
+"""Size of a face of ``min_face_px`` at the finest scale of the first search. It finds most such faces, and all larger ones."""
 
-SCALE_STEP = 3.0
-MAX_TILE_PX = 960
+THOROUGH_FACE_PX = 20.0
+"""The same for the second search of a photograph in which small faces were found; six times the pixels."""
+
+SMALL_FACE = 4.0
+"""A face under this multiple of ``min_face_px`` asks for the second search: small faces seldom stand alone."""
+
+SCALE_STEP = 4.0
+MAX_TILE_PX = 1280
 """Bounds the detector's memory for photographs of any size."""
 
-TILE_OVERLAP_PX = 128
+TILE_OVERLAP_PX = 96
 """A face larger than the overlap may be cut in every tile; the next scale finds it."""
 
 COARSEST_SCALE_LONG_SIDE_PX = 320
@@ -71,6 +81,15 @@ more than the face."""
 BOX_MARGIN = 1.6
 """How much larger than the longer side of the box that crop is."""
 
+VOTE_SIDE_PX = 80
+"""Side of that crop when it is looked at in four quarter turns, which takes a fourth of the time."""
+
+PROMISING_SCORE = 0.3
+"""A candidate that a look at reduced pixels gave less is not looked at in all pixels."""
+
+LOOK_ENLARGED = 1.5
+"""A look may enlarge the pixels by this much where more could be decoded."""
+
 REFINE_MAX_OFFSET = 0.35
 """Refinement accepts a face within this share of the side from the centre: others are candidates of their own."""
 
@@ -83,77 +102,59 @@ class FaceFinder:
     min_score: float = 0.6
     """Minimum detection score."""
 
-    min_face_px: int = 40
+    min_face_px: int = 24
     """Minimum shorter side of a box, in pixels of the upright image; sets the finest scale of the search."""
 
     max_faces: int | None = None
     """Keep at most this many, the largest; None: all."""
 
-    def find(self, pixels: Pixels) -> list[Face]:
+    @property
+    def search_scale(self) -> float:
+        """The scale at which a photograph is searched first."""
+        return min(1.0, SEARCHED_FACE_PX / self.min_face_px)
+
+    def find(self, photograph: Photograph | Pixels) -> list[Face]:
         """The faces of a photograph.
 
         Args:
-            pixels: uint8[H, W, 3] RGB, upright.
+            photograph: upright; or all its pixels, uint8[H, W, 3] RGB.
 
         Returns:
             Each face once, largest first; deterministic.
         """
-        picture, to_image, scales = self._picture(pixels)
-        faces = self._refined(pixels, self._candidates(picture, to_image, scales))
+        photo = photograph if isinstance(photograph, Photograph) else Photograph(photograph)
+        search = self._search(photo, SEARCHED_FACE_PX)
+        faces = self._refined(photo, self._candidates(search))
         if not faces:
-            coarsest = reduced(picture, scales[-1])
-            back = compose(to_image, scaling(picture.shape[1] / coarsest.shape[1]))
-            turns = (self._turned_candidates(coarsest, back, [1.0], degrees) for degrees in (90.0, 180.0, 270.0))
-            faces = self._refined(pixels, (face for found in turns for face in found))
+            coarsest = search.coarsest()
+            turns = (self._candidates(coarsest.turned(degrees)) for degrees in (90.0, 180.0, 270.0))
+            faces = self._refined(photo, (face for found in turns for face in found))
         roll_degrees = common_roll_degrees(faces)
         if abs(roll_degrees) > TILTED_DEGREES:
-            faces += self._refined(pixels, self._turned_candidates(picture, to_image, scales, -roll_degrees))
-        large = [face for face in distinct(faces) if min(face.width, face.height) >= self.min_face_px]
+            faces += self._refined(photo, self._candidates(search.turned(-roll_degrees)))
+        if any(face.shorter_side_px < SMALL_FACE * self.min_face_px for face in faces):
+            thorough = self._search(photo, THOROUGH_FACE_PX).finest()
+            if abs(roll_degrees) > TILTED_DEGREES:
+                thorough = thorough.turned(-roll_degrees)
+            others = (face for face in self._candidates(thorough) if not any(is_same(face, known) for known in faces))
+            faces += self._refined(photo, list(others))
+        large = [face for face in credible(distinct(faces)) if face.shorter_side_px >= self.min_face_px]
         return largest_first(large)[: self.max_faces]
 
-    def find_in(self, pixels: Pixels, boxes: Iterable[Sequence[float]]) -> list[Face | None]:
-        """The face in each of the given boxes, whatever its size.
+    def _search(self, photo: Photograph, smallest_px: float) -> "_Search":
+        """A search at which a face of ``min_face_px`` has this size at the finest scale."""
+        finest = smallest_px / self.min_face_px
+        scales = search_scales(max(photo.width, photo.height), finest, SCALE_STEP, COARSEST_SCALE_LONG_SIDE_PX)
+        pixels = photo.at_least(scales[0])
+        picture = reduced(pixels, scales[0] * photo.width / pixels.shape[1])
+        to_image = scaling(photo.width / picture.shape[1])
+        return _Search(picture, to_image, tuple(scale / scales[0] for scale in scales))
 
-        Args:
-            pixels: uint8[H, W, 3] RGB, upright.
-            boxes: x, y, width, height of each, in pixels; part of it must lie in the image.
-
-        Returns:
-            For each box the best face whose centre lies in it; None: no face of ``min_score``.
-        """
-        return [self._find_in(pixels, box) for box in boxes]
-
-    def _find_in(self, pixels: Pixels, box: Sequence[float]) -> Face | None:
-        x, y, width, height = _clipped(box, pixels)
-        for look_px in BOX_LOOKS_PX:
-            scale = look_px / (BOX_MARGIN * max(width, height))
-            matrix = scaling(scale, look_px / 2 - scale * (x + width / 2), look_px / 2 - scale * (y + height / 2))
-            crop = warp(pixels, matrix, look_px)
-            for quarters in range(4):
-                turn = rotation(90.0 * quarters, np.full(2, look_px / 2))
-                back = inverse(compose(turn, matrix))
-                turned = np.ascontiguousarray(np.rot90(crop, -quarters))
-                found = (face.mapped(back) for face in self.detector.detect(turned, CANDIDATE_MIN_SCORE))
-                inside = [face for face in found if _has_centre_of((x, y, width, height), face)]
-                for candidate in sorted(inside, key=lambda face: -face.score * _overlap((x, y, width, height), face)):
-                    face = self._refine(pixels, candidate)
-                    if face is not None and _has_centre_of((x, y, width, height), face):
-                        return face
-        return None
-
-    def _picture(self, pixels: Pixels) -> tuple[Pixels, Floats, list[float]]:
-        """The image at the finest scale of the search, the transform back, and all scales relative to the finest."""
-        height, width = pixels.shape[:2]
-        finest = MIN_FACE_AT_FINEST_PX / self.min_face_px
-        scales = search_scales(max(width, height), finest, SCALE_STEP, COARSEST_SCALE_LONG_SIDE_PX)
-        picture = reduced(pixels, scales[0])
-        return picture, scaling(width / picture.shape[1]), [scale / scales[0] for scale in scales]
-
-    def _candidates(self, picture: Pixels, to_image: Floats, scales: Sequence[float]) -> Iterator[Face]:
-        scaled, before = picture, 1.0
-        for scale in scales:
+    def _candidates(self, search: "_Search") -> Iterator[Face]:
+        scaled, before = search.picture, 1.0
+        for scale in search.scales:
             scaled, before = reduced(scaled, scale / before), scale
-            back = compose(to_image, scaling(picture.shape[1] / scaled.shape[1]))
+            back = compose(search.to_image, scaling(search.picture.shape[1] / scaled.shape[1]))
             for columns, rows in tiles(scaled.shape[1], scaled.shape[0], MAX_TILE_PX, TILE_OVERLAP_PX):
                 tile = scaled[rows, columns]
                 for face in self.detector.detect(tile, CANDIDATE_MIN_SCORE):
@@ -161,54 +162,110 @@ class FaceFinder:
                     if not _is_cut(in_scaled, (columns.start, rows.start), tile, scaled):
                         yield in_scaled.mapped(back)
 
-    def _turned_candidates(
-        self, picture: Pixels, to_image: Floats, scales: Sequence[float], degrees: float
-    ) -> Iterator[Face]:
-        turned, matrix = _turned(picture, degrees)
-        return self._candidates(turned, compose(to_image, inverse(matrix)), scales)
-
-    def _refined(self, pixels: Pixels, candidates: Iterable[Face]) -> list[Face]:
-        refined = (self._refine(pixels, candidate) for candidate in distinct(candidates))
+    def _refined(self, photo: Photograph, candidates: Iterable[Face]) -> list[Face]:
+        refined = (self._refine(photo, candidate) for candidate in distinct(candidates))
         return [face for face in refined if face is not None]
 
-    def _refine(self, pixels: Pixels, candidate: Face) -> Face | None:
+    def _refine(self, photo: Photograph, candidate: Face) -> Face | None:
         """Detect the candidate again in an upright crop of fixed size, whichever way up the candidate seemed to be."""
         matrix = _refine_transform(candidate.landmarks)
         if matrix is None:
             return None
-        crop = warp(pixels, matrix, REFINE_SIDE_PX)
+        crop = photo.warp(matrix, REFINE_SIDE_PX, decode=False)
+        is_sharp = photo.is_decoded(scale_of(matrix) / LOOK_ENLARGED)
         first = self._detect_at(crop, matrix, CANDIDATE_MIN_SCORE)
-        if first is not None and first.score >= SURE_SCORE:
+        if first is not None and first.score >= SURE_SCORE and is_sharp:
             return first
-        found = [first]
-        for quarters in (1, 2, 3):
-            turn = rotation(90.0 * quarters, np.full(2, REFINE_SIDE_PX / 2))
-            turned = np.ascontiguousarray(np.rot90(crop, -quarters))
-            found.append(self._detect_at(turned, compose(turn, matrix), CANDIDATE_MIN_SCORE))
-        best = max((face for face in found if face is not None), key=lambda face: face.score, default=None)
-        if best is None:
+        votes = self._votes(crop, matrix)
+        best = max(votes, key=lambda face: face.score, default=None)
+        if best is None or best.score < PROMISING_SCORE:
             return None
-        others = (face.score for face in found if face is not None and turned_apart(face, best))
+        others = (face.score for face in votes if turned_apart(face, best))
         second = max(others, default=None)
-        if best is first:
-            return replace(best, second_direction_score=second) if best.score >= self.min_score else None
-        straightened = _refine_transform(best.landmarks)
-        if straightened is None:
+        if first is None or turned_apart(first, best) or not is_sharp:
+            straightened = _refine_transform(best.landmarks)
+            if straightened is None:
+                return None
+            first = self._detect_at(photo.warp(straightened, REFINE_SIDE_PX), straightened, self.min_score)
+        if first is None or first.score < self.min_score:
             return None
-        face = self._detect_at(warp(pixels, straightened, REFINE_SIDE_PX), straightened, self.min_score)
-        return None if face is None else replace(face, second_direction_score=second)
+        return replace(first, second_direction_score=second)
+
+    def _votes(self, crop: Pixels, matrix: Floats) -> list[Face]:
+        """What is seen in each of four quarter turns of a crop, in pixels of the image that the transform leads from."""
+        small = reduced(crop, VOTE_SIDE_PX / REFINE_SIDE_PX)
+        to_small = compose(scaling(VOTE_SIDE_PX / REFINE_SIDE_PX), matrix)
+        found = []
+        for quarters in range(4):
+            turn = rotation(90.0 * quarters, np.full(2, VOTE_SIDE_PX / 2))
+            found.append(self._detect_at(np.rot90(small, -quarters), compose(turn, to_small), CANDIDATE_MIN_SCORE))
+        return [face for face in found if face is not None]
 
     def _detect_at(self, crop: Pixels, matrix: Floats, min_score: float) -> Face | None:
         """The face in the middle of a crop, in pixels of the image that the transform leads from."""
-        centre = np.full(2, REFINE_SIDE_PX / 2)
+        side_px = crop.shape[0]
+        centre = np.full(2, side_px / 2)
         near = [
             face
             for face in self.detector.detect(crop, min_score)
-            if np.abs(face.centre - centre).max() < REFINE_MAX_OFFSET * REFINE_SIDE_PX
+            if np.abs(face.centre - centre).max() < REFINE_MAX_OFFSET * side_px
         ]
         if not near:
             return None
         return min(near, key=lambda face: float(np.abs(face.centre - centre).sum())).mapped(inverse(matrix))
+
+    def find_in(self, photo: Photograph, boxes: Iterable[Sequence[float]]) -> list[Face | None]:
+        """The face in each of the given boxes, whatever its size.
+
+        Args:
+            photo: upright.
+            boxes: x, y, width, height of each, in pixels; part of it must lie in the image.
+
+        Returns:
+            For each box the best face whose centre lies in it; None: no face of ``min_score``.
+        """
+        return [self._find_in(photo, box) for box in boxes]
+
+    def _find_in(self, photo: Photograph, box: Sequence[float]) -> Face | None:
+        x, y, width, height = _clipped(box, photo)
+        for look_px in BOX_LOOKS_PX:
+            scale = look_px / (BOX_MARGIN * max(width, height))
+            matrix = scaling(scale, look_px / 2 - scale * (x + width / 2), look_px / 2 - scale * (y + height / 2))
+            crop = photo.warp(matrix, look_px)
+            for quarters in range(4):
+                turn = rotation(90.0 * quarters, np.full(2, look_px / 2))
+                back = inverse(compose(turn, matrix))
+                turned = np.ascontiguousarray(np.rot90(crop, -quarters))
+                found = (face.mapped(back) for face in self.detector.detect(turned, CANDIDATE_MIN_SCORE))
+                inside = [face for face in found if _has_centre_of((x, y, width, height), face)]
+                for candidate in sorted(inside, key=lambda face: -face.score * _overlap((x, y, width, height), face)):
+                    face = self._refine(photo, candidate)
+                    if face is not None and _has_centre_of((x, y, width, height), face):
+                        return face
+        return None
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What one search looks at: a picture, the transform to the photograph, its scales relative to the picture."""
+
+    picture: Pixels
+    to_image: Floats
+    scales: tuple[float, ...]
+
+    def finest(self) -> "_Search":
+        """The same at its finest scale alone."""
+        return replace(self, scales=self.scales[:1])
+
+    def coarsest(self) -> "_Search":
+        """The same at its coarsest scale alone."""
+        picture = reduced(self.picture, self.scales[-1])
+        return _Search(picture, compose(self.to_image, scaling(self.picture.shape[1] / picture.shape[1])), (1.0,))
+
+    def turned(self, degrees: float) -> "_Search":
+        """The same, rotated clockwise."""
+        picture, matrix = _turned(self.picture, degrees)
+        return replace(self, picture=picture, to_image=compose(self.to_image, inverse(matrix)))
 
 
 @dataclass(frozen=True)
@@ -248,8 +305,9 @@ def largest_face_cropper(search: FaceSearch, side_px: int) -> Callable[[Pixels],
     def cut(pixels: Pixels) -> Pixels | None:
         if not hasattr(of_thread, "finder"):
             of_thread.finder = search.finder(max_faces=1)
-        faces = of_thread.finder.find(pixels)
-        return align(pixels, faces[0].landmarks, side_px) if faces else None
+        photo = Photograph(pixels)
+        faces = of_thread.finder.find(photo)
+        return photo.align(faces[0].landmarks, side_px) if faces else None
 
     return cut
 
@@ -265,10 +323,10 @@ def _is_cut(face: Face, corner: tuple[int, int], tile: Pixels, image: Pixels) ->
     )
 
 
-def _clipped(box: Sequence[float], pixels: Pixels) -> tuple[float, float, float, float]:
+def _clipped(box: Sequence[float], photo: Photograph) -> tuple[float, float, float, float]:
     """The part of a box, x, y, width, height, that lies in the image."""
     x, y = max(box[0], 0.0), max(box[1], 0.0)
-    return x, y, min(box[0] + box[2], pixels.shape[1]) - x, min(box[1] + box[3], pixels.shape[0]) - y
+    return x, y, min(box[0] + box[2], photo.width) - x, min(box[1] + box[3], photo.height) - y
 
 
 def _has_centre_of(box: Sequence[float], face: Face) -> bool:

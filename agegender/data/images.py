@@ -125,7 +125,14 @@ class Decoded:
     """What was lost or is doubtful, although there are pixels; None if nothing. Deterministic."""
 
 
-def decode(data: bytes, max_pixels: int, enough_px: int | None = None, *, allow_truncated: bool = False) -> Decoded:
+def decode(
+    data: bytes,
+    max_pixels: int,
+    enough_px: int | None = None,
+    *,
+    halved_from_pixels: int | None = None,
+    allow_truncated: bool = False,
+) -> Decoded:
     """Decode one image file of a format in ``DECODABLE``.
 
     A good image in damaged wrapping is decoded, with a ``warning``: behind a few other bytes, with damaged or huge metadata
@@ -136,6 +143,7 @@ def decode(data: bytes, max_pixels: int, enough_px: int | None = None, *, allow_
         max_pixels: images with more are ``too_large``, by their header, before any pixel is decoded.
         enough_px: side of the square that the caller resizes to. A much larger JPEG is then decoded at a reduced scale, to at
             least twice this side, in a fraction of the time. None: full size.
+        halved_from_pixels: a JPEG of at least so many is decoded at half its size. None: none is.
         allow_truncated: a JPEG of which more is missing is ``ok``, too; grey where it is missing.
 
     Returns:
@@ -147,7 +155,7 @@ def decode(data: bytes, max_pixels: int, enough_px: int | None = None, *, allow_
     """
     if not data:
         return Decoded(Status.EMPTY, "the file has 0 bytes")
-    found = _decode(data, max_pixels, enough_px)
+    found = _decode(data, max_pixels, enough_px, halved_from_pixels)
     if found.status is Status.TRUNCATED and found.format in ("JPEG", "MPO"):
         return _rescued_jpeg(data, found, allow_truncated)
     if found.status in (Status.TRUNCATED, Status.UNREADABLE) and data.startswith(rescue.PNG_START):
@@ -159,7 +167,9 @@ def decode(data: bytes, max_pixels: int, enough_px: int | None = None, *, allow_
     return found
 
 
-def _decode(data: bytes, max_pixels: int, enough_px: int | None) -> Decoded:
+def _decode(
+    data: bytes, max_pixels: int, enough_px: int | None = None, halved_from_pixels: int | None = None
+) -> Decoded:
     try:
         image = _open(data)
     except UnidentifiedImageError:
@@ -176,7 +186,7 @@ def _decode(data: bytes, max_pixels: int, enough_px: int | None) -> Decoded:
             message = f"{width} x {height} pixels: a side is under {MIN_SIDE_PX}, too small to hold a face"
             return Decoded(Status.TOO_SMALL, message, None, *_shown_size(image), image.format)
         try:
-            pixels, doubt = _shown_pixels(data, image, enough_px)
+            pixels, doubt = _shown_pixels(data, image, enough_px, halved_from_pixels)
         except _UnsupportedPixelsError as error:
             return Decoded(Status.UNSUPPORTED, str(error), None, *_shown_size(image), image.format)
         except _DECODER_ERRORS as error:
@@ -205,7 +215,7 @@ def _without_metadata(data: bytes, found: Decoded, max_pixels: int) -> Decoded:
     stripped = rescue.png_without_metadata(data)
     if stripped is None:
         return found
-    decoded = _decode(stripped[0], max_pixels, None)
+    decoded = _decode(stripped[0], max_pixels)
     if decoded.pixels is None:
         return decoded
     return _warned(decoded, f"damaged or too large metadata was left out: {', '.join(stripped[1])}")
@@ -296,8 +306,10 @@ def _choose_page(image: Image.Image) -> str | None:
     return f"the file has {number} pages; page {chosen + 1}, the largest, was decoded"
 
 
-def _shown_pixels(data: bytes, image: Image.Image, enough_px: int | None) -> tuple[Pixels, str | None]:
-    """uint8[H, W, 3] of an opened image, at a reduced scale if ``enough_px`` allows; and the decoder's warning.
+def _shown_pixels(
+    data: bytes, image: Image.Image, enough_px: int | None, halved_from_pixels: int | None
+) -> tuple[Pixels, str | None]:
+    """uint8[H, W, 3] of an opened image, at a reduced scale if that is allowed; and the decoder's warning.
 
     Ordinary JPEGs are decoded by libjpeg-turbo directly, which Pillow uses internally: the same pixels in half the time.
     Pillow decodes all files that it rejects, and its message determines the status.
@@ -305,10 +317,8 @@ def _shown_pixels(data: bytes, image: Image.Image, enough_px: int | None) -> tup
     warning = None
     if image.format == "JPEG" and image.mode == "RGB":
         try:
-            min_side = SCALED_MARGIN * enough_px if enough_px else 0
-            bounds = {"min_height": min_side, "min_width": min_side, "min_factor": 2}
-            is_larger = 0 < 2 * min_side <= min(image.size)
-            plain: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **(bounds if is_larger else {}))
+            bounds = _reduced_bounds(*image.size, enough_px, halved_from_pixels)
+            plain: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **bounds)
             orientation = _orientation(image)
             upright = orientation not in _UPRIGHT_OPERATIONS
             return plain if upright else np.array(_upright(Image.fromarray(plain), orientation)), None
@@ -320,6 +330,16 @@ def _shown_pixels(data: bytes, image: Image.Image, enough_px: int | None) -> tup
         raise OSError("the file is truncated")
     image.load()
     return np.array(_upright(_to_rgb(image), _orientation(image))), warning
+
+
+def _reduced_bounds(width: int, height: int, enough_px: int | None, halved_from_pixels: int | None) -> dict[str, int]:
+    """The bounds of the decoder's reduced size; empty: full size."""
+    if halved_from_pixels is not None and width * height >= halved_from_pixels:
+        return {"min_factor": 2, "min_width": -(-width // 2), "min_height": -(-height // 2)}
+    min_side = SCALED_MARGIN * enough_px if enough_px else 0
+    if 0 < 2 * min_side <= min(width, height):
+        return {"min_factor": 2, "min_width": min_side, "min_height": min_side}
+    return {}
 
 
 def _orientation(image: Image.Image) -> int:

@@ -60,7 +60,7 @@ LIBRARY_HOMES = {
     "ray": RAY_HOMES,
     "torch": ("agegender.model", "agegender.scoring.gpu", "agegender.pipelines.train"),
     "torchvision": ("agegender.model",),
-    "onnxruntime": ("agegender.scoring.cpu",),
+    "onnxruntime": ("agegender.scoring.cpu", "agegender.data.detectors"),
     "openvino": ("agegender.scoring.bfloat16",),
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from agegender.config import ImageLimits
 from agegender.data import boxes
-from agegender.data.alignment import align
 from agegender.data.boxes import GivenBox
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.face_quality import face_px_of_crop
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, decode, resize
+from agegender.data.photograph import Photograph, open_photograph
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.fetch import Fetched, fetch
@@ -231,42 +231,56 @@ class UnitScorer:
         """
         if fetched.data is None:
             return _unscored(image, given, fetched.status, fetched.error)
-        enough_px = self._side_px if self._finder is None else None
-        with self._clock.stage("decode"):
-            allow_truncated = self._limits.allow_truncated
-            decoded = decode(fetched.data, self._limits.max_image_pixels, enough_px, allow_truncated=allow_truncated)
-        known: dict[str, Any] = {"warning": decoded.warning, "width": decoded.width, "height": decoded.height}
-        if decoded.pixels is None:
-            return _unscored(image, given, decoded.status, decoded.error, **known)
         if self._finder is None or self._search is None:
-            with self._clock.stage("decode"):
-                crop = resize(decoded.pixels, self._side_px)
-            face_px = face_px_of_crop(decoded.width or 0, decoded.height or 0)
-            return [_Row(image, 0, decoded.status, **known, face_px=face_px, crop=crop)]
+            return [self._whole(image, fetched.data)]
+        with self._clock.stage("decode"):
+            decoded, photo = open_photograph(
+                fetched.data,
+                self._limits.max_image_pixels,
+                self._finder.search_scale,
+                allow_truncated=self._limits.allow_truncated,
+            )
+        known: dict[str, Any] = {"warning": decoded.warning, "width": decoded.width, "height": decoded.height}
+        if photo is None:
+            return _unscored(image, given, decoded.status, decoded.error, **known)
         with self._clock.stage("find"):
             if given is not None:
-                return [self._in_box(image, index, box, decoded.pixels, known) for index, box in enumerate(given)]
-            faces = self._finder.find(decoded.pixels)
+                return [self._in_box(image, index, box, photo, known) for index, box in enumerate(given)]
             found = [
-                _Row(image, index, Status.OK, **known, **self._of_face(face, decoded.pixels))
-                for index, face in enumerate(faces)
+                _Row(image, index, Status.OK, **known, **self._of_face(face, photo))
+                for index, face in enumerate(self._finder.find(photo))
             ]
         return found or [_Row(image, 0, Status.NO_FACE, self._search.no_face_message, **known)]
 
-    def _in_box(self, image: int, index: int, box: GivenBox, pixels: Pixels, known: dict[str, Any]) -> _Row:
+    def _whole(self, image: int, data: bytes) -> _Row:
+        """The row of an image that is a crop."""
+        with self._clock.stage("decode"):
+            decoded = decode(
+                data,
+                self._limits.max_image_pixels,
+                self._side_px,
+                allow_truncated=self._limits.allow_truncated,
+            )
+            known: dict[str, Any] = {"warning": decoded.warning, "width": decoded.width, "height": decoded.height}
+            if decoded.pixels is None:
+                return _Row(image, 0, decoded.status, decoded.error, **known)
+            face_px = face_px_of_crop(decoded.width or 0, decoded.height or 0)
+            return _Row(image, 0, decoded.status, **known, face_px=face_px, crop=resize(decoded.pixels, self._side_px))
+
+    def _in_box(self, image: int, index: int, box: GivenBox, photo: Photograph, known: dict[str, Any]) -> _Row:
         """The row of a given box, which stays as it was given: by it the user joins."""
         assert self._finder is not None
-        error = boxes.problem_in(box, pixels.shape[1], pixels.shape[0])
+        error = boxes.problem_in(box, photo.width, photo.height)
         if error is None:
-            (face,) = self._finder.find_in(pixels, [boxes.sides(box)])
+            (face,) = self._finder.find_in(photo, [boxes.sides(box)])
             if face is not None:
-                return _Row(image, index, Status.OK, **known, **self._of_face(face, pixels) | {"box": _box(box)})
+                return _Row(image, index, Status.OK, **known, **self._of_face(face, photo) | {"box": _box(box)})
             error = f"no face of score {self._finder.min_score:g} with its centre in {boxes.shown_box(box)}"
         return _Row(image, index, Status.NO_FACE, error, **known, box=_box(box))
 
-    def _of_face(self, face: Face, pixels: Pixels) -> dict[str, Any]:
+    def _of_face(self, face: Face, photo: Photograph) -> dict[str, Any]:
         box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
-        crop = align(pixels, face.landmarks, self._side_px)
+        crop = photo.align(face.landmarks, self._side_px)
         return {"box": box, "detection_score": face.score, "face_px": face.shorter_side_px, "crop": crop}
 
     def _crops(self, batch: list[_Row]) -> Pixels:

@@ -8,7 +8,7 @@ import pytest
 from agegender.data.alignment import CANONICAL_LANDMARKS, FRAME_LANDMARKS, align, warp
 from agegender.data.detectors import YuNetDetector
 from agegender.data.face_geometry import Face, apply, inverse, scaling, similarity
-from agegender.data.faces import MAX_TILE_PX, REFINE_SIDE_PX, FaceFinder
+from agegender.data.faces import MAX_TILE_PX, REFINE_SIDE_PX, VOTE_SIDE_PX, FaceFinder
 from agegender.data.images import resize
 from agegender.errors import InputError
 from tests.support.corpus import picture
@@ -104,10 +104,10 @@ def test_faces_of_every_size_are_found_once_and_the_large_image_is_never_searche
 
 
 def test_small_faces_and_the_smallest_of_many_can_be_left_out() -> None:
-    pixels = with_squares(800, 600, [(10, 10, 60), (200, 10, 90), (500, 10, 30)])
+    pixels = with_squares(800, 600, [(10, 10, 60), (200, 10, 90), (500, 10, 20)])
     widths = lambda **options: [round(face.width, -1) for face in FaceFinder(ColourDetector(), **options).find(pixels)]  # noqa: E731
     assert widths() == [90, 60]
-    assert widths(min_face_px=20) == [90, 60, 30]
+    assert widths(min_face_px=16) == [90, 60, 20]
     assert widths(max_faces=1) == [90]
 
 
@@ -169,10 +169,18 @@ def test_the_score_of_another_direction_is_kept_where_the_first_look_leaves_doub
 
 
 def test_an_upright_photograph_is_searched_once_and_a_turned_one_once_more() -> None:
-    picture = with_yellow_tops([(100, 100, 60), (400, 200, 120)])
-    searches = []
-    for quarters in (0, 2):
-        detector = UprightDetector()
-        FaceFinder(detector).find(np.ascontiguousarray(np.rot90(picture, quarters)))
-        searches.append(len([size for size in detector.sizes if size != (REFINE_SIDE_PX, REFINE_SIDE_PX)]))
-    assert searches == [1, 2]
+    picture = with_yellow_tops([(100, 100, 110), (400, 200, 150)])
+    assert [searches(np.rot90(picture, quarters)) for quarters in (0, 2)] == [1, 2]
+
+
+def test_a_photograph_with_a_small_face_is_searched_once_more_thoroughly() -> None:
+    large, small = (100, 100, 110), (500, 300, 40)
+    assert [searches(with_yellow_tops(squares)) for squares in ([large], [large, small])] == [1, 2]
+
+
+def searches(picture: np.ndarray) -> int:
+    """How often a picture was searched, looks at candidates left out."""
+    detector = UprightDetector()
+    FaceFinder(detector).find(np.ascontiguousarray(picture))
+    looks = {(REFINE_SIDE_PX, REFINE_SIDE_PX), (VOTE_SIDE_PX, VOTE_SIDE_PX)}
+    return len([size for size in detector.sizes if size not in looks])
