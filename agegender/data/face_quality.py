@@ -28,7 +28,7 @@ _INNER = slice(SHARPNESS_SIDE_PX // 8, -SHARPNESS_SIDE_PX // 8)
 DOUBTFUL_SCORE = 0.8
 """A face of a lower detection score is doubtful."""
 
-DOUBTFUL_SHARE_OUTSIDE = 0.4
+DOUBTFUL_SHARE_OUTSIDE = 0.3
 """A face of which the edge of the picture cuts more than this share of the box is doubtful."""
 
 DOUBTFUL_DIRECTION_SCORE = 0.02
