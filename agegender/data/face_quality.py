@@ -32,7 +32,8 @@ DOUBTFUL_SHARE_OUTSIDE = 0.3
 """A face of which the edge of the picture cuts more than this share of the box is doubtful."""
 
 DOUBTFUL_DIRECTION_SCORE = 0.02
-"""Which way up a face is is doubtful if it was seen in another direction with a score that is lower by less than this."""
+"""Which way up a face is is doubtful if it was seen in another direction with a score that is lower by less than this; by less
+than half of it if it stands upright in its photograph, as most do."""
 
 
 def face_px_of_crop(width_px: int, height_px: int) -> float:
@@ -112,7 +113,8 @@ def _doubts(face: Face, width_px: int, height_px: int) -> Iterator[str]:
     if face.score < DOUBTFUL_SCORE:
         yield f"the face is doubtful: detection score {face.score:.2f}, under {DOUBTFUL_SCORE:g}"
     second = face.second_direction_score
-    if second is not None and face.score - second < DOUBTFUL_DIRECTION_SCORE:
+    near = DOUBTFUL_DIRECTION_SCORE / 2 if abs(face.roll_degrees) <= 45 else DOUBTFUL_DIRECTION_SCORE
+    if second is not None and face.score - second < near:
         yield f"it is doubtful which way up the face is: scores {face.score:.2f} and {second:.2f} in two directions"
     outside = share_outside(face, width_px, height_px)
     if outside > DOUBTFUL_SHARE_OUTSIDE:

@@ -10,7 +10,6 @@ from agegender.data.alignment import CANONICAL_LANDMARKS
 from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.face_geometry import Face, apply, rotation
 from agegender.data.face_quality import (
-    DOUBTFUL_DIRECTION_SCORE,
     DOUBTFUL_SCORE,
     doubt,
     face_px_of_crop,
@@ -90,8 +89,14 @@ def test_a_face_that_nothing_is_known_against_is_not_doubtful() -> None:
 def test_a_doubtful_face_says_why_and_names_each_reason() -> None:
     weak = replace(FACE, score=DOUBTFUL_SCORE - 0.05)
     assert doubt(weak, 400, 300) == f"the face is doubtful: detection score {weak.score:.2f}, under {DOUBTFUL_SCORE:g}"
-    either = replace(FACE, second_direction_score=0.9 - DOUBTFUL_DIRECTION_SCORE / 2)
-    assert doubt(either, 400, 300) == "it is doubtful which way up the face is: scores 0.90 and 0.89 in two directions"
     assert doubt(FACE, 132, 300) == "the edge of the picture cuts the face: 60% of its box lies outside"
     both = str(doubt(weak, 132, 300))
     assert "detection score" in both and "; the edge of the picture cuts the face" in both
+
+
+@pytest.mark.parametrize(("degrees", "least"), [(0, 0.01), (40, 0.01), (90, 0.02), (180, 0.02)])
+def test_which_way_up_a_face_is_is_doubtful_sooner_where_it_is_not_upright(degrees: float, least: float) -> None:
+    face = FACE.mapped(rotation(degrees, FACE.centre))
+    assert doubt(replace(face, second_direction_score=0.9 - 1.1 * least), 400, 300) is None
+    words = "it is doubtful which way up the face is: scores 0.90 and 0.8"
+    assert str(doubt(replace(face, second_direction_score=0.9 - 0.9 * least), 400, 300)).startswith(words)
