@@ -454,7 +454,7 @@ class PredictConfig(SourceOptions, FaceOptions, BoxOptions, ClusterOptions, Scor
     """add age_probabilities, 121 numbers per row"""
 
     abstain_above: Annotated[Annotated[float, Field(gt=0)] | None, OUTPUT] = None
-    """mark rows as abstained if their 90 % interval is wider than this many years"""
+    """mark rows as abstained if their 90 % interval is wider than this many years, too; doubtful faces always are"""
 
     max_bad_fraction: Annotated[Fraction, NOTHING] = 0.05
     """share of bad files above which the job ends with exit code 3; the output is kept"""

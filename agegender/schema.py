@@ -31,6 +31,10 @@ IMAGE_EXTENSIONS = frozenset(
 """In a folder or archive, files with these extensions or without one are images; the decoder determines the format."""
 
 
+YAWS = ("frontal", "half_left", "half_right", "profile_left", "profile_right")
+"""Where a face looks, as seen in the straightened image; half: a half profile, with both eyes."""
+
+
 class Status(StrEnum):
     """Outcome for one image. Documented and closed: readers can rely on there being no other value."""
 
@@ -181,6 +185,9 @@ def prediction_schema(keep: Sequence[pa.Field] = (), age_distribution: bool = Fa
         pa.field("box", BOX),
         pa.field("detection_score", pa.float32()),
         pa.field("face_px", pa.float32()),
+        pa.field("roll_degrees", pa.float32()),
+        pa.field("yaw", label),
+        pa.field("sharpness", pa.float32()),
         pa.field("age_years", pa.float32()),
         pa.field("age_low_years", pa.float32()),
         pa.field("age_high_years", pa.float32()),

@@ -25,6 +25,7 @@ from agegender.pipelines.eda.run import run_eda
 from agegender.pipelines.evaluate.run import run_evaluate
 from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE, face_search
+from agegender.schema import YAWS
 from agegender.scoring.cpu import CpuScorer
 from tests.support.corpus import exif
 
@@ -115,18 +116,31 @@ def scored_by_age(pixels: Pixels, faces: list[Face], scorer: CpuScorer) -> tuple
 
 
 def test_each_face_is_a_row_by_size_and_an_image_without_one_says_so(scored: Path) -> None:
-    by_name: dict[str, list[dict[str, object]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows(scored).to_pylist():
         by_name.setdefault(Path(row["uri"]).name, []).append(row)
     for found in by_name.values():
         assert [row["face_index"] for row in found] == list(range(len(found)))
         if found[0]["status"] == "ok":
-            areas = [row["box"]["width"] * row["box"]["height"] for row in found]  # type: ignore[index]
+            areas = [row["box"]["width"] * row["box"]["height"] for row in found]
             assert areas == sorted(areas, reverse=True)
-            assert all(row["face_px"] == min(row["box"]["width"], row["box"]["height"]) for row in found)  # type: ignore[index]
-            assert all(row["age_years"] is not None and 0.6 <= row["detection_score"] <= 1 for row in found)  # type: ignore[operator]
+            assert all(row["face_px"] == min(row["box"]["width"], row["box"]["height"]) for row in found)
+            assert all(row["age_years"] is not None and 0.6 <= row["detection_score"] <= 1 for row in found)
+            assert all(
+                row["yaw"] in YAWS and 0 < row["sharpness"] < 1 and abs(row["roll_degrees"]) < 45 for row in found
+            )
     (wall,) = by_name["wall.jpg"]
     assert (wall["status"], wall["width"], wall["box"], wall["age_years"]) == ("no_face", 800, None, None)
+
+
+def test_half_hidden_bystanders_are_doubtful_and_whole_upright_faces_are_not(scored: Path) -> None:
+    found = [row for row in rows(scored).to_pylist() if row["status"] == "ok"]
+    doubtful = {(Path(row["uri"]).name, row["face_index"]): row["warning"] for row in found if row["abstained"]}
+    assert "detection score" in doubtful["img59.jpg", 1]
+    assert "of its box lies outside" in doubtful["img62.jpg", 2]
+    assert all(row["warning"] is None for row in found if not row["abstained"])
+    cut_by_the_edge = {("img62.jpg", 1), ("selfie-many-people.jpg", 0)}  # just about where cut faces become doubtful
+    assert set(doubtful) - cut_by_the_edge == {("img59.jpg", 1), ("img62.jpg", 2)}
 
 
 def test_every_crop_is_saved_once(scored: Path) -> None:

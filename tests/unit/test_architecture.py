@@ -65,7 +65,10 @@ LIBRARY_HOMES = {
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),
     "pandas": ("agegender.api",),
-    "cv2": tuple(f"agegender.data.{name}" for name in ("images", "faces", "alignment", "detectors", "corruptions")),
+    "cv2": tuple(
+        f"agegender.data.{name}"
+        for name in ("images", "faces", "alignment", "detectors", "corruptions", "face_quality")
+    ),
 }
 """Library -> the modules and packages that may import it."""
 

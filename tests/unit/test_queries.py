@@ -32,6 +32,7 @@ def output(tmp_path: Path) -> Path:
         rows.append(
             face
             | {"status": "ok", "width": 400, "height": 300, "detection_score": 0.9, "face_px": 20.0}
+            | {"roll_degrees": 0.0, "yaw": "frontal", "sharpness": 0.5}
             | {"box": {"x": 1.0, "y": 2.0, "width": 30.0, "height": 20.0 + index}}
             | {"age_years": age, "age_low_years": max(age - 12, 0), "age_high_years": age + 12 + index % 20}
             | {"age_group": age_group(age), "gender": GENDERS[female >= 0.5]}
@@ -70,13 +71,14 @@ def test_code_runs_and_prints(code: str, output: Path, monkeypatch: pytest.Monke
 
 
 def test_what_the_queries_answer_is_right(output: Path) -> None:
-    pyramid, faces, widths, wrong, tallest = (
+    pyramid, faces, widths, unwanted, wrong, tallest = (
         duckdb.sql(query.replace("out/predictions", str(output))).fetchall() for query in blocks("sql")
     )
     assert sum(male + female for _, male, female, _ in pyramid) == ROWS - 2
     assert [row[0] for row in pyramid] == [group for group in AGE_GROUPS if group in {row[0] for row in pyramid}]
     assert faces == [(0, 1), (1, ROWS - 4), (2, 1)]
     assert 0.09 < widths[0][0] < 0.11
+    assert unwanted == [(ROWS - 2, 0, 0, 0, 0)]
     assert {row[0] for row in wrong} == {"no_face", "missing"}
     assert tallest[0][0] == f"photos/{ROWS - 1}.jpg"
 

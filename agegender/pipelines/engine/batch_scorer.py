@@ -52,7 +52,8 @@ class Scorer:
         precision: of the network on a CPU; on a GPU it computes in bfloat16. ``auto``: bfloat16 where the CPU is faster in it.
         batch_size: faces per forward pass; the size of the batches that come in does not matter to it.
         threads: of the forward pass on a CPU.
-        abstain_above: rows whose 90 % interval is wider, in years, are marked as abstained; None: none is.
+        abstain_above: rows whose 90 % interval is wider, in years, are marked as abstained, as doubtful faces are;
+            None: these alone.
         age_distribution: whether ``age_probabilities`` is added, 121 numbers per row.
         max_image_pixels: images with more are ``too_large``.
         allow_truncated: decode a JPEG of which more than 5 % is missing as far as it goes.

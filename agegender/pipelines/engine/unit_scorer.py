@@ -18,7 +18,7 @@ from agegender.data import boxes
 from agegender.data.boxes import GivenBox
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
-from agegender.data.face_quality import face_px_of_crop
+from agegender.data.face_quality import doubt, face_px_of_crop, sharpness, yaw
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, decode, resize
 from agegender.data.photograph import Photograph, open_photograph
@@ -32,6 +32,7 @@ from agegender.schema import (
     BOXES,
     GENDERS,
     LISTING,
+    YAWS,
     Status,
     age_group_index,
     prediction_schema,
@@ -62,6 +63,10 @@ class _Row:
     box: dict[str, float | None] | None = None
     detection_score: float | None = None
     face_px: float | None = None
+    roll_degrees: float | None = None
+    yaw: str | None = None
+    sharpness: float | None = None
+    is_doubtful: bool = False
     content_hash: bytes | None = None
     crop: npt.NDArray[np.uint8] | None = None
 
@@ -76,7 +81,7 @@ class UnitScorer:
         batch_size: images per forward pass; also bounds the decoded images in memory.
         precision: of the network, if scored in this process.
         age_distribution: whether the rows carry ``age_probabilities``.
-        abstain_above_years: rows with a wider interval are marked as abstained; None: no rows.
+        abstain_above_years: rows with a wider interval are marked as abstained, as doubtful faces are; None: these alone.
         search: finds the faces of a photograph; None: images are face crops, scored whole.
         submit: scores batches in another process; None: the model's ONNX graph scores them in this process.
         clock: measures the stages fetch, decode, find and score.
@@ -220,8 +225,9 @@ class UnitScorer:
                 continue
             for row in self._faces(image, fetched, given):
                 row.content_hash = digest
-                if alter is not None and row.crop is not None:
-                    row.crop = alter(row.crop)
+                if row.crop is not None:
+                    row.crop = row.crop if alter is None else alter(row.crop)
+                    row.sharpness = sharpness(row.crop)
                 yield row
 
     def _faces(self, image: int, fetched: Fetched, given: list[GivenBox] | None) -> list[_Row]:
@@ -247,7 +253,7 @@ class UnitScorer:
             if given is not None:
                 return [self._in_box(image, index, box, photo, known) for index, box in enumerate(given)]
             found = [
-                _Row(image, index, Status.OK, **known, **self._of_face(face, photo))
+                self._found(_Row(image, index, Status.OK, **known), face, photo)
                 for index, face in enumerate(self._finder.find(photo))
             ]
         return found or [_Row(image, 0, Status.NO_FACE, self._search.no_face_message, **known)]
@@ -274,14 +280,21 @@ class UnitScorer:
         if error is None:
             (face,) = self._finder.find_in(photo, [boxes.sides(box)])
             if face is not None:
-                return _Row(image, index, Status.OK, **known, **self._of_face(face, photo) | {"box": _box(box)})
+                row = self._found(_Row(image, index, Status.OK, **known), face, photo)
+                row.box = _box(box)
+                return row
             error = f"no face of score {self._finder.min_score:g} with its centre in {boxes.shown_box(box)}"
         return _Row(image, index, Status.NO_FACE, error, **known, box=_box(box))
 
-    def _of_face(self, face: Face, photo: Photograph) -> dict[str, Any]:
-        box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
-        crop = photo.align(face.landmarks, self._side_px)
-        return {"box": box, "detection_score": face.score, "face_px": face.shorter_side_px, "crop": crop}
+    def _found(self, row: _Row, face: Face, photo: Photograph) -> _Row:
+        """The row of a face that was found in a photograph."""
+        row.box = {"x": face.x, "y": face.y, "width": face.width, "height": face.height}
+        row.detection_score, row.face_px = face.score, face.shorter_side_px
+        row.roll_degrees, row.yaw = face.roll_degrees, yaw(face.landmarks)
+        if why := doubt(face, row.width or 0, row.height or 0):  # known of every image with pixels
+            row.is_doubtful, row.warning = True, why if row.warning is None else f"{row.warning}; {why}"
+        row.crop = photo.align(face.landmarks, self._side_px)
+        return row
 
     def _crops(self, batch: list[_Row]) -> Pixels:
         """The crops to score, uint8[N, S, S, 3]; they are removed from the rows."""
@@ -302,7 +315,8 @@ class UnitScorer:
         columns["gender"] = _categorical((female >= 0.5).astype(np.int64), unscored, GENDERS)
         width_years = scored.age_high_years - scored.age_low_years
         limit = np.inf if self._abstain_above_years is None else self._abstain_above_years
-        columns["abstained"] = _scatter(width_years > limit, unscored, pa.bool_())
+        doubtful = np.array([row.is_doubtful for row in rows if row.crop is not None], dtype=bool)
+        columns["abstained"] = _scatter(doubtful | (width_years > limit), unscored, pa.bool_())
         if self._age_distribution:
             columns["age_probabilities"] = _scatter_lists(scored.age_probabilities, unscored)
         return columns
@@ -366,6 +380,13 @@ def _image_columns(rows: list[_Row]) -> dict[str, pa.Array]:
         "box": pa.array([row.box for row in rows], BOX),
         "detection_score": pa.array([row.detection_score for row in rows], pa.float32()),
         "face_px": pa.array([row.face_px for row in rows], pa.float32()),
+        "roll_degrees": pa.array([row.roll_degrees for row in rows], pa.float32()),
+        "yaw": _categorical(
+            np.array([YAWS.index(row.yaw) for row in rows if row.yaw], np.int64),
+            np.array([not row.yaw for row in rows], bool),
+            YAWS,
+        ),
+        "sharpness": pa.array([row.sharpness for row in rows], pa.float32()),
     }
 
 

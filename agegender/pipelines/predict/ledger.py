@@ -53,6 +53,7 @@ class UnitCounts:
     by_status: dict[str, int] | None = None
     """Images, not rows, of each status."""
     images_with_warning: int = 0
+    """Images with a warning in any of their rows."""
     faces: int = 0
     """Rows that are scored."""
 
@@ -74,15 +75,15 @@ class UnitCounts:
 
 
 def counts_of(table: pa.Table, size_bytes: int = 0) -> UnitCounts:
-    """Counts of rows of ``schema.prediction_schema``; each image has exactly one row with face_index 0."""
-    images = table.select(["status", "warning"]).filter(pc.equal(table.column("face_index"), 0))
-    by_status, unwarned = Counter(images.column("status").to_pylist()), images.column("warning").null_count
+    """Counts of all rows of some images; each image has exactly one row with face_index 0."""
+    images = table.column("status").filter(pc.equal(table.column("face_index"), 0))
+    warned = pc.count_distinct(table.column("uri").filter(pc.is_valid(table.column("warning")))).as_py()
     return UnitCounts(
-        images.num_rows,
+        len(images),
         table.num_rows,
         size_bytes,
-        dict(by_status),
-        images_with_warning=images.num_rows - unwarned,
+        dict(Counter(images.to_pylist())),
+        images_with_warning=warned,
         faces=pc.sum(pc.equal(table.column("status").cast(pa.string()), Status.OK.value)).as_py() or 0,
     )
 

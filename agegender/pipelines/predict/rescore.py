@@ -33,7 +33,6 @@ from agegender.pipelines.predict.ledger import (
     COUNTS_KEY,
     ROW_GROUP_ROWS,
     Ledger,
-    UnitCounts,
     counts_of,
     part_counts,
     parts_of,
@@ -258,9 +257,8 @@ def replace_rows(part: str, new: pa.Table) -> None:
         path = Path(folder) / "part.parquet"
         with files.open_for_reading(part) as stream:
             old = pq.ParquetFile(stream)
-            removed = sum(
-                map(counts_of, _batches(old, uris, True, ["uri", "face_index", "status", "warning"])), UnitCounts()
-            )
+            counted = ["uri", "face_index", "status", "warning"]
+            removed = counts_of(pa.concat_tables(_batches(old, uris, True, counted)))
             added = counts_of(new)
             if not removed.images == added.images == len(uris):
                 raise AccountingError(

@@ -48,6 +48,8 @@ def test_a_scorer_gives_what_scoring_a_unit_gives(batch, listed, options, tiny_m
     for row in unit.to_pylist():
         expected_px = 0.84 * min(row["width"], row["height"]) if row["status"] == "ok" else None
         assert row["face_px"] == (expected_px and pytest.approx(expected_px))
+        assert (row["sharpness"] is not None) == (row["status"] == "ok")
+        assert (row["roll_degrees"], row["yaw"], row["abstained"] or False) == (None, None, False)
 
 
 def test_other_columns_are_kept_and_labels_stand_beside_estimates(batch, tiny_model):
