@@ -21,6 +21,9 @@ Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
+Rectangles = npt.NDArray[np.float64]
+"""float64[N, 4]."""
+
 WHITE: Colour = (255, 255, 255)
 AMBER: Colour = (255, 176, 0)
 DARK: Colour = (0, 0, 0)
@@ -95,14 +98,16 @@ def draw_annotations(pixels: Pixels, annotations: Iterable[Annotation], *, alway
     """
     canvas = pixels.copy()
     height, width = canvas.shape[:2]
-    faces = sorted(annotations, key=lambda face: -_area(face.box or (0, 0, width, height)))
+    whole = (0, 0, width, height)
+    faces = sorted(annotations, key=lambda face: -_area(face.box or whole))
     for face in faces:
         if face.box is not None or face.doubtful:
             _frame(canvas, face)
-    boxes = [face.box or (0, 0, width, height) for face in faces]
+    boxes = np.array([face.box or whole for face in faces], np.float64).reshape(-1, 4)
     texts: list[tuple[Rectangle, str, int]] = []
-    for face, box in zip(faces, boxes, strict=True):
-        placed = _placed(face.texts, box, (width, height), boxes, [place for place, *_ in texts], always)
+    for face in faces:
+        taken = np.array([place for place, *_ in texts], np.float64).reshape(-1, 4)
+        placed = _placed(face.texts, face.box or whole, (width, height), boxes, taken, always)
         texts += [placed] if placed is not None else []
     for place, _, size_px in texts:
         _paint(canvas, place, 0.4 * size_px, DARK, LABEL_OPACITY)
@@ -158,30 +163,27 @@ def contact_sheet(images: Sequence[Thumbnail], title: str, notes: Sequence[str],
 def _words(width_px: int, margin: int, text_px: int, notes: Sequence[str], doubtful: bool) -> Pixels:
     """A white strip with words, and a sample of a dashed box; as many lines as they need."""
     line_px, sample_px = round(1.5 * text_px), round(1.4 * text_px)
-    places: list[tuple[float, int, str, bool]] = []
+    places: list[tuple[int, int, str, bool]] = []
     x, y = margin, round(0.5 * text_px)
-    fitting = [
-        part for note in notes for part in textwrap.wrap(note, max(1, int((width_px - 2 * margin) / (0.6 * text_px))))
-    ]
-    for text, with_sample in [*((part, False) for part in fitting), *[("doubtful", True)] * doubtful]:
-        length = _font(text_px).getlength(text) + with_sample * sample_px
+    line_characters = max(1, int((width_px - 2 * margin) / (0.6 * text_px)))
+    parts = [part for note in notes for part in textwrap.wrap(note, line_characters)]
+    for text, with_sample in [*((part, False) for part in parts), *[("doubtful", True)] * doubtful]:
+        length = math.ceil(_font(text_px).getlength(text)) + with_sample * sample_px
         if x > margin and x + length > width_px - margin:
             x, y = margin, y + line_px
         places.append((x, y, text, with_sample))
-        x += round(length + 1.6 * text_px)
+        x += length + line_px
     if not places:
         return np.empty((0, width_px, 3), np.uint8)
     strip = np.full((y + line_px, width_px, 3), 255, np.uint8)
     for x, y, _, with_sample in places:
         if with_sample:
-            _frame(
-                strip,
-                Annotation((x, y + 0.1 * text_px, x + text_px, y + 1.1 * text_px), [], doubtful=True),
-                text_px / 8,
-            )
+            sample = (x, y + 0.1 * text_px, x + text_px, y + 1.1 * text_px)
+            _frame(strip, Annotation(sample, [], doubtful=True), text_px / 8)
     image = Image.fromarray(strip)
+    draw = ImageDraw.Draw(image)
     for x, y, text, with_sample in places:
-        _write(ImageDraw.Draw(image), (x + with_sample * sample_px, y + 0.6 * text_px), text, text_px, INK, "lm")
+        _write(draw, (x + with_sample * sample_px, y + 0.6 * text_px), text, text_px, INK, "lm")
     return np.asarray(image)
 
 
@@ -189,7 +191,9 @@ def _frame(canvas: Pixels, face: Annotation, line_px: float | None = None) -> No
     """Paint the box of a face: white or dashed amber, in a dark rim."""
     height, width = canvas.shape[:2]
     inset = max(height, width) / 100
-    box = face.box or (inset, inset, width - inset, height - inset)
+    left, top, right, bottom = face.box or (inset, inset, width - inset, height - inset)
+    # on whole pixels, where a thin line is sharp
+    box = (round(left) + 0.5, round(top) + 0.5, round(right) - 0.5, round(bottom) - 0.5)
     side = min(box[2] - box[0], box[3] - box[1])
     line = line_px or max(1.2, min(max(height, width) / 600, side / 12))
     radius = min(side / 6, 9 * line)
@@ -244,8 +248,8 @@ def _placed(
     texts: Sequence[str],
     box: Rectangle,
     picture: tuple[int, int],
-    boxes: Sequence[Rectangle],
-    taken: Sequence[Rectangle],
+    boxes: Rectangles,
+    taken: Rectangles,
     always: bool,
 ) -> tuple[Rectangle, str, int] | None:
     """Where the longest text stands that covers nothing, else the longest within its own box; its words and their height."""
@@ -286,9 +290,9 @@ def _within(box: Rectangle, size: tuple[float, float], gap: float) -> Iterator[t
     yield middle, box[1] + gap
 
 
-def _covered(place: Rectangle, others: Sequence[Rectangle], margin: float) -> float:
+def _covered(place: Rectangle, others: Rectangles, margin: float) -> float:
     """The largest share of one of the others that a text with its margin covers; 0 if it covers none."""
-    left, top, right, bottom = np.array(others, np.float64).reshape(-1, 4).T
+    left, top, right, bottom = others.T
     across = np.minimum(place[2] + margin, right) - np.maximum(place[0] - margin, left)
     down = np.minimum(place[3] + margin, bottom) - np.maximum(place[1] - margin, top)
     shares = np.maximum(across, 0) * np.maximum(down, 0) / np.maximum((right - left) * (bottom - top), 1)

@@ -4,6 +4,7 @@ OUTPUT holds the pictures of the last preview: those of an earlier one that were
 """
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -222,11 +223,11 @@ def _any_doubtful(rows: list[dict[str, Any]]) -> bool:
 
 
 def _corners(box: dict[str, float | None] | None, scale: float = 1) -> Rectangle | None:
-    """None: there is none, or numbers are missing in the user's own."""
-    x, y, width, height = ((box or {}).get(name) for name in ("x", "y", "width", "height"))
-    if x is None or y is None or width is None or height is None:
-        return None
-    return x * scale, y * scale, (x + width) * scale, (y + height) * scale
+    """None: there is no box, or the user's own cannot be drawn."""
+    sides = [(box or {}).get(name) for name in ("x", "y", "width", "height")]
+    x, y, width, height = (math.nan if side is None else side * scale for side in sides)
+    corners = (x, y, x + width, y + height)
+    return corners if all(map(math.isfinite, corners)) and min(width, height) > 0 else None
 
 
 def _in_one_line(row: dict[str, Any]) -> list[str]:
