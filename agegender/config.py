@@ -497,8 +497,8 @@ class RescoreConfig(ClusterOptions):
     """scoring processes; default: as for predict"""
 
 
-class PreviewConfig(FaceOptions, BoxOptions):
-    """Draw predictions on photographs: for each face a box, age with its interval, gender, detection score.
+class PreviewConfig(FaceOptions, BoxOptions, ImageLimits):
+    """Draw predictions on photographs: for each face a box, age with its interval, and gender.
 
     To inspect a model on a few images, in this process, before an archive is scored.
 
@@ -528,6 +528,12 @@ class PreviewConfig(FaceOptions, BoxOptions):
     max_side_px: Annotated[int, Field(ge=100)] = 1600
     """larger pictures are scaled down"""
 
+    style: Literal["simple", "detailed"] = "simple"
+    """simple: age, gender in one line; detailed: also the interval's ends, each probability, face_index and detection score"""
+
+    sheet: bool = False
+    """also write contact sheets: all pictures, small, on pages sheet-001.jpg ..."""
+
     def source(self, unit_images: int) -> SourceOptions:
         """The photographs as a source.
 
@@ -535,6 +541,7 @@ class PreviewConfig(FaceOptions, BoxOptions):
             unit_images: in one table of the listing.
         """
         given: dict[str, Any] = {"input": self.photographs, "labels": "none", "unit_images": unit_images}
+        given |= self.limits().model_dump()
         if self.faces == "boxes":
             return BoxedSource(**given, box_columns=self.box_columns, box_format=self.box_format)
         return SourceOptions(**given)

@@ -10,7 +10,7 @@ OWN_OUTPUT = "output of agegender"
 
 _PICTURES = (
     (re.compile(r"(.*)/figures/[^/]+\.png"), "eda", "run.json"),
-    (re.compile(r"(.*)/\d{5}-[^/]*\.jpg"), "preview", "_run.json"),
+    (re.compile(r"(.*)/(?:\d{5,}-[^/]*|sheet-\d{3,})\.jpg"), "preview", "_run.json"),
 )
 """Name of a picture within OUTPUT, the job that writes such, and the record of its run."""
 
