@@ -16,10 +16,12 @@ ENV ORT_DISABLE_TELEMETRY=1 RAY_USAGE_STATS_ENABLED=0
 # A number, because Kubernetes cannot tell by a name that it is not root.
 USER 1000:100
 # Made before it becomes the working directory, so that it is this user's and not root's: the build writes to it.
-RUN mkdir /home/ray/agegender
+RUN mkdir -p /home/ray/agegender /home/ray/.cache/agegender
 WORKDIR /home/ray/agegender
 
 COPY --chown=1000:100 pyproject.toml constraints.txt README.md LICENSE ./
+# The face detector, if its file lies beside this one: no job downloads it then (docs/faces.md). [x]: it may be absent.
+COPY --chown=1000:100 LICENSE face_detection_yunet_n_dynamic.onn[x] /home/ray/.cache/agegender/
 COPY --chown=1000:100 agegender agegender
 COPY --chown=1000:100 jobs jobs
 RUN pip install --no-cache-dir --constraint constraints.txt uv \

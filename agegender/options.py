@@ -16,6 +16,9 @@ Precision = Literal["float32", "bfloat16"]
 PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
 """``Precision`` as an option; auto: bfloat16 if the processor is faster in it, else float32."""
 
+DetectorName = Literal["yunet", "centerface"]
+"""Name of a face detector, as an option."""
+
 
 BoxFormat = Literal["xywh", "xyxy"]
 """What four numbers of a box are: x, y and width, height, or x, y and the right and lower edge."""

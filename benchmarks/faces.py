@@ -32,7 +32,7 @@ from agegender.config import PredictConfig, SourceOptions
 from agegender.data.alignment import align, warp
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face, Floats, apply, inverse, rotation, scale_of
-from agegender.data.faces import FaceFinder, FaceSearch
+from agegender.data.faces import DETECTORS, FaceFinder, FaceSearch
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.data.labels import from_filename
 from agegender.pipelines.engine.unit_scorer import UnitScorer
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--split", type=Path)
+    parser.add_argument("--detector", choices=sorted(DETECTORS), default="yunet")
     parser.add_argument("--detector-model")
     parser.add_argument("--count", type=int, default=600, help="chips, or photographs of each size")
     arguments = parser.parse_args()
@@ -71,7 +72,8 @@ def finder_of(arguments: argparse.Namespace) -> FaceFinder:
 
 def config_of(arguments: argparse.Namespace) -> PredictConfig:
     """The settings of predict."""
-    return PredictConfig(input=["-"], output="-", model=str(arguments.model), detector_model=arguments.detector_model)
+    detector = {"detector": arguments.detector, "detector_model": arguments.detector_model}
+    return PredictConfig(input=["-"], output="-", model=str(arguments.model), **detector)
 
 
 def labelled_chips(arguments: argparse.Namespace) -> list[tuple[Pixels, float]]:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from agegender.data.alignment import CANONICAL_LANDMARKS, reduced
+from agegender.data.centerface import CenterFaceDetector
 from agegender.data.detectors import Detector, YuNetDetector
 from agegender.data.face_geometry import (
     Face,
@@ -37,6 +38,12 @@ from agegender.data.face_geometry import (
 )
 from agegender.data.images import Pixels
 from agegender.data.photograph import Photograph
+
+DETECTORS: dict[str, Callable[[bytes], Detector]] = {
+    YuNetDetector.name: YuNetDetector,
+    CenterFaceDetector.name: CenterFaceDetector,
+}
+"""Name -> class, made of the bytes of its file."""
 
 SEARCHED_FACE_PX = 8.0
 """Size of a face of ``min_face_px`` at the finest scale of the first search. It finds most such faces, and all larger ones."""
@@ -280,6 +287,8 @@ class FaceSearch:
     max_faces: int | None
     in_boxes: bool = False
     """Look for one face in each of the user's own boxes, and nowhere else."""
+    detector: str = YuNetDetector.name
+    """One of ``DETECTORS``."""
 
     def finder(self, max_faces: int | None = None) -> FaceFinder:
         """A finder for one thread.
@@ -290,7 +299,8 @@ class FaceSearch:
         Raises:
             InputError: the detector's file cannot be read.
         """
-        return FaceFinder(YuNetDetector(self.model), self.min_score, self.min_face_px, max_faces or self.max_faces)
+        detector = DETECTORS[self.detector](self.model)
+        return FaceFinder(detector, self.min_score, self.min_face_px, max_faces or self.max_faces)
 
     @property
     def no_face_message(self) -> str:

@@ -60,14 +60,14 @@ LIBRARY_HOMES = {
     "ray": RAY_HOMES,
     "torch": ("agegender.model", "agegender.scoring.gpu", "agegender.pipelines.train"),
     "torchvision": ("agegender.model",),
-    "onnxruntime": ("agegender.scoring.cpu", "agegender.data.detectors"),
+    "onnxruntime": ("agegender.data.centerface", "agegender.data.detectors", "agegender.scoring.cpu"),
     "openvino": ("agegender.scoring.bfloat16",),
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),
     "pandas": ("agegender.api",),
     "cv2": tuple(
         f"agegender.data.{name}"
-        for name in ("images", "faces", "alignment", "detectors", "corruptions", "face_quality")
+        for name in ("images", "faces", "alignment", "detectors", "centerface", "corruptions", "face_quality")
     ),
 }
 """Library -> the modules and packages that may import it."""

@@ -13,6 +13,7 @@ from agegender import cli
 from agegender.cli import main
 from agegender.config import StatusConfig
 from agegender.data.synthetic import draw_sample
+from agegender.pipelines.runtime.detector import DETECTOR_FILE
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "agegender.cli"]
@@ -43,6 +44,33 @@ def test_a_wrong_input_is_said_before_a_model_or_a_detector_is_looked_for(comman
     done = run(*flags, command=command)
     assert done.returncode == 3
     assert f"photo: no such file or folder. In {tmp_path} there is photos" in done.stderr.decode()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("job", "flag"), [("predict", "--input"), ("preview", None)])
+def test_without_a_network_the_first_photographs_end_with_4_and_with_what_can_be_done(
+    job: str, flag: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(draw_sample(0, 0, 64)[1])
+    closed = {
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "AGEGENDER_DETECTOR_MODEL": "",
+    }
+    output = ["--output", str(tmp_path / "out")]
+    done = run(job, *filter(None, [flag]), str(tmp_path / "photos"), *output, command=COMMAND, **closed)
+    said = done.stderr.decode()
+    assert done.returncode == 4, said
+    assert "the face detector cannot be downloaded" in said
+    file = tmp_path / "cache" / "agegender" / DETECTOR_FILE
+    for way in (f"put the file at {file}", "--detector-model", "--faces none", "--detector centerface"):
+        assert way in said
+    wrong = run(job, *filter(None, [flag]), str(tmp_path / "photo"), *output, command=COMMAND, **closed)
+    assert wrong.returncode == 3
+    assert "photo: no such file or folder" in wrong.stderr.decode()
+    assert "detector" not in wrong.stderr.decode()
     assert not (tmp_path / "out").exists()
 
 

