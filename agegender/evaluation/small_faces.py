@@ -130,5 +130,6 @@ def _gender_correction(estimates: SizedEstimates, least_temperature: float) -> t
     def of_temperature(temperature: float) -> float:
         return loss(best_shift(temperature), temperature)
 
-    temperature = golden_section(of_temperature, least_temperature, _LARGEST_TEMPERATURE, tolerance=1e-3)
+    found = golden_section(of_temperature, least_temperature, _LARGEST_TEMPERATURE, tolerance=1e-3)
+    temperature = min(least_temperature, found, key=of_temperature)  # the search never reaches its bounds
     return best_shift(temperature), temperature

@@ -30,7 +30,9 @@ def held_out() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     side_px = open_model(released.FOLDER).network.image_size_px
     by_content = {hashlib.sha256(path.read_bytes()).digest(): path for path in sorted(UTKFACE.glob("*.jpg"))}
     seen = np.isin(image_keys(by_content), training_images(released.FOLDER))
-    crops, ages, genders = [], [], []
+    crops: list[np.ndarray] = []
+    ages: list[float] = []
+    genders: list[int] = []
     for _, path in sorted(item for item, known in zip(by_content.items(), seen, strict=True) if not known):
         label = from_filename(path.name)
         pixels = decode(path.read_bytes(), 10**6).pixels
