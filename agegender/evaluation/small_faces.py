@@ -25,7 +25,10 @@ from agegender.evaluation.conformal import (
 from agegender.schema import MAX_AGE_YEARS
 
 SIZES_PX = (12, 16, 20, 24, 32, 48, 64, 96, 128)
-"""Sizes that are calibrated for, of those that are smaller than the face that the network sees."""
+"""Sizes that are calibrated for: those of them that are at most ``LARGEST_SHARE`` of the face that the network takes."""
+
+LARGEST_SHARE = 0.75
+"""Nearer to it nothing but the resizing itself would be measured."""
 
 IMAGES = 2000
 """How many validation images are reduced to each size: each is scored as often as there are sizes."""

@@ -8,7 +8,7 @@ from agegender.data.corruptions import with_face_px
 from agegender.data.face_quality import FACE_SHARE_OF_CROP
 from agegender.data.images import resize
 from agegender.evaluation.conformal import calibration_ages, fit_calibration
-from agegender.evaluation.small_faces import IMAGES, SIZES_PX, SizedEstimates, fit_by_face_size, interval
+from agegender.evaluation.small_faces import IMAGES, LARGEST_SHARE, SIZES_PX, SizedEstimates, fit_by_face_size, interval
 from agegender.model import trainer
 from agegender.model.batches import Integers, Samples
 from agegender.model.network import FaceNetwork
@@ -43,7 +43,7 @@ def calibrate(
     ages, genders = val.age_years[chosen], val.gender[chosen]
     ranges = None if val.age_ranges is None else val.age_ranges[chosen]
     by_face_px = {}
-    for face_px in (size for size in SIZES_PX if size < whole_face_px):
+    for face_px in (size for size in SIZES_PX if size <= LARGEST_SHARE * whole_face_px):
         reduced = _of_small_faces(network, val, chosen, face_px, recipe, device)
         by_face_px[float(face_px)] = SizedEstimates(
             calibration_ages(ages, ranges, reduced.age_years),

@@ -30,7 +30,7 @@ def test_whole_crops_are_calibrated_as_before_and_each_size_that_is_smaller_besi
     plain = fit_calibration(ages, again.age_years, again.age_spread_years, genders, again.gender_logit)
     assert calibration.model_copy(update={"by_face_size": []}) == plain
     # the network takes 32 px, so a face of 26.9 px has all of its pixels
-    assert [round(row.face_px, 1) for row in calibration.by_face_size] == [12, 16, 20, 24, 26.9]
+    assert [round(row.face_px, 1) for row in calibration.by_face_size] == [12, 16, 20, 26.9]
     assert calibration.by_face_size[-1].age_low_factor == 1
 
 
