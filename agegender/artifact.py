@@ -3,7 +3,7 @@
 A model is a folder::
 
     weights.safetensors      the averaged weights, filters and matrices as float16
-    model.onnx               network + pre-processing + calibration in one graph, for scoring on CPUs
+    model.onnx               network + pre-processing + calibration of whole crops in one graph, for scoring on CPUs
     training_images.u64      sorted little-endian uint64: first 8 bytes of the content hash of each training or
                              calibration image
     calibration_images.u64   those of them that were only used for calibration; optional
@@ -55,8 +55,32 @@ MIN_SPREAD_YEARS = 1.0
 PerYear = Annotated[list[float], Field(min_length=AGE_BINS, max_length=AGE_BINS)]
 
 
+class FaceSizeCalibration(BaseModel):
+    """What the predictions for faces of one size are corrected by; the defaults change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    face_px: Annotated[float, Field(gt=0)]
+    """Shorter side of the face's box in pixels of the image that it was found in."""
+
+    age_low_factor: Annotated[float, Field(ge=1)] = 1.0
+    """age_years - age_low_years is multiplied by it."""
+
+    age_high_factor: Annotated[float, Field(ge=1)] = 1.0
+    """age_high_years - age_years is multiplied by it."""
+
+    gender_shift: float = 0.0
+    """Added to the calibrated logit of female: with few pixels one gender is taken for the other more often."""
+
+    gender_temperature: Annotated[float, Field(ge=1)] = 1.0
+    """The shifted logit is divided by it."""
+
+
 class Calibration(BaseModel):
-    """Calibration of intervals and probabilities on the validation part; all of it is inside the ONNX graph."""
+    """Calibration of intervals and probabilities on the validation part.
+
+    The ONNX graph holds all of it but ``by_face_size``: it does not know how large a face was.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,6 +94,10 @@ class Calibration(BaseModel):
 
     age_high_factors: PerYear = [0.0] * AGE_BINS
     """By predicted age rounded half up: age_high_years = age_years + factor x spread, not above 120."""
+
+    by_face_size: list[FaceSizeCalibration] = []
+    """Corrections for small faces, by rising ``face_px``, interpolated in its logarithm; the last one changes nothing, as from
+    its size on no pixel is missing. Empty, as in older models: no correction."""
 
 
 class NetworkConfig(BaseModel):
@@ -139,3 +167,8 @@ class ModelInfo(BaseModel):
 
     created_by: str = ""
     """Package and version that wrote it."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the predictions of the model depend on: its files, and the calibration that no file holds."""
+        table = [row.model_dump() for row in self.calibration.by_face_size]
+        return {"model_files": self.files} | ({"by_face_size": table} if table else {})

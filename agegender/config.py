@@ -403,7 +403,7 @@ class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportO
     """seed for the bootstrap and the examples of the report"""
 
     robustness: Annotated[bool, OUTPUT] = False
-    """also report the metrics on corrupted faces (blur, noise, darkening, compression, low resolution): six times the work"""
+    """also report the metrics on corrupted faces (blur, noise, darkening, compression, 20 to 48 pixels): nine times the work"""
 
     bootstrap_rounds: Annotated[int, Field(ge=100), OUTPUT] = 1000
     """bootstrap resamples for the 95 % bounds"""

@@ -23,12 +23,12 @@ import torch
 from agegender.artifact import NetworkConfig, image_keys
 from agegender.data.images import decode, resize
 from agegender.data.splits import split_hash, split_table
-from agegender.evaluation.conformal import fit_calibration
 from agegender.model import batches, trainer
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.pipelines.train.calibrate import calibrate
 from agegender.pipelines.train.feed import Feed
 from agegender.recipe import Recipe
 from agegender.schema import FACTS, LABEL_FIELDS, Status
@@ -56,11 +56,9 @@ def main() -> None:
     network.config = shape.for_scoring(recipe.augment.zoom_min)
     network, seconds = fit(network, recipe, train, device, val)
     round_weights(network)
-    estimates, tally = trainer.evaluate(network, val, range(len(val)), recipe, device)
+    tally = trainer.evaluate(network, val, range(len(val)), recipe, device)[1]
     metrics = tally.means() | {"images_per_s": len(train) * recipe.epochs / seconds}
-    calibration = fit_calibration(
-        val.age_years, estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit
-    )
+    calibration, _ = calibrate(network, val, recipe, device)
     parts, hashes = np.array(rows["part"].to_pylist()), np.array(rows["content_hash"].to_pylist(), dtype=object)
     learnt, calibrated = (image_keys(hashes[parts == part]) for part in ("train", "val"))
     config = recipe.model_dump(mode="json") | {"precision": trainer.resolve_precision(recipe.precision, device)}

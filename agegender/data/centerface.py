@@ -4,8 +4,6 @@ import re
 
 import cv2
 import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from agegender.data.face_geometry import Face, Floats
 from agegender.data.images import Pixels
@@ -41,6 +39,9 @@ class CenterFaceDetector:
     name = "centerface"
 
     def __init__(self, model: bytes) -> None:
+        import onnxruntime  # takes 0.1 s; most that import this module detect nothing
+        from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
+
         opened, shapes = _FIXED_SHAPE.subn(_ANY_SHAPE, model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

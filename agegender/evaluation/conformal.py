@@ -86,27 +86,41 @@ def calibration_ages(
 
 
 def gender_temperature(gender_true: npt.ArrayLike, gender_logit: npt.ArrayLike) -> float:
-    """The maximum-likelihood temperature of the gender probabilities, within 0.1-10.
-
-    Uses Platt's smoothed targets, so that a small set without errors does not give a temperature of certainty.
+    """The maximum-likelihood temperature of the gender probabilities, within 0.1-10; 1 without a known gender.
 
     Args:
         gender_true: int[N], 0 or 1; negative where unlabelled.
         gender_logit: float[N].
     """
+    if not (np.asarray(gender_true) >= 0).any():
+        return 1.0
+    loss_nats = gender_loss_nats(gender_true, gender_logit)
+    log_range = (math.log(bound) for bound in _TEMPERATURE_RANGE)
+    return round(
+        math.exp(golden_section(lambda log_temperature: loss_nats(0.0, math.exp(log_temperature)), *log_range)), 6
+    )
+
+
+def gender_loss_nats(gender_true: npt.ArrayLike, gender_logit: npt.ArrayLike) -> Callable[[float, float], float]:
+    """The mean cross-entropy of gender as a function of what is added to the logit, and then of what it is divided by.
+
+    Uses Platt's smoothed targets, so that a small set without errors does not give a temperature of certainty.
+
+    Args:
+        gender_true: int[N], 0 or 1; negative where unlabelled. At least one is known.
+        gender_logit: float[N].
+    """
     genders = np.asarray(gender_true, dtype=np.int64)
     labelled = genders >= 0
     genders, logits = genders[labelled], np.asarray(gender_logit, dtype=np.float64)[labelled]
-    if not genders.size:
-        return 1.0
     females = int(genders.sum())
     targets = np.where(genders == 1, (females + 1) / (females + 2), 1 / (genders.size - females + 2))
 
-    def loss_nats(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
+    def loss_nats(shift: float, temperature: float) -> float:
+        scaled = (logits + shift) / temperature
         return float(np.mean(np.logaddexp(0.0, scaled) - targets * scaled))
 
-    return round(math.exp(_golden_section(loss_nats, *(math.log(bound) for bound in _TEMPERATURE_RANGE))), 6)
+    return loss_nats
 
 
 def interval_factors(
@@ -187,7 +201,7 @@ def rounded_age(estimate: npt.ArrayLike) -> Integers:
     return np.clip(np.floor(np.asarray(estimate, dtype=np.float64) + 0.5), 0, MAX_AGE_YEARS).astype(np.int64)
 
 
-def _golden_section(loss: Callable[[float], float], low: float, high: float, tolerance: float = 1e-5) -> float:
+def golden_section(loss: Callable[[float], float], low: float, high: float, tolerance: float = 1e-5) -> float:
     """Minimise a unimodal function on [low, high] by golden-section search."""
     ratio = (math.sqrt(5) - 1) / 2
     while high - low > tolerance:

@@ -322,13 +322,15 @@ def _robustness(metrics: Mapping[str, Any]) -> Section:
             _bounded(values["gender_accuracy"], share=True),
             _bounded(values["interval_coverage"], share=True),
             values["interval_width_years"]["value"],
+            None if values["gender_calibration_error"] is None else f"{values['gender_calibration_error']:.3f}",
         ]
         for what, values in kinds.items()
     ]
-    header = ["face crops", "MAE, years", "gender accuracy", "interval coverage", "mean width, years"]
+    measures = ["MAE, years", "gender accuracy", "interval coverage", "mean width, years", "gender calibration error"]
+    header = ["face crops", *measures]
     return Section(
         "Robustness to corruptions",
-        "The same images, corrupted before scoring. Calibration does not cover such images.",
+        "The same images, corrupted before scoring. Calibration covers small faces, and none of the others.",
         tables=[Table(header, rows, digits=1)],
     )
 

@@ -1,12 +1,13 @@
 """The predictions of any scorer, and batching with a fixed shape."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from agegender.schema import AGE_BINS
+from agegender.artifact import Calibration
+from agegender.schema import AGE_BINS, MAX_AGE_YEARS
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,6 +33,52 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.age_years)
+
+
+def for_face_sizes(predictions: Predictions, face_px: npt.ArrayLike, calibration: Calibration) -> Predictions:
+    """Widen the intervals and correct the gender probabilities of small faces; the ages stay as they are.
+
+    Args:
+        predictions: of N images, as a scorer gives them.
+        face_px: float[N], shorter side of each face's box in pixels.
+        calibration: of the model; without ``by_face_size`` the predictions come back as they are.
+    """
+    sizes_px = np.asarray(face_px, dtype=np.float64)
+    table = calibration.by_face_size
+    small = np.zeros(len(predictions), dtype=bool) if not table else sizes_px < table[-1].face_px
+    if not small.any():
+        return predictions
+    at, known = np.log(np.maximum(sizes_px[small], 1.0)), np.log([row.face_px for row in table])
+    low_factor, high_factor, shift, temperature = (
+        np.interp(at, known, [getattr(row, name) for row in table])
+        for name in ("age_low_factor", "age_high_factor", "gender_shift", "gender_temperature")
+    )
+    age, low, high, female = (
+        values[small].astype(np.float64)
+        for values in (
+            predictions.age_years,
+            predictions.age_low_years,
+            predictions.age_high_years,
+            predictions.female_probability,
+        )
+    )
+    with np.errstate(divide="ignore", over="ignore"):  # certainty stays certainty
+        logit = (np.log(female) - np.log1p(-female) + shift) / temperature
+        corrected = 1 / (1 + np.exp(-logit))
+    return replace(
+        predictions,
+        age_low_years=_put(predictions.age_low_years, small, np.maximum(age - low_factor * (age - low), 0.0)),
+        age_high_years=_put(
+            predictions.age_high_years, small, np.minimum(age + high_factor * (high - age), float(MAX_AGE_YEARS))
+        ),
+        female_probability=_put(predictions.female_probability, small, corrected),
+    )
+
+
+def _put(values: Floats, where: npt.NDArray[np.bool_], new: npt.NDArray[np.float64]) -> Floats:
+    changed = values.copy()
+    changed[where] = new
+    return changed
 
 
 def score_in_batches(

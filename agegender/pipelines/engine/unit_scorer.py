@@ -16,6 +16,7 @@ import pyarrow as pa
 from agegender.config import ImageLimits
 from agegender.data import boxes
 from agegender.data.boxes import GivenBox
+from agegender.data.corruptions import Corruption
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.face_quality import doubt, face_px_of_crop, sharpness, yaw
@@ -38,7 +39,7 @@ from agegender.schema import (
     prediction_schema,
 )
 from agegender.scoring.load import LocalModel
-from agegender.scoring.predictions import Predictions
+from agegender.scoring.predictions import Predictions, for_face_sizes
 
 Submit = Callable[[Pixels], Callable[[], Predictions]]
 """Submits a batch, uint8[N, S, S, 3], and returns a function that waits for its predictions."""
@@ -108,6 +109,7 @@ class UnitScorer:
         clock: StageClock | None = None,
     ) -> None:
         self._side_px = model.info.network.image_size_px
+        self._calibration = model.info.calibration
         if submit is None:
             from agegender.scoring.cpu import CpuScorer  # ONNX Runtime takes 0.1 s to import; drivers do not need it
 
@@ -130,7 +132,7 @@ class UnitScorer:
         with_content_hash: bool = False,
         include: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
-        alter: Callable[[Pixels], Pixels] | None = None,
+        corruption: Corruption | None = None,
         poison_rows: Container[int] = (),
     ) -> pa.Table:
         """Read and score the images of a unit.
@@ -140,7 +142,7 @@ class UnitScorer:
             with_content_hash: see ``score_images``, like all that follow.
             include: see there.
             keep_crop: see there.
-            alter: see there.
+            corruption: see there.
             poison_rows: see there.
 
         Raises:
@@ -153,7 +155,7 @@ class UnitScorer:
             with_content_hash=with_content_hash,
             include=include,
             keep_crop=keep_crop,
-            alter=alter,
+            corruption=corruption,
             poison_rows=poison_rows,
         )
 
@@ -166,7 +168,7 @@ class UnitScorer:
         with_content_hash: bool = False,
         include: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
-        alter: Callable[[Pixels], Pixels] | None = None,
+        corruption: Corruption | None = None,
         poison_rows: Container[int] = (),
     ) -> pa.Table:
         """Score images from their bytes.
@@ -178,7 +180,7 @@ class UnitScorer:
             with_content_hash: whether to append the column ``content_hash``.
             keep_crop: called with each crop before it is scored: row of its image in the listing, face_index,
                 uint8[S, S, 3].
-            alter: called with each crop; returns the crop to score, of the same shape.
+            corruption: done to each crop before it is scored; None: nothing.
             include: selects images to decode and score by content hash (16 bytes); others give no row. Images without
                 bytes then give no row either, as they have no hash.
             poison_rows: rows of the listing whose images killed a process: they are unreadable, and not decoded again.
@@ -191,7 +193,7 @@ class UnitScorer:
         rows: list[_Row] = []
         scored: list[Callable[[], Predictions]] = []
         given = listing.column(BOXES.name).to_pylist() if self._in_boxes else [None] * listing.num_rows
-        found_rows = self._rows(zip(images, given, strict=True), hashed, include, alter, poison_rows)
+        found_rows = self._rows(zip(images, given, strict=True), hashed, include, corruption, poison_rows)
         for batch in _batches(found_rows, self._batch_size):
             if keep_crop is not None:
                 for row in batch:
@@ -202,6 +204,8 @@ class UnitScorer:
                 scored.append(self._submit(self._crops(batch)))
         with self._clock.stage("score"):
             predictions = _concatenate([wait() for wait in scored])
+            face_px = [row.face_px for row in rows if row.crop is not None and row.face_px is not None]
+            predictions = for_face_sizes(predictions, face_px, self._calibration)
         kept = _kept(listing, rows, keep_columns, of_boxes=self._in_boxes)
         schema = prediction_schema([pa.field(name, kept[name].type) for name in keep_columns], self._age_distribution)
         columns = self._columns(rows, predictions) | _kept(listing, rows, ["uri"]) | kept
@@ -215,7 +219,7 @@ class UnitScorer:
         images: Iterable[tuple[Fetched, list[GivenBox] | None]],
         hashed: bool,
         include: Callable[[bytes], bool] | None,
-        alter: Callable[[Pixels], Pixels] | None,
+        corruption: Corruption | None,
         poison_rows: Container[int],
     ) -> Iterator[_Row]:
         for image, (found, given) in enumerate(images):
@@ -225,8 +229,10 @@ class UnitScorer:
                 continue
             for row in self._faces(image, fetched, given):
                 row.content_hash = digest
+                if corruption is not None and row.crop is not None and row.face_px is not None:
+                    row.crop = corruption.apply(row.crop)
+                    row.face_px = min(row.face_px, corruption.face_px)
                 if row.crop is not None:
-                    row.crop = row.crop if alter is None else alter(row.crop)
                     row.sharpness = sharpness(row.crop)
                 yield row
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from agegender import __version__
 from agegender.artifact import ModelInfo
 from agegender.config import EvaluateConfig
-from agegender.data.corruptions import CORRUPTIONS, DESCRIPTIONS
+from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError
 from agegender.evaluation import calibration, slices
@@ -187,10 +187,10 @@ def _metrics(
 def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
     """The metrics on each corruption of the images."""
     measured = {}
-    for name in CORRUPTIONS:
+    for name, corruption in CORRUPTIONS.items():
         observations = observations_of(config.output, listing, name)
         measured[name] = {
-            "what": DESCRIPTIONS[name],
+            "what": corruption.what,
             "n": len(observations),
             **slices.bounded_metrics(observations, config.bootstrap_rounds, config.seed),
             "gender_calibration_error": calibration.gender_calibration_error(observations),
@@ -201,8 +201,8 @@ def _robustness(config: EvaluateConfig, listing: Listing) -> dict[str, Any]:
 def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dict[str, Any]:
     """All settings that change the metrics or the report."""
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
-    derived = {"model_files": info.files, "split_images": chosen, "contract_version": CONTRACT_VERSION}
-    return config.identity(OUTPUT, LABELS, REPORT) | derived
+    derived = {"split_images": chosen, "contract_version": CONTRACT_VERSION}
+    return config.identity(OUTPUT, LABELS, REPORT) | info.identity() | derived
 
 
 def _metadata(info: ModelInfo) -> dict[str, str]:

@@ -49,7 +49,7 @@ class _EvaluatingActor:
         # Images of other parts are known now and are not read again for each corruption.
         chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
         for name in self._corruptions:
-            corrupted = self._scorer.score_unit(chosen, alter=CORRUPTIONS[name])
+            corrupted = self._scorer.score_unit(chosen, corruption=CORRUPTIONS[name])
             tables.write_table(self._layout.evaluated(unit, name), corrupted)
         # Last, because this table marks the unit as done.
         tables.write_table(self._layout.evaluated(unit), scored)

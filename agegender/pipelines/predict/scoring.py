@@ -90,7 +90,7 @@ def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None)
     identity = config.identity(OUTPUT) | search_identity(search)
     if config.use_gpu:
         identity["precision"] = "bfloat16"
-    return identity | {"model_files": info.files, "framing": info.framing, "contract_version": CONTRACT_VERSION}
+    return identity | info.identity() | {"framing": info.framing, "contract_version": CONTRACT_VERSION}
 
 
 def _metadata(info: ModelInfo, identity: dict[str, Any]) -> dict[str, str]:

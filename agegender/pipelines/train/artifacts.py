@@ -15,8 +15,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agegender.artifact import INFO_FILE, ModelInfo, image_keys
 from agegender.data.images import encode_jpeg
-from agegender.evaluation.conformal import calibration_ages, fit_calibration
-from agegender.model import trainer
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
 from agegender.model.network import FaceNetwork
@@ -24,6 +22,7 @@ from agegender.model.trainer import Estimates
 from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import search_identity
 from agegender.pipelines.runtime.model_cache import localize_model
+from agegender.pipelines.train.calibrate import calibrate
 from agegender.pipelines.train.job import TrainJob
 from agegender.recipe import Recipe
 from agegender.scoring.load import training_images
@@ -89,11 +88,7 @@ def save_calibrated_model(
         history: metrics of each epoch.
     """
     round_weights(network)
-    estimates, _ = trainer.evaluate(network, val, np.arange(len(val)), job.config.recipe(), device)
-    calibration = fit_calibration(
-        calibration_ages(val.age_years, val.age_ranges, estimates.age_years),
-        *(estimates.age_years, estimates.age_spread_years, val.gender, estimates.gender_logit),
-    )
+    calibration, estimates = calibrate(network, val, job.config.recipe(), device)
     if job.config.images:
         tables.write_table(job.layout.examples, _examples(val, estimates, job.config.recipe()))
     with tempfile.TemporaryDirectory() as folder:

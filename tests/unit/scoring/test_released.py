@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agegender import released
+from agegender.artifact import FaceSizeCalibration
 from agegender.data.synthetic import draw_face
 from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.gpu import TorchScorer
@@ -35,6 +36,14 @@ def test_it_says_of_drawn_faces_what_it_said() -> None:
     for name, tolerance in ACROSS_CPUS.items():
         assert getattr(predictions, name) == pytest.approx(GOLDEN[name], abs=tolerance), name
     assert np.std(GOLDEN["age_years"]) > 1, "predictions that do not vary would prove nothing"
+
+
+def test_it_is_calibrated_for_small_faces() -> None:
+    table = open_model(released.FOLDER).calibration.by_face_size
+    sizes = [row.face_px for row in table]
+    assert sizes == sorted(sizes) and sizes[0] <= 16 and table[-1] == FaceSizeCalibration(face_px=sizes[-1])
+    widening = [row.age_low_factor + row.age_high_factor for row in table]
+    assert widening == sorted(widening, reverse=True) and widening[0] > 3
 
 
 def test_its_graph_says_what_its_weights_say_of_500_images() -> None:

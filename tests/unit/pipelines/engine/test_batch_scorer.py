@@ -2,13 +2,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from agegender.config import SourceOptions
+from agegender.artifact import FaceSizeCalibration
+from agegender.config import ImageLimits, SourceOptions
+from agegender.data.corruptions import Corruption
 from agegender.data.images import decode, encode_jpeg, resize
+from agegender.data.synthetic import draw_face
 from agegender.errors import ConfigError
 from agegender.pipelines.engine.batch_scorer import NO_BYTES, Decoder, Scorer
 from agegender.pipelines.engine.unit_scorer import UnitScorer
@@ -16,6 +20,7 @@ from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.source.fetch import fetch_blocks
 from agegender.pipelines.source.listing import list_source
 from agegender.schema import LISTING, TRUE_LABELS, prediction_schema
+from agegender.scoring.load import LocalModel
 from tests.support.corpus import MAX_PIXELS, WITH_WARNING, picture, write_corpus
 from tests.support.drawn import write_faces
 
@@ -50,6 +55,36 @@ def test_a_scorer_gives_what_scoring_a_unit_gives(batch, listed, options, tiny_m
         assert row["face_px"] == (expected_px and pytest.approx(expected_px))
         assert (row["sharpness"] is not None) == (row["status"] == "ok")
         assert (row["roll_degrees"], row["yaw"], row["abstained"] or False) == (None, None, False)
+
+
+def test_small_faces_are_scored_with_what_they_are_worth(tmp_path, tiny_model):
+    for side_px in (24, 200):
+        Path(tmp_path / f"{side_px}.jpg").write_bytes(encode_jpeg(draw_face(30.0, 1, 5, side_px)))
+    listing = pa.concat_tables(list_source(SourceOptions(input=[str(tmp_path)])))
+    model = localize_model(str(tiny_model))
+    table = [FaceSizeCalibration(face_px=20.16, age_low_factor=3, age_high_factor=2), FaceSizeCalibration(face_px=100)]
+    calibration = model.info.calibration.model_copy(update={"by_face_size": table})
+    sized = LocalModel(model.folder, model.info.model_copy(update={"calibration": calibration}))
+
+    def rows(model: LocalModel, **how: Any) -> list[dict[str, Any]]:
+        scored: list[dict[str, Any]] = UnitScorer(model, ImageLimits()).score_unit(listing, **how).to_pylist()
+        return scored
+
+    (large, small), (same, wide) = (sorted(rows(each), key=lambda row: -row["width"]) for each in (model, sized))
+    assert same == large and wide["face_px"] == pytest.approx(20.16)
+    assert wide["age_low_years"] == pytest.approx(
+        small["age_years"] - 3 * (small["age_years"] - small["age_low_years"])
+    )
+    assert wide["age_high_years"] == pytest.approx(
+        small["age_years"] + 2 * (small["age_high_years"] - small["age_years"])
+    )
+    reduced = rows(sized, corruption=Corruption(lambda pixels: pixels, "", 20.16))
+    for row, before in zip(reduced, rows(model), strict=True):
+        assert row["face_px"] == pytest.approx(20.16)
+        assert row["age_years"] - row["age_low_years"] == pytest.approx(
+            3 * (before["age_years"] - before["age_low_years"])
+        )
+    assert "by_face_size" in sized.info.identity() and "by_face_size" not in model.info.identity()
 
 
 def test_other_columns_are_kept_and_labels_stand_beside_estimates(batch, tiny_model):
