@@ -119,7 +119,7 @@ def test_too_many_boxes_of_one_image_are_one_row_that_says_so(tmp_path: Path) ->
 def test_json_beside_an_image_holds_its_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_boxes, "MAX_JSON_BYTES", 1000)
     box = {"x": 1, "y": 2, "width": 3, "height": 4}
-    texts = {
+    texts: dict[str, str | bytes] = {
         "list": json.dumps([box, box]), "one": json.dumps(box), "keyed": json.dumps({"age": 31, "boxes": [box]}),
         "bbox": json.dumps({"bbox": {"x1": 1, "y1": 2, "x2": 4, "y2": 6}}), "none": "[]", "other": '{"age": 31}',
         "broken": "[{", "latin": b"\xff", "large": "[" + " " * 1000 + "]", "wrong": "7",
