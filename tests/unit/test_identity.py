@@ -39,7 +39,7 @@ def test_the_identity_of_predict_holds_what_changes_rows_and_nothing_else():
         "exclude": [],
         "include": [],
         "faces": "detect",
-        "box_columns": [],
+        "box_columns": None,
         "box_format": None,
         "limit": 7,
         "keep_columns": [],

@@ -85,7 +85,7 @@ def in_values(values: Any, options: BoxOptions, where: str) -> list[GivenBox]:
     Raises:
         InputError: four numbers without names, and no ``--box-format``.
     """
-    form, named = options.box_format, options.box_columns
+    form, named = options.box_format, options.box_names
     try:
         if not isinstance(values, dict):
             return read_boxes(values, form)

@@ -180,7 +180,7 @@ def known_names(options: SourceOptions, keep: Sequence[str]) -> set[str]:
     usual = [*URI_NAMES, *AGE_NAMES, *GENDER_NAMES, *RACE_NAMES]
     if options.boxes is not None:
         usual += BOX_NAMES + tuple(prefix + side for prefix in PREFIXES for _, sides in SIDE_NAMES for side in sides)
-        named = (*named, *options.boxes.box_columns)
+        named = (*named, *options.boxes.box_names)
     return {name.lower() for name in (*usual, *pattern, *filter(None, named))}
 
 
@@ -213,7 +213,7 @@ def _addresses(
 def _boxes(uri: str, schema: pa.Schema, options: SourceOptions) -> BoxColumns | None:
     if options.boxes is None:
         return None
-    named, form = tuple(options.boxes.box_columns), options.boxes.box_format
+    named, form = tuple(options.boxes.box_names), options.boxes.box_format
     for name in named:
         required(uri, schema, name, "--box-columns")
     sides = side_names(named or schema.names)

@@ -74,7 +74,8 @@ class SourceReader:
         elif named and is_table(found.uri):
             yield from self._tables.images(found)
         elif not named and suffix and suffix not in IMAGE_EXTENSIONS:
-            self.ignored[suffix] += self.options.boxes is None or suffix != ".json"
+            if self.options.boxes is None or suffix != ".json":
+                self.ignored[suffix] += 1
         elif not named and self._own.is_own(found.uri):
             self.ignored[OWN_OUTPUT] += 1
         elif self.keep_columns:

@@ -184,3 +184,33 @@ def searches(picture: np.ndarray) -> int:
     FaceFinder(detector).find(np.ascontiguousarray(picture))
     looks = {(REFINE_SIDE_PX, REFINE_SIDE_PX), (VOTE_SIDE_PX, VOTE_SIDE_PX)}
     return len([size for size in detector.sizes if size not in looks])
+
+
+def test_the_face_of_each_given_box_is_found_in_it_whatever_its_size_and_nowhere_else() -> None:
+    pixels = with_squares(1600, 1200, [(100, 100, 24), (600, 200, 400), (1590, 600, 10)])
+    tight, loose, cut = (100, 100, 24, 24), (500, 100, 650, 600), (560, 160, 200, 440)
+    beside, empty, at_the_edge, around_two = (
+        (130, 100, 24, 24),
+        (10, 900, 80, 80),
+        (1580, 590, 60, 40),
+        (0, 0, 1600, 1200),
+    )
+    boxes = [tight, loose, cut, beside, empty, at_the_edge, around_two, tight]
+    found = FaceFinder(ColourDetector()).find_in(pixels, boxes)
+    widths = [None if face is None else round(face.width / 10) * 10 for face in found]
+    assert widths == [20, 400, None, None, None, 10, 400, 20]
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_the_face_of_a_given_box_is_straightened_too(quarters: int) -> None:
+    turned = np.ascontiguousarray(np.rot90(with_yellow_tops([(100, 100, 60)]), -quarters))
+    (face,) = FaceFinder(UprightDetector()).find(turned)
+    (again,) = FaceFinder(UprightDetector()).find_in(turned, [(face.x, face.y, face.width, face.height)])
+    assert again is not None
+    assert again.centre == pytest.approx(face.centre, abs=3)
+    assert (again.roll_degrees - 90 * quarters + 180) % 360 - 180 == pytest.approx(0, abs=5)
+
+
+@pytest.mark.parametrize("box", [(-1e300, -1e300, 2e300, 2e300), (0, 0, 1, 1), (799, 599, 1, 1), (0, 300, 800, 1)])
+def test_a_strange_box_is_no_obstacle(box: tuple[float, ...]) -> None:
+    assert len(FaceFinder(ColourDetector()).find_in(with_squares(800, 600, [(300, 200, 90)]), [box])) == 1
