@@ -290,7 +290,7 @@ def directions(arguments: argparse.Namespace) -> None:
     for kind in ("whole", "hidden", "blurred"):
         scored.line(kind, [s.kind == kind for s in samples])
     seen = [s for s in samples if s.face is not None]
-    alone = [s for s in seen if s.face is not None and s.face.second_direction_score is None]
+    alone = [s for s in seen if s.face is not None and s.face.direction_margin is None]
     print(f"no second direction: {len(alone)} faces, {sum(map(wrong_way, alone))} of them turned wrongly")
     for low, high in pairwise(BEHIND):
         chosen = [low <= behind(s) < high for s in samples]
@@ -334,9 +334,9 @@ def columns(arguments: argparse.Namespace) -> None:
 
 def behind(s: Sample) -> float:
     """How far the second direction is behind the first; infinite if there is none."""
-    if s.face is None or s.face.second_direction_score is None:
+    if s.face is None or s.face.direction_margin is None:
         return float("inf")
-    return max(0.0, s.face.score - s.face.second_direction_score)
+    return s.face.direction_margin
 
 
 def wrong_way(s: Sample) -> bool:

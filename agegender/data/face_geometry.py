@@ -43,8 +43,9 @@ class Face:
     landmarks: Floats
     """float64[5, 2], x and y: left eye, right eye (as seen in the image), nose, left and right mouth corner."""
 
-    second_direction_score: float | None = None
-    """Score of the best other direction in which it was also seen, 90 degrees away or more; None if in no other."""
+    direction_margin: float | None = None
+    """By how much the look in this direction scored more than the best in another, more than 45 degrees away; None if it was
+    seen in no other."""
 
     @property
     def area(self) -> float:

@@ -31,7 +31,7 @@ DOUBTFUL_SCORE = 0.8
 DOUBTFUL_SHARE_OUTSIDE = 0.3
 """A face of which the edge of the picture cuts more than this share of the box is doubtful."""
 
-DOUBTFUL_DIRECTION_SCORE = 0.02
+DOUBTFUL_DIRECTION_MARGIN = 0.02
 """Which way up a face is is doubtful if it was seen in another direction with a score that is lower by less than this; by less
 than half of it if it stands upright in its photograph, as most do."""
 
@@ -112,10 +112,9 @@ def doubt(face: Face, width_px: int, height_px: int) -> str | None:
 def _doubts(face: Face, width_px: int, height_px: int) -> Iterator[str]:
     if face.score < DOUBTFUL_SCORE:
         yield f"the face is doubtful: detection score {face.score:.2f}, under {DOUBTFUL_SCORE:g}"
-    second = face.second_direction_score
-    near = DOUBTFUL_DIRECTION_SCORE / 2 if abs(face.roll_degrees) <= 45 else DOUBTFUL_DIRECTION_SCORE
-    if second is not None and face.score - second < near:
-        yield f"it is doubtful which way up the face is: scores {face.score:.2f} and {second:.2f} in two directions"
+    least = DOUBTFUL_DIRECTION_MARGIN / 2 if abs(face.roll_degrees) <= 45 else DOUBTFUL_DIRECTION_MARGIN
+    if face.direction_margin is not None and face.direction_margin < least:
+        yield f"it is doubtful which way up the face is: in another direction the score is only {face.direction_margin:.3f} less"
     outside = share_outside(face, width_px, height_px)
     if outside > DOUBTFUL_SHARE_OUTSIDE:
         yield f"the edge of the picture cuts the face: {outside:.0%} of its box lies outside"

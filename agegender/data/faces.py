@@ -188,7 +188,7 @@ class FaceFinder:
         if best is None or best.score < PROMISING_SCORE:
             return None
         others = (face.score for face in votes if turned_apart(face, best))
-        second = max(others, default=None)
+        margin = min((best.score - score for score in others), default=None)
         if first is None or turned_apart(first, best) or not is_sharp:
             straightened = _refine_transform(best.landmarks)
             if straightened is None:
@@ -196,7 +196,7 @@ class FaceFinder:
             first = self._detect_at(photo.warp(straightened, REFINE_SIDE_PX), straightened, self.min_score)
         if first is None or first.score < self.min_score:
             return None
-        return replace(first, second_direction_score=second)
+        return replace(first, direction_margin=margin)
 
     def _votes(self, crop: Pixels, matrix: Floats) -> list[Face]:
         """What is seen in each of four quarter turns of a crop, in pixels of the image that the transform leads from."""

@@ -206,11 +206,13 @@ def test_each_face_is_a_row_by_size_and_an_image_without_one_says_so(scored: Pat
 def test_half_hidden_bystanders_are_doubtful_and_whole_upright_faces_are_not(scored: Path) -> None:
     found = [row for row in rows(scored).to_pylist() if row["status"] == "ok"]
     doubtful = {(Path(row["uri"]).name, row["face_index"]): row["warning"] for row in found if row["abstained"]}
-    assert "detection score" in doubtful["img59.jpg", 1]
     assert "of its box lies outside" in doubtful["img62.jpg", 2]
+    weak = [row for row in found if row["detection_score"] < 0.8]
+    assert weak, "the detector finds no half hidden face any more: take others"
+    assert all(row["abstained"] and "detection score" in row["warning"] for row in weak)
     assert all(row["warning"] is None for row in found if not row["abstained"])
-    cut_by_the_edge = {("img62.jpg", 1), ("selfie-many-people.jpg", 0)}  # just about where cut faces become doubtful
-    assert set(doubtful) - cut_by_the_edge == {("img59.jpg", 1), ("img62.jpg", 2)}
+    assert {name for name, _ in doubtful} <= {"img59.jpg", "img62.jpg", "selfie-many-people.jpg"}
+    assert ("img62.jpg", 0) not in doubtful
 
 
 def test_every_crop_is_saved_once(scored: Path) -> None:

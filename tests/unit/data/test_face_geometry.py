@@ -150,5 +150,5 @@ def test_finds_disagree_on_which_way_up_a_face_is_from_half_a_quarter_turn_on() 
 
 
 def test_a_face_keeps_its_scores_when_it_is_mapped() -> None:
-    mapped = replace(face(10, 10, 80, 80, 0.8), second_direction_score=0.7).mapped(scaling(0.5, 3, 4))
-    assert (mapped.score, mapped.second_direction_score, mapped.width) == (0.8, 0.7, 40)
+    mapped = replace(face(10, 10, 80, 80, 0.8), direction_margin=0.7).mapped(scaling(0.5, 3, 4))
+    assert (mapped.score, mapped.direction_margin, mapped.width) == (0.8, 0.7, 40)

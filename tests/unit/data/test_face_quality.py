@@ -84,7 +84,7 @@ def test_the_share_of_a_box_outside_its_picture() -> None:
 
 def test_a_face_that_nothing_is_known_against_is_not_doubtful() -> None:
     assert doubt(FACE, 400, 300) is None
-    assert doubt(replace(FACE, second_direction_score=0.8), 400, 300) is None
+    assert doubt(replace(FACE, direction_margin=0.1), 400, 300) is None
     assert doubt(replace(FACE, x=-5), 400, 300) is None
 
 
@@ -99,6 +99,6 @@ def test_a_doubtful_face_says_why_and_names_each_reason() -> None:
 @pytest.mark.parametrize(("degrees", "least"), [(0, 0.01), (40, 0.01), (90, 0.02), (180, 0.02)])
 def test_which_way_up_a_face_is_is_doubtful_sooner_where_it_is_not_upright(degrees: float, least: float) -> None:
     face = FACE.mapped(rotation(degrees, FACE.centre))
-    assert doubt(replace(face, second_direction_score=0.9 - 1.1 * least), 400, 300) is None
-    words = "it is doubtful which way up the face is: scores 0.90 and 0.8"
-    assert str(doubt(replace(face, second_direction_score=0.9 - 0.9 * least), 400, 300)).startswith(words)
+    assert doubt(replace(face, direction_margin=1.1 * least), 400, 300) is None
+    words = "it is doubtful which way up the face is: in another direction the score is only 0.0"
+    assert str(doubt(replace(face, direction_margin=0.9 * least), 400, 300)).startswith(words)

@@ -164,8 +164,8 @@ def test_a_face_is_straightened_whichever_way_up_the_photograph_is(quarters: int
 def test_the_score_of_another_direction_is_kept_where_the_first_look_leaves_doubt() -> None:
     (sure,) = FaceFinder(UprightDetector()).find(with_yellow_tops([(400, 200, 120)]))
     (doubtful,) = FaceFinder(UprightDetector()).find(with_squares(800, 600, [(400, 200, 120)]))
-    assert (sure.score, sure.second_direction_score) == (0.94, None)
-    assert (doubtful.score, doubtful.second_direction_score) == (0.85, 0.85)
+    assert (sure.score, sure.direction_margin) == (0.94, None)
+    assert (doubtful.score, doubtful.direction_margin) == (0.85, 0)
 
 
 def test_an_upright_photograph_is_searched_once_and_a_turned_one_once_more() -> None:
