@@ -26,12 +26,13 @@ def main() -> None:
     PHOTOS.mkdir(parents=True, exist_ok=True)
     Image.fromarray(data.astronaut()).save(PHOTOS / "collins.jpg", quality=92)
     shutil.copy(get_sample_data("grace_hopper.jpg", asfileobj=False), PHOTOS / "hopper.jpg")
-    subprocess.run([sys.executable, "-m", "agegender.cli", "preview", PHOTOS, "--output", PREVIEWS], check=True)
+    command = [sys.executable, "-m", "agegender.cli", "preview", PHOTOS, "--output", PREVIEWS]
+    subprocess.run([*command, "--max-side-px", str(HEIGHT_PX)], check=True)  # both are at least as high as wide
     pictures = [Image.open(path) for path in sorted(PREVIEWS.glob("*.jpg"))]
-    widths = [round(picture.width * HEIGHT_PX / picture.height) for picture in pictures]
-    both = Image.new("RGB", (sum(widths), HEIGHT_PX))
-    for index, (picture, width) in enumerate(zip(pictures, widths, strict=True)):
-        both.paste(picture.resize((width, HEIGHT_PX), Image.Resampling.LANCZOS), (sum(widths[:index]), 0))
+    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    both = Image.new("RGB", size, "white")
+    for index, picture in enumerate(pictures):
+        both.paste(picture, (sum(earlier.width for earlier in pictures[:index]), 0))
     both.save(Path(__file__).parent / "preview.jpg", quality=88)
 
 
