@@ -117,7 +117,12 @@ def common_roll_degrees(faces: Iterable[Face]) -> float:
 
 def turned_apart(a: Face, b: Face) -> bool:
     """Whether two finds of one face disagree on which way up it is: by more than 45 degrees."""
-    return abs((a.roll_degrees - b.roll_degrees + 180) % 360 - 180) > 45
+    return abs(degrees_between(a.roll_degrees, b.roll_degrees)) > 45
+
+
+def degrees_between(a: float, b: float) -> float:
+    """By how much an angle is larger than another, -180 to 180."""
+    return (a - b + 180) % 360 - 180
 
 
 def scaling(factor: float, x: float = 0.0, y: float = 0.0) -> Floats:
