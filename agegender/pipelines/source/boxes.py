@@ -6,11 +6,12 @@ that follows has a value for each box.
 
 import itertools
 import json
+import operator
 import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from agegender.config import BoxOptions
@@ -30,6 +31,9 @@ from agegender.schema import Status
 from agegender.storage import files
 
 MAX_JSON_BYTES = 1 << 20
+
+_VALUES = operator.attrgetter(*(field.name for field in fields(ListedImage)))
+"""As a tuple, which pickles several times faster than the object."""
 
 
 def beside_kept(boxes: list[GivenBox], kept: tuple[Any, ...] = ()) -> tuple[Any, ...]:
@@ -52,13 +56,13 @@ def by_image(rows: Iterable[ListedImage]) -> Iterator[ListedImage]:
         ):
             table.execute(statement)
         table.execute("BEGIN")  # never committed: the file is temporary
-        packed = ((row.uri.encode(errors="surrogateescape"), pickle.dumps(row)) for row in rows)
+        packed = ((row.uri.encode(errors="surrogateescape"), pickle.dumps(_VALUES(row))) for row in rows)
         table.executemany("INSERT INTO rows VALUES (?, ?)", packed)
         in_order = table.execute(
             "SELECT min(rowid) OVER (PARTITION BY uri) AS first, row FROM rows ORDER BY first, rowid"
         )
         for _, found in itertools.groupby(in_order, key=lambda row: row[0]):
-            yield _merged([pickle.loads(row) for _, row in found])
+            yield _merged([ListedImage(*pickle.loads(row)) for _, row in found])
 
 
 def _merged(rows: list[ListedImage]) -> ListedImage:
