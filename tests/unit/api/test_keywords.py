@@ -33,7 +33,7 @@ def test_what_a_function_does_not_take_is_not_offered() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"faces": "all"}, r"faces: Input should be 'none' or 'detect' \(given: 'all'\)"),
+        ({"faces": "all"}, r"faces: Input should be 'none', 'detect' or 'boxes' \(given: 'all'\)"),
         ({"num_workers": 0}, r"num_workers: Input should be greater than or equal to 1 \(given: 0\)"),
         ({"faces": "all", "limit": -1}, "faces: .*; limit: "),
     ],
