@@ -106,7 +106,7 @@ def test_a_wrong_call_says_what_is_allowed_and_writes_nothing(options: dict[str,
     output = tmp_path / "out"
     with pytest.raises(ConfigError, match=r"no option 'face'\. Did you mean faces\?"):
         agegender.predict(PIXELS, output=output, face="none")
-    with pytest.raises(ConfigError, match="faces: Input should be 'none' or 'detect'"):
+    with pytest.raises(ConfigError, match="faces: Input should be 'none', 'detect' or 'boxes'"):
         agegender.predict(PIXELS, output=output, faces="some")
     with pytest.raises(InputError, match=r"must be uint8\[H, W, 3\]"):
         agegender.predict([PIXELS[0][..., 0]], output=output, **options)
