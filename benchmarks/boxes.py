@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from faces import MAX_PIXELS, finder_of, labelled_chips, same_place, scored_faces
 
+from agegender.config import PredictConfig
 from agegender.data.alignment import CROP_ZOOM, align, warp
 from agegender.data.face_geometry import Face, Floats, scaling
 from agegender.data.images import Pixels, decode
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--chips", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--split", type=Path)
+    parser.add_argument("--detector", default=PredictConfig.model_fields["detector"].default)
     parser.add_argument("--detector-model")
     parser.add_argument("--count", type=int, default=400, help="chips")
     arguments = parser.parse_args()
