@@ -197,7 +197,7 @@ class FaceOptions(Options):
     min_detection_score: Annotated[float, Field(ge=0.2, le=1), DERIVED] = 0.6
     """detect, boxes: minimum score of a face, 0-1"""
 
-    min_face_px: Annotated[int, Field(ge=16), DERIVED] = 40
+    min_face_px: Annotated[int, Field(ge=12), DERIVED] = 24
     """detect: minimum width of a face in pixels of the image; smaller takes longer"""
 
 
