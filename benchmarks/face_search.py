@@ -81,9 +81,7 @@ def sizes(arguments: argparse.Namespace) -> None:
     for min_face_px in arguments.min_face_px:
         for min_score in arguments.min_detection_score:
             finder = search_of(min_face_px, min_score).finder()
-            print(
-                f"{min_face_px} px, {min_score}:", measured(partial(found, finder), crowds), flush=True
-            )
+            print(f"{min_face_px} px, {min_score}:", measured(partial(found, finder), crowds), flush=True)
 
 
 Crowd = tuple[bytes, list[Place], list[Face]]

@@ -87,7 +87,9 @@ def test_the_faces_that_a_person_counts_are_found(scored: Path, counted: dict[st
     names = [Path(row["uri"]).name for row in rows(scored).to_pylist() if row["status"] == "ok"]
     off = {name: names.count(name) - count for name, count in counted.items() if names.count(name) != count}
     assert sum(-difference for difference in off.values() if difference < 0) <= 1, off
-    assert sum(difference for difference in off.values() if difference > 0) <= 2, off  # half faces that were not counted
+    assert sum(difference for difference in off.values() if difference > 0) <= 2, (
+        off
+    )  # half faces that were not counted
 
 
 def test_a_photograph_that_lies_on_its_side_or_head_gives_the_same_faces(photos: Path, counted: dict[str, int]) -> None:
