@@ -85,7 +85,7 @@ class Scorer:
         detector: DetectorName = "yunet",
         detector_model: str | None = None,
         min_detection_score: float = 0.6,
-        min_face_px: int = 40,
+        min_face_px: int = 24,
         max_faces: int = 1000,
         precision: PrecisionOrAuto = "auto",
         batch_size: int = 64,
@@ -184,7 +184,7 @@ class Decoder:
         detector: DetectorName = "yunet",
         detector_model: str | None = None,
         min_detection_score: float = 0.6,
-        min_face_px: int = 40,
+        min_face_px: int = 24,
         max_image_pixels: int = 100_000_000,
         allow_truncated: bool = False,
     ) -> None:
