@@ -3,7 +3,7 @@
 Shapes: float32[B, 3, S, S] -> float32[B, F].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,10 @@ from agegender.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+RGB_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, 0-255, as torchvision's weights expect
+RGB_STD = (58.395, 57.12, 57.375)
+"""How pixels are normalised before they come to a backbone: (RGB - mean) / std."""
 
 
 class ResidualBlock(nn.Module):
@@ -125,6 +129,94 @@ class NotebookBackbone(nn.Module):
         return features_BF
 
 
+class SameConv2d(nn.Conv2d):
+    """A 3x3 convolution with TensorFlow's padding SAME: with stride 2, an even side is padded right and below only.
+
+    Args:
+        channels_in: of the input.
+        channels: of the output.
+        stride: 1 or 2.
+        side: of the input, in pixels.
+        groups: as of ``nn.Conv2d``.
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int, side: int, groups: int = 1) -> None:
+        self.one_sided = stride == 2 and side % 2 == 0
+        super().__init__(channels_in, channels, 3, stride, padding=0 if self.one_sided else 1, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """float32[B, channels_in, side, side] -> float32[B, channels, side / stride rounded up, the same]."""
+        return super().forward(nn.functional.pad(input, (0, 1, 0, 1)) if self.one_sided else input)
+
+
+class MobileNetV1Backbone(nn.Module):
+    """MobileNet-v1 (Howard et al., 2017) as TensorFlow runs it, which takes the published weights of HSE's FaceRes.
+
+    Those come with the norms folded into the convolutions, and so does this network: convolutions with a bias, ReLU6, and
+    nothing else. Norms with a mean of 0 and a variance of 1 could be put back without changing what the network says, but
+    only while it is scored: in training they would take the batch's statistics, and what was learnt would be lost at the
+    first step.
+
+    Such a network is a good place to start from and a bad one to move far from. Nothing rescales its layers: weight decay,
+    which a norm would make up for, makes the output of each of 27 smaller. So tune it with AdamW, a low learning rate and
+    little weight decay. It also learns from scratch (He et al., 2015, initialise it), though nobody should need that.
+
+    Args:
+        image_size_px: side of the input.
+    """
+
+    features = 1024
+    CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+    STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+    PUBLISHED_MEAN = (123.68, 116.779, 103.939)
+    """RGB, 0-255: what the published network takes off its pixels."""
+
+    def __init__(self, image_size_px: int) -> None:
+        super().__init__()
+        channels, side = 32, image_size_px
+        self.stem = SameConv2d(3, channels, 2, side)
+        side = -(-side // 2)
+        self.dw, self.pw = nn.ModuleList(), nn.ModuleList()
+        for width, stride in zip(self.CHANNELS, self.STRIDES, strict=True):
+            self.dw.append(SameConv2d(channels, channels, stride, side, groups=channels))
+            self.pw.append(nn.Conv2d(channels, width, 1))
+            channels, side = width, -(-side // stride)
+        self.relu = nn.ReLU6(inplace=True)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all have one
+        # not part of the first bias: the border is padded with what is 0 after it
+        shift = [
+            (ours - theirs) / std for ours, theirs, std in zip(RGB_MEAN, self.PUBLISHED_MEAN, RGB_STD, strict=True)
+        ]
+        self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
+        self.shift: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float32[B, 3, S, S] -> float32[B, F]."""
+        x = self.relu(self.stem(pixels + self.shift))
+        for depthwise, pointwise in zip(self.dw, self.pw, strict=True):
+            x = self.relu(pointwise(self.relu(depthwise(x))))
+        features_BF: Tensor = self.pool(x).flatten(1)
+        return features_BF
+
+    @staticmethod
+    def from_faceres(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """FaceRes's tensors under our names, its first filters for our pixels; all others, our own files' too, as they are.
+
+        FaceRes's ``conv1`` sees BGR - mean and is small, because pixels are large. Ours sees (RGB - mean) / std: filters
+        in RGB, multiplied by the std, so that an optimizer's steps are small beside them, too.
+        """
+        stem = {name: value for name, value in given.items() if name.startswith("conv1.")}
+        renamed = {name.replace("conv1.", "stem."): value for name, value in stem.items()}
+        filters = renamed.get("stem.weight")
+        if filters is not None and filters.ndim == 4 and filters.shape[1] == 3:
+            renamed["stem.weight"] = filters.float().flip(1) * torch.tensor(RGB_STD).view(1, 3, 1, 1)
+        return {name: value for name, value in given.items() if name not in stem} | renamed
+
+
 def torchvision_backbone(name: str, image_size_px: int, weights: str | None) -> tuple[nn.Module, int]:
     """A torchvision classification model without its last layer.
 
@@ -144,7 +236,7 @@ def torchvision_backbone(name: str, image_size_px: int, weights: str | None) -> 
 
     if name not in zoo.list_models(module=zoo):
         raise ConfigError(
-            f"backbone {name!r}: not compact, large, notebook or a torchvision classification model; "
+            f"backbone {name!r}: not compact, large, notebook, mobilenet_v1 or a torchvision classification model; "
             "try resnet18, resnet50, mobilenet_v3_small or efficientnet_b0"
         )
     model = _build(zoo, name, weights)

@@ -36,6 +36,8 @@ def export_graph(network: FaceNetwork, calibration: Calibration, path: Path) -> 
     with warnings.catch_warnings():
         # the newer exporter needs another package (onnxscript) and takes much longer for the same graph
         warnings.simplefilter("ignore", DeprecationWarning)
+        # one-sided padding is exported as a slice of constants, which runtimes fold when they load the graph
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         torch.onnx.export(
             CalibratedNetwork(eval_copy, calibration).eval(),
             (torch.zeros(2, side, side, 3, dtype=torch.uint8),),

@@ -15,16 +15,22 @@ from torch import Tensor, nn
 
 from agegender.artifact import MIN_SPREAD_YEARS, NetworkConfig
 from agegender.errors import ConfigError, InputError
-from agegender.model.backbones import CompactBackbone, LargeBackbone, NotebookBackbone, torchvision_backbone
+from agegender.model.backbones import (
+    RGB_MEAN,
+    RGB_STD,
+    CompactBackbone,
+    LargeBackbone,
+    MobileNetV1Backbone,
+    NotebookBackbone,
+    torchvision_backbone,
+)
 from agegender.schema import AGE_BINS
 
-RGB_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, 0-255, as torchvision's weights expect
-RGB_STD = (58.395, 57.12, 57.375)
-
-OWN_BACKBONES: dict[str, Callable[[int], CompactBackbone | NotebookBackbone]] = {
+OWN_BACKBONES: dict[str, Callable[[int], CompactBackbone | NotebookBackbone | MobileNetV1Backbone]] = {
     "compact": CompactBackbone,
     "large": LargeBackbone,
     "notebook": NotebookBackbone,
+    "mobilenet_v1": MobileNetV1Backbone,
 }
 """Name -> constructor, which takes the side of the input."""
 
@@ -135,9 +141,11 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
     """Build a network with new heads, and a new or pretrained backbone.
 
     Args:
-        config: ``backbone`` is ``compact``, ``large``, ``notebook`` or a torchvision classification model's name.
-        weights: a file (.pth, .pt, .safetensors) with the backbone's weights or those of a whole ``FaceNetwork``; for a
-            torchvision backbone also the name of pretrained weights (``DEFAULT``), which torchvision downloads.
+        config: ``backbone`` is ``compact``, ``large``, ``notebook``, ``mobilenet_v1`` or a torchvision classification
+            model's name.
+        weights: a file (.pth, .pt, .safetensors) with the backbone's weights or those of a whole ``FaceNetwork``; for
+            ``mobilenet_v1`` also HSE's FaceRes; for a torchvision backbone also the name of pretrained weights
+            (``DEFAULT``), which torchvision downloads.
 
     Raises:
         ConfigError: unknown backbone or weight name, or a backbone that does not accept this image size.
@@ -167,6 +175,8 @@ def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
     given = _read_weights(path)
     prefixed = {key.removeprefix("backbone."): value for key, value in given.items() if key.startswith("backbone.")}
     given = prefixed or given
+    if isinstance(backbone, MobileNetV1Backbone):
+        given = backbone.from_faceres(given)
     expected = backbone.state_dict()
     missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
     mismatched = [key for key in expected if key in given and given[key].shape != expected[key].shape]

@@ -47,7 +47,12 @@ def images_of(count: int, side: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("backbone", "head", "views"),
-    [("compact", "distribution", 2), ("compact", "scalar", 1), ("notebook", "scalar", 2)],
+    [
+        ("compact", "distribution", 2),
+        ("compact", "scalar", 1),
+        ("notebook", "scalar", 2),
+        ("mobilenet_v1", "distribution", 2),
+    ],
 )
 def test_the_graph_says_what_torch_says(tmp_path, backbone, head, views):
     torch.manual_seed(0)

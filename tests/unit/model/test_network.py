@@ -19,7 +19,7 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("backbone", ["compact", "large", "notebook"])
+@pytest.mark.parametrize("backbone", ["compact", "large", "notebook", "mobilenet_v1"])
 @pytest.mark.parametrize("age_head", ["distribution", "scalar"])
 def test_shapes_and_a_sane_start(backbone, age_head, images):
     outputs = build_network(config(backbone, age_head))(images)

@@ -38,6 +38,12 @@ def scalar_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mobilenet_folder(tmp_path_factory) -> Path:
+    """Depthwise convolutions, one-sided padding, a mean over the last map, and no norms."""
+    return write_model(tmp_path_factory.mktemp("models") / "mobilenet", backbone="mobilenet_v1")
+
+
+@pytest.fixture(scope="session")
 def images() -> np.ndarray:
     """Smooth pictures of many colours and contrasts, as faces are, rather than noise that all looks the same."""
     rng = np.random.default_rng(0)

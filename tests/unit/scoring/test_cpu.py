@@ -49,7 +49,7 @@ def test_a_scalar_head_has_no_probabilities(scalar_folder, images):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("fixture", ["model_folder", "scalar_folder"])
+@pytest.mark.parametrize("fixture", ["model_folder", "scalar_folder", "mobilenet_folder"])
 def test_a_result_is_the_same_bits_alone_in_company_and_at_any_place(fixture, threads, images, request):
     scorer = CpuScorer(request.getfixturevalue(fixture), threads=threads, batch_size=16)
     whole = scorer.score(images)
