@@ -13,8 +13,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
+from faces import background
 
 from agegender.config import PredictConfig
 from agegender.data.alignment import warp
@@ -78,13 +78,7 @@ def measured(finder: FaceFinder, crowds: list[tuple[Pixels, list[Place]]]) -> st
 
 def crowd(chips: list[Path], rng: np.random.Generator) -> tuple[Pixels, list[Place]]:
     """A picture of noise of several scales, with chips that do not overlap."""
-    width, height = PICTURE_PX
-    noise = np.zeros((height // 4, width // 4, 3), np.float32)
-    for grain in (4, 8, 16, 48, 192):
-        layer = rng.normal(0, 25, (grain, grain, 3)).astype(np.float32)
-        noise += cv2.resize(layer, (width // 4, height // 4), interpolation=cv2.INTER_CUBIC)
-    coloured = np.clip(noise + rng.uniform(60, 190, 3), 0, 255).astype(np.uint8)
-    picture = np.asarray(cv2.resize(coloured, PICTURE_PX), dtype=np.uint8)
+    picture = background(rng, PICTURE_PX)
     places: list[Place] = []
     for _ in range(20 * CHIPS_PER_PICTURE):
         side = float(np.exp(rng.uniform(*np.log(CHIP_PX))))

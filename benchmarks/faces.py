@@ -114,15 +114,15 @@ def chips(arguments: argparse.Namespace) -> None:
     report("chips", [age for _, age in sample], [resize(pixels, side) for pixels, _ in sample], found, scorer)
 
 
-def background(rng: np.random.Generator) -> Pixels:
+def background(rng: np.random.Generator, size_px: tuple[int, int] = PICTURE_PX) -> Pixels:
     """Coloured noise of several scales, without faces."""
-    width, height = PICTURE_PX
+    width, height = size_px
     small = np.zeros((height // 4, width // 4, 3), np.float32)
     for grain in (4, 8, 16, 48, 192):
         noise = rng.normal(0, 25, (grain, grain, 3)).astype(np.float32)
         small += cv2.resize(noise, (width // 4, height // 4), interpolation=cv2.INTER_CUBIC)
     coloured = np.clip(small + rng.uniform(60, 190, 3), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.resize(coloured, PICTURE_PX), dtype=np.uint8)
+    return np.asarray(cv2.resize(coloured, size_px), dtype=np.uint8)
 
 
 def paste(picture: Pixels, chip: Pixels, cell: int, rng: np.random.Generator) -> Floats:

@@ -72,6 +72,9 @@ REFINE_SIDE_PX = 160
 REFINE_MARGIN = 1.5
 """Side of the upright crop of a candidate, and how much wider than ``FRAMING`` it is."""
 
+VOTE_SIDE_PX = 112
+"""Side of the same crop when its four quarter turns are compared: in half the time, and of 80, 112 and 160 the best."""
+
 SURE_SCORE = 0.91
 """A refined face of this score is upright in its crop: of 25 faces of 16 photographs, 21 score it, and none on its side or head
 scores more than 0.89."""
@@ -93,9 +96,6 @@ ASKEW_DEGREES = 5.0
 MAX_STRAIGHTENINGS = 2
 ASKEW_LOSS = 0.05
 """A face that a look finds askew by more is straightened and looked at again, so often at most, unless its score falls."""
-
-VOTE_SIDE_PX = 112
-"""Side of that crop when it is looked at in four quarter turns, which takes a fourth of the time."""
 
 PROMISING_SCORE = 0.3
 """A candidate that a look at reduced pixels gave less is not looked at in all pixels."""

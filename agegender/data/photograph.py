@@ -52,12 +52,14 @@ class Photograph:
 
     def is_decoded(self, scale: float) -> bool:
         """Whether the photograph at this scale, 0-1, takes no further decoding."""
-        return self._whole is not None or self.reduced.shape[1] >= round(self.width * min(scale, 1.0))
+        return self._whole is not None or self._is_reduced_enough(scale)
+
+    def _is_reduced_enough(self, scale: float) -> bool:
+        return self.reduced.shape[1] >= round(self.width * min(scale, 1.0))
 
     def at_least(self, scale: float) -> Pixels:
         """The fewest pixels that hold the photograph at this scale, 0-1."""
-        is_enough = self.reduced.shape[1] >= round(self.width * min(scale, 1.0))
-        return self.reduced if is_enough else self.whole
+        return self.reduced if self._is_reduced_enough(scale) else self.whole
 
     def warp(self, matrix: Floats, side_px: int, border: int = BLACK_BORDER, *, decode: bool = True) -> Pixels:
         """Warp to a square, uint8[S, S, 3], as ``alignment.warp`` does.
