@@ -55,7 +55,7 @@ class Photograph:
         return self._whole is not None or self._is_reduced_enough(scale)
 
     def _is_reduced_enough(self, scale: float) -> bool:
-        return self.reduced.shape[1] >= round(self.width * min(scale, 1.0))
+        return bool(self.reduced.shape[1] >= round(self.width * min(scale, 1.0)))
 
     def at_least(self, scale: float) -> Pixels:
         """The fewest pixels that hold the photograph at this scale, 0-1."""
