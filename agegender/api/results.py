@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from agegender.api.sources import PreparedSource, prepare_source
-from agegender.config import SourceOptions
 from agegender.errors import ConfigError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.storage import files
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from agegender.config import SourceOptions
 from agegender.errors import ConfigError, InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.columns import bytes_column, columns_of
 from agegender.schema import IMAGE_EXTENSIONS, LISTING, prediction_schema
 from agegender.storage import files

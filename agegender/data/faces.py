@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from agegender.data.alignment import CANONICAL_LANDMARKS, reduced
-from agegender.data.centerface import CenterFaceDetector
 from agegender.data.detectors import Detector, YuNetDetector
 from agegender.data.face_geometry import (
     Face,
@@ -40,10 +39,14 @@ from agegender.data.face_geometry import (
 from agegender.data.images import Pixels
 from agegender.data.photograph import Photograph
 
-DETECTORS: dict[str, Callable[[bytes], Detector]] = {
-    YuNetDetector.name: YuNetDetector,
-    CenterFaceDetector.name: CenterFaceDetector,
-}
+
+def _centerface(model: bytes) -> Detector:
+    from agegender.data.centerface import CenterFaceDetector  # few ask for it
+
+    return CenterFaceDetector(model)
+
+
+DETECTORS: dict[str, Callable[[bytes], Detector]] = {"yunet": YuNetDetector, "centerface": _centerface}
 """Name -> class, made of the bytes of its file."""
 
 SEARCHED_FACE_PX = 8.0

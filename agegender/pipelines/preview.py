@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from agegender.config import PreviewConfig, SourceOptions
+from agegender.config import PreviewConfig
 from agegender.data.annotate import (
     SHEET_CELLS,
     THUMBNAIL_PX,
@@ -26,6 +26,7 @@ from agegender.data.annotate import (
 )
 from agegender.data.images import Pixels, decode, encode_jpeg
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.detector import check_framing, face_search
 from agegender.pipelines.runtime.model_cache import localize_model, model_address

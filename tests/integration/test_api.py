@@ -152,8 +152,8 @@ def test_a_notebook_shows_crops_and_pyramid_and_no_name_becomes_markup(options: 
 
 def test_the_crop_of_a_face_is_cut_from_its_box(tmp_path: Path) -> None:
     from agegender.api.crops import SIDE_PX, cut_crops
-    from agegender.config import SourceOptions
     from agegender.data.images import decode
+    from agegender.option_groups import SourceOptions
     from agegender.pipelines.runtime.layout import OutputLayout, unit_uri
     from agegender.pipelines.source.listing import list_source
     from agegender.storage import tables

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agegender.config import SourceOptions
 from agegender.data.images import decode
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import list_source
 from agegender.schema import GENDERS, MAX_AGE_YEARS, Status

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agegender import storage
-from agegender.config import SourceOptions
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import SourceCounts, list_source
 from tests.s3.faults import faulty

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from agegender.config import RELEASED_MODEL, FaceOptions, ImageLimits
+from agegender.config import RELEASED_MODEL
 from agegender.data.faces import largest_face_cropper
 from agegender.data.images import Pixels, decode, resize
 from agegender.errors import ConfigError
+from agegender.option_groups import FaceOptions, ImageLimits
 from agegender.options import DetectorName, PrecisionOrAuto
 from agegender.pipelines.engine.unit_scorer import UnitScorer, score_at_once
 from agegender.pipelines.runtime.detector import check_framing, face_search

@@ -7,22 +7,21 @@ An image is one crop, or a photograph with a crop of each face; its pixels are r
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from agegender.config import ImageLimits
 from agegender.data import boxes
 from agegender.data.boxes import GivenBox
-from agegender.data.corruptions import Corruption
 from agegender.data.duplicates import content_hash
 from agegender.data.face_geometry import Face
 from agegender.data.face_quality import doubt, face_px_of_crop, sharpness, yaw
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, decode, resize
 from agegender.data.photograph import Photograph, open_photograph
+from agegender.option_groups import ImageLimits
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.fetch import Fetched, fetch
@@ -40,6 +39,9 @@ from agegender.schema import (
 )
 from agegender.scoring.load import LocalModel
 from agegender.scoring.predictions import Predictions, for_face_sizes
+
+if TYPE_CHECKING:
+    from agegender.data.corruptions import Corruption  # evaluate passes them
 
 Submit = Callable[[Pixels], Callable[[], Predictions]]
 """Submits a batch, uint8[N, S, S, 3], and returns a function that waits for its predictions."""
@@ -132,7 +134,7 @@ class UnitScorer:
         with_content_hash: bool = False,
         include: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
-        corruption: Corruption | None = None,
+        corruption: "Corruption | None" = None,
         poison_rows: Container[int] = (),
     ) -> pa.Table:
         """Read and score the images of a unit.
@@ -168,7 +170,7 @@ class UnitScorer:
         with_content_hash: bool = False,
         include: Callable[[bytes], bool] | None = None,
         keep_crop: Callable[[int, int, Pixels], None] | None = None,
-        corruption: Corruption | None = None,
+        corruption: "Corruption | None" = None,
         poison_rows: Container[int] = (),
     ) -> pa.Table:
         """Score images from their bytes.
@@ -219,7 +221,7 @@ class UnitScorer:
         images: Iterable[tuple[Fetched, list[GivenBox] | None]],
         hashed: bool,
         include: Callable[[bytes], bool] | None,
-        corruption: Corruption | None,
+        corruption: "Corruption | None",
         poison_rows: Container[int],
     ) -> Iterator[_Row]:
         for image, (found, given) in enumerate(images):

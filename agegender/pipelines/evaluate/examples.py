@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.config import EvaluateConfig, ImageLimits
+from agegender.config import EvaluateConfig
 from agegender.data.faces import FaceSearch, largest_face_cropper
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.evaluation.examples import choose_examples
+from agegender.option_groups import ImageLimits
 from agegender.pipelines.evaluate.gather import Gathered, rows_at
 from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.pipelines.source.listing import Listing

@@ -12,10 +12,11 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from agegender.config import ImageLimits, PredictConfig
+from agegender.config import PredictConfig
 from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
+from agegender.option_groups import ImageLimits
 from agegender.options import Precision, PrecisionOrAuto
 from agegender.pipelines.engine.actor_pool import RunStats, UnitPool
 from agegender.pipelines.engine.poison import Task

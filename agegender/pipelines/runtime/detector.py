@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agegender.artifact import FRAMING, ModelInfo
-from agegender.config import FaceOptions
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError, ResourceError
+from agegender.option_groups import FaceOptions
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)

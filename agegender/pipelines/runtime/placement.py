@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agegender.config import ClusterOptions
 from agegender.errors import ConfigError
+from agegender.option_groups import ClusterOptions
 from agegender.pipelines.runtime.session import cluster_address, ray_session
 from agegender.storage import files
 

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from agegender.config import SourceOptions
 from agegender.data import labels
 from agegender.data.boxes import without_numbers
 from agegender.data.labels import Label
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source import containers
 from agegender.pipelines.source.boxes import beside_kept, in_values
 from agegender.pipelines.source.columns import AGE_NAMES, GENDER_NAMES, RACE_NAMES, required

@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import fields, replace
 from typing import Any
 
-from agegender.config import BoxOptions
 from agegender.data.boxes import (
     MAX_BOXES,
     NO_BOX,
@@ -26,6 +25,7 @@ from agegender.data.boxes import (
     without_numbers,
 )
 from agegender.errors import InputError
+from agegender.option_groups import BoxOptions
 from agegender.pipelines.source.listed_image import ListedImage
 from agegender.schema import Status
 from agegender.storage import files

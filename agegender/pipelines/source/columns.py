@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from agegender.config import SourceOptions
 from agegender.data.boxes import BOX_NAMES, PREFIXES, SIDE_NAMES, box_name, side_names
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.options import BoxFormat
 from agegender.schema import LISTING, SPLIT, prediction_schema
 

@@ -21,8 +21,8 @@ from ray.data import DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.annotations import RayDeprecationWarning
 
-from agegender.config import ClusterOptions, ImageLimits, SourceOptions
 from agegender.errors import ConfigError, InputError
+from agegender.option_groups import ClusterOptions, ImageLimits, SourceOptions
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.session import ensure_ray
 from agegender.pipelines.source.fetch import BLOCK_BYTES, BYTES_FIELDS, fetch_blocks, read_unit

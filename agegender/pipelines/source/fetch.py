@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agegender.config import ImageLimits
 from agegender.errors import InputError, ResourceError
+from agegender.option_groups import ImageLimits
 from agegender.pipelines.source import containers
 from agegender.pipelines.source.columns import BytesColumn, bytes_column
 from agegender.schema import Status

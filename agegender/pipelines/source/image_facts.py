@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.config import ImageLimits, SourceOptions
 from agegender.data.faces import FaceSearch, largest_face_cropper
 from agegender.data.facts import image_facts
 from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
+from agegender.option_groups import ImageLimits, SourceOptions
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import own_errors, restore_default_signal_handlers

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from agegender.config import SourceOptions
 from agegender.data import labels
 from agegender.data.labels import Label
+from agegender.option_groups import SourceOptions
 from agegender.storage import files
 
 UNLABELLED = Label()

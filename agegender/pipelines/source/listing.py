@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from agegender.config import SourceOptions
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.runtime.layout import unit_name, unit_number, unit_uri
 from agegender.pipelines.source.listed_image import ListedImage
 from agegender.pipelines.source.reader import SourceReader

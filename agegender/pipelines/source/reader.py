@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from agegender.config import SourceOptions
 from agegender.data.boxes import GivenBox
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.archives import ArchiveReader
 from agegender.pipelines.source.boxes import beside_kept, read_beside
 from agegender.pipelines.source.containers import check_read, is_archive

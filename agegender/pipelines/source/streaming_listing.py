@@ -19,8 +19,8 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agegender.config import SourceOptions
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.runtime.layout import listing_index, unit_number, unit_uri
 from agegender.pipelines.source.listed_image import ListedImage
 from agegender.pipelines.source.listing import Listing, SourceCounts, list_units, nothing_found

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from agegender.config import SourceOptions
 from agegender.data import labels
 from agegender.data.boxes import GivenBox, UnnamedBoxError, are_shares, box_of, read_boxes
 from agegender.errors import InputError, ResourceError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.boxes import beside_kept, by_image
 from agegender.pipelines.source.columns import BoxColumns, Columns, bytes_column, columns_of, known_names, own_kind
 from agegender.pipelines.source.listed_image import ListedImage, label_of_name, labelled

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from agegender.api.sources import PreparedSource, prepare_source
-from agegender.config import SourceOptions
 from agegender.data.images import decode
 from agegender.errors import ConfigError, InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import list_source
 from agegender.schema import Status

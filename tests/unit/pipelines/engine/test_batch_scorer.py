@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from agegender.artifact import FaceSizeCalibration
-from agegender.config import ImageLimits, SourceOptions
 from agegender.data.corruptions import Corruption
 from agegender.data.images import decode, encode_jpeg, resize
 from agegender.data.synthetic import draw_face
 from agegender.errors import ConfigError
+from agegender.option_groups import ImageLimits, SourceOptions
 from agegender.pipelines.engine.batch_scorer import NO_BYTES, Decoder, Scorer
 from agegender.pipelines.engine.unit_scorer import UnitScorer
 from agegender.pipelines.runtime.model_cache import localize_model

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from agegender.config import SourceOptions
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source import archives
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import SourceCounts, list_source

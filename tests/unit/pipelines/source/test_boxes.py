@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agegender.config import BoxedSource, PredictConfig, SourceOptions
+from agegender.config import PredictConfig
 from agegender.data.boxes import MAX_BOXES, NO_BOX, GivenBox, sides
 from agegender.errors import InputError
+from agegender.option_groups import BoxedSource, SourceOptions
 from agegender.pipelines.source import boxes as source_boxes
 from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.schema import BOXES, LISTING

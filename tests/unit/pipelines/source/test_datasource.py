@@ -3,8 +3,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from agegender.config import ImageLimits, SourceOptions
 from agegender.errors import ConfigError
+from agegender.option_groups import ImageLimits, SourceOptions
 from agegender.pipelines.source import datasource
 from agegender.pipelines.source.datasource import SourceDatasource, UnitsDatasource, read, unit_blocks
 from agegender.pipelines.source.fetch import BYTES_FIELDS, fetch_blocks, read_unit

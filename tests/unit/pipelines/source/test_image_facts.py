@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from agegender.config import SourceOptions
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source import image_facts
 from agegender.pipelines.source.datasource import unit_blocks
 from agegender.pipelines.source.image_facts import Piece

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from agegender import __version__
-from agegender.config import SourceOptions
 from agegender.data.images import encode_jpeg
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.schema import FACTS, Status, prediction_schema

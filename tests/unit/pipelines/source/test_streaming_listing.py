@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agegender.config import SourceOptions
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.fetch import read_unit
 from agegender.pipelines.source.listed_image import ListedImage
 from agegender.pipelines.source.reader import SourceReader

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from agegender.config import SourceOptions
 from agegender.errors import InputError
+from agegender.option_groups import SourceOptions
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import SourceCounts, list_source
 from agegender.pipelines.source.tables import is_table, kind_of_parquet
