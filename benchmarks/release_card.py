@@ -140,7 +140,8 @@ def card(made: Made, metrics: dict[str, Any], slices: Sequence[Row], split: Sequ
         ],
         children=(young := children(rows)) and grid("age", young, CHILD),
         worst_cells=worst_cells(rows, metrics),
-        cells=f"{CELL_IMAGES} images or more",
+        cells=len(race_and_age(rows)),
+        cell_images=CELL_IMAGES,
         intervals=[
             (title, grid("age_group", members, INTERVAL, "age group"))
             for title, by in INTERVALS
@@ -205,15 +206,21 @@ def worst_cells(rows: Sequence[Row], metrics: dict[str, Any]) -> list[str]:
     """
     overall = metrics["gender_accuracy"]["value"]
     ranged = [row["gender_accuracy"] for row in sliced(rows, "source") if row["n_age_range"]]
+    against = {"age_group": overall, "age_range": ranged[0] if len(ranged) == 1 else overall}
     found: list[tuple[float, str]] = []
-    for age, whole in (("age_group", overall), ("age_range", ranged[0] if len(ranged) == 1 else overall)):
-        for row in sliced(rows, "race", age):
-            share = row["gender_accuracy"]
-            if row["n_gender"] >= CELL_IMAGES and share < whole - CELL_GAP:
-                bounds = f"{row['gender_accuracy_low']:.0%} to {row['gender_accuracy_high']:.0%}"
-                who = f"{row['race']}, aged {row[age]}, n = {row['n_gender']:,}"
-                found.append((share - whole, f"{who}: {share:.0%} ({bounds}), against {whole:.0%}"))
+    for row, age in race_and_age(rows):
+        share, whole = row["gender_accuracy"], against[age]
+        if share < whole - CELL_GAP:
+            bounds = f"{row['gender_accuracy_low']:.0%} to {row['gender_accuracy_high']:.0%}"
+            who = f"{row['race']}, aged {row[age]}, n = {row['n_gender']:,}"
+            found.append((share - whole, f"{who}: {share:.0%} ({bounds}), against {whole:.0%}"))
     return [sentence for _, sentence in sorted(found)]
+
+
+def race_and_age(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """The cells of race and age that are large enough to be judged, each with the column of its age."""
+    cells = [(row, age) for age in ("age_group", "age_range") for row in sliced(rows, "race", age)]
+    return [(row, age) for row, age in cells if row["n_gender"] >= CELL_IMAGES]
 
 
 def grid(key: str, rows: Sequence[Row], columns: Columns, title: str | None = None, bounds: bool = True) -> str:

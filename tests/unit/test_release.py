@@ -123,6 +123,7 @@ def test_a_card_of_several_sets_tells_each_apart(tiny_model: Path) -> None:
     assert "| FairFace | 500 |  | 57 | 91 (88 to 93) |" in text
     assert "`agegender train --input UTKFace --faces none --input fairface --faces detect --epochs 3`" in text
     assert re.search(r"\| FairFace, Karkkainen and Joo \(WACV 2021\) \|.*\| CC BY 4.0 \| 160 \| 20 \| 21 \|", text)
+    assert "Of 2 cells with 100 images or more" in text
     assert "- Black, aged 3-9, n = 140: 79% (76% to 81%), against 91%" in text
     assert "Indian, aged" not in text and "White, aged" not in text, "fewer than 100 images, and within 10 points"
     assert "### Children" in text and re.search(r"\| 1-10 \| \d+ \| \d+ \(\d+ to \d+\) \|", text)
@@ -139,7 +140,10 @@ def test_a_card_of_ranges_alone_has_no_years(tiny_model: Path) -> None:
     assert "[CC BY 4.0](WEIGHTS_LICENSE.md)" in text and "It began with random weights." in text
     assert "MAE" not in text.split("What stands out")[0] and "bucket right" in text
     assert "| FairFace | 500 |" in text and "### What abstaining gains" not in text
-    assert "In every cell of 100 images or more" in text
+    assert "No cell has 100 images" in text
+    rows.append(made_up("age_range x race", 140, 0.95, race="Black", age_range="3-9"))
+    text = release_card.card(Made("open", tiny_model, ["fairface"], ""), metrics, rows, split_rows({None: (8, 1, 2)}))
+    assert "In none of the 1 cells with 100 images or more" in text
     assert_tables_are_whole(text)
 
 
