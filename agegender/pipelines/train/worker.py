@@ -193,7 +193,9 @@ class Worker:
     def save_model(self) -> None:
         """On rank 0, calibrate on the validation part and write the model folder."""
         if self.rank == 0:
-            save_calibrated_model(self.job, self.averaged, self.val, self.device, self.precision, self.history)
+            save_calibrated_model(
+                *(self.job, self.averaged, self.train, self.val, self.device, self.precision, self.history)
+            )
 
     def _train_epoch(self) -> None:
         clock_s = time.perf_counter()
