@@ -230,8 +230,8 @@ class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportO
     bootstrap_rounds: Annotated[int, Field(ge=100), OUTPUT] = 1000
     """bootstrap resamples for the 95 % bounds"""
 
-    precision: Annotated[Literal["auto", "float32"], OUTPUT] = "float32"
-    """of the network. float32: the same metrics on every CPU; auto: as for predict"""
+    precision: Annotated[Literal["auto", "float32", "int8"], OUTPUT] = "float32"
+    """of the network. float32: the same metrics on every CPU; auto and int8: as for predict"""
 
     def opened_by_workers(self) -> dict[str, list[str]]:
         """Flag -> addresses that workers open; only the driver reads a split."""
@@ -379,6 +379,7 @@ class ExportConfig(Options):
 
     Example:
       agegender export --model out/train/model --output agegender.onnx
+      agegender export --model out/train/model --precision int8 --output agegender.int8.onnx
     """
 
     model: str = RELEASED_MODEL
@@ -386,6 +387,9 @@ class ExportConfig(Options):
 
     output: str
     """file to write, local or s3://"""
+
+    precision: Literal["float32", "int8"] = "float32"
+    """int8: the graph whose backbone is quantised to 8 bits, if the model has one; images in and predictions out are the same"""
 
 
 class StatusConfig(Options):
