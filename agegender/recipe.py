@@ -55,8 +55,8 @@ class Recipe(Options):
     """compact, large, notebook, mobilenet_v1, or the name of a torchvision classification model, e.g. resnet50"""
 
     weights: Annotated[str | None, OUTPUT] = None
-    """initial weights of the backbone: a file (.pth, .safetensors; of mobilenet_v1 also HSE's FaceRes) or, for torchvision's, a
-    name such as DEFAULT (downloads them)"""
+    """initial weights of the backbone, and of the heads if it has them and they fit: a file (.pth, .safetensors; of mobilenet_v1
+    also HSE's FaceRes) or, for torchvision's, a name such as DEFAULT (downloads them)"""
 
     age_head: Annotated[Literal["distribution", "scalar"], OUTPUT] = "distribution"
     """distribution: 121 bins, one per year; scalar: one number"""
