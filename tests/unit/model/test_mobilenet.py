@@ -16,6 +16,7 @@ from agegender.errors import InputError
 from agegender.model import batches, trainer
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.model.transforms import resized
 from agegender.recipe import Recipe
 from tests.support.drawn import UNVARIED
 
@@ -199,7 +200,7 @@ def test_with_the_published_weights_it_says_what_the_original_says(side: int) ->
 def test_a_tuned_network_knows_faces_at_once() -> None:
     paths = sorted(path for path in UTKFACE.iterdir() if path.name.count("_") == 3)[::150]
     images = torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
-    outputs = build(176, TUNED)(batches.resized(images.permute(0, 3, 1, 2), 176))
+    outputs = build(176, TUNED)(resized(images.permute(0, 3, 1, 2), 176))
     known = torch.tensor([[int(part) for part in path.name.split("_")[:2]] for path in paths])
     assert ((outputs.gender_logit_B > 0) == (known[:, 1] == 1)).float().mean() > 0.9
     assert (outputs.age_years_B - known[:, 0]).abs().mean() < 5
