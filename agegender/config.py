@@ -107,16 +107,17 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
     output: Annotated[str, NOTHING]
     """folder or s3:// prefix for what is written"""
 
-    preset: Annotated[Literal["compact", "large", "notebook"], OUTPUT] = "compact"
-    """compact: our network for CPUs; large: a larger one for GPUs; notebook: the plain CNN that the project started from. Flags
-    override the preset"""
+    preset: Annotated[Literal["compact", "large", "mobilenet", "notebook"], OUTPUT] = "compact"
+    """compact: our network for CPUs; large: a larger one for GPUs; mobilenet: tunes the pretrained mobilenet_v1 that you give
+    as --weights; notebook: the plain CNN that the project started from. Flags override the preset"""
 
     init: Annotated[str | None, OUTPUT] = None
     """trained model to start from (fine-tuning): a folder, or fast, accurate or open; the network is that of the model"""
 
     teacher: Annotated[list[str], OUTPUT] = Field([])
     """trained model to learn from beside the labels (distillation): a folder, or fast, accurate or open; may be given more
-    than once: the mean of all. It must not have been trained on images of this run's val or test part"""
+    than once: the mean of all. It is asked in each step about the augmented images, scaled up from --image-size-px if it takes
+    larger ones. It must not have been trained on images of this run's val or test part"""
 
     num_workers: Annotated[Positive, NOTHING] = 1
     """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""
