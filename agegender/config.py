@@ -6,7 +6,7 @@ flags; the class docstring is the description in ``agegender JOB --help``.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic_settings import CliPositionalArg
 
 from agegender.option_groups import (
@@ -15,10 +15,13 @@ from agegender.option_groups import (
     ClusterOptions,
     FaceOptions,
     ImageLimits,
-    LabelledFaceOptions,
+    LabelledSources,
+    PerSource,
     ReportOptions,
     ScoringOptions,
     SourceOptions,
+    alone,
+    for_all,
 )
 from agegender.options import (
     DERIVED,
@@ -38,6 +41,11 @@ RetryStatus = Literal[
 
 RELEASED_MODEL = "released"
 """The address of the model in the package, valid on every node; ``./released`` is a folder."""
+
+
+_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_UNWEIGHTED = PlainSerializer(lambda weights: None if weights == [1.0] else alone(weights))
+"""The default is recorded as nothing, as it was before there were weights."""
 
 
 class SampleConfig(Options):
@@ -65,7 +73,7 @@ class SampleConfig(Options):
     """processes that draw; default: all CPUs"""
 
 
-class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
+class EdaConfig(LabelledSources, ClusterOptions, ReportOptions):
     """Describe an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
@@ -89,7 +97,7 @@ class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOption
         return {"output": [self.output], "input": self.input}
 
 
-class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
+class TrainConfig(Recipe, LabelledSources, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
     Writes model/ (for predict and evaluate), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
@@ -99,6 +107,7 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
       agegender train --input UTKFace/ --output out/train
       agegender train --input UTKFace/ --output out/notebook --preset notebook
       agegender train --input my.csv --output out/mine --init out/train/model --epochs 5 --learning-rate 2e-4
+      agegender train --input UTKFace/ --faces none --input photos.csv --faces detect --output out/both
     """
 
     output: Annotated[str, NOTHING]
@@ -114,6 +123,11 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
     teacher: Annotated[list[str], OUTPUT] = Field([])
     """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
     It must not have been trained on images of this run's val or test part"""
+
+    source_weight: Annotated[
+        PerSource[_Weight], BeforeValidator(lambda value: 1.0 if value is None else value), _UNWEIGHTED, OUTPUT
+    ] = for_all(1.0)
+    """weight of each image of a source in the loss: once for all inputs, or once for each --input, in the same order"""
 
     num_workers: Annotated[Positive, NOTHING] = 1
     """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""
@@ -196,7 +210,7 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else dict(value)
 
 
-class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
+class EvaluateConfig(LabelledSources, ClusterOptions, ReportOptions, ScoringOptions):
     """Evaluate a trained model on labelled images, overall and by age group, gender and race.
 
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are

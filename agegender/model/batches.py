@@ -47,6 +47,12 @@ class Samples:
     age_ranges: npt.NDArray[np.float32] | None = None
     """float32[N, 2], first and last whole year of each range of ages; NaN where there is none. None: no image has one."""
 
+    weights: npt.NDArray[np.float32] | None = None
+    """float32[N], above 0: weight of each image in the loss; None: all are 1."""
+
+    sources: Integers | None = None
+    """int64[N]: index of each image's source; None: they are not told apart."""
+
     @property
     def age_known(self) -> npt.NDArray[np.bool_]:
         """bool[N]: images with an exact age or a range."""

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.train
@@ -12,11 +14,12 @@ import torch.distributed
 
 from agegender.data.cache import GIGABYTE, build_cache, open_cache
 from agegender.data.duplicates import content_hash
-from agegender.data.faces import largest_face_cropper
 from agegender.errors import InputError, ResourceError
-from agegender.model.batches import Samples
+from agegender.model.batches import Integers, Samples
 from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.pipelines.train.job import TrainJob
+from agegender.pipelines.train.split import with_source
+from agegender.schema import SOURCE
 from agegender.storage import tables
 
 logger = logging.getLogger(__name__)
@@ -25,9 +28,10 @@ MAX_LOST_FRACTION = 0.05
 """Share of the split's images that may be missing or changed; above it a run is not resumed."""
 
 
-def train_and_val(split: pa.Table) -> pa.Table:
+def train_and_val(job: TrainJob) -> pa.Table:
     """The rows of the split that are decoded, in the order of the cache."""
-    return split.filter(pc.field("part") != "test")
+    split = tables.read_table(job.layout.split).filter(pc.field("part") != "test")
+    return with_source(split, job.config)
 
 
 def decode_images(job: TrainJob) -> None:
@@ -39,7 +43,9 @@ def decode_images(job: TrainJob) -> None:
     context = ray.train.get_context()
     if context.get_local_rank() != 0 or job.cache_path.exists():
         return
-    rows = train_and_val(tables.read_table(job.layout.split))
+    rows = train_and_val(job)
+    sources = rows[SOURCE.name].to_pylist()
+    cutter = job.searches.croppers(job.network.image_size_px)
     build_cache(
         job.cache_path,
         _encoded(job, rows),
@@ -48,7 +54,7 @@ def decode_images(job: TrainJob) -> None:
         max_pixels=job.config.max_image_pixels,
         allow_truncated=job.config.allow_truncated,
         threads=job.threads * context.get_local_world_size(),
-        cut=None if job.search is None else largest_face_cropper(job.search, job.network.image_size_px),
+        cut_of=lambda row: cutter(sources[row]),
         limit_bytes=round(job.config.cache_limit_gb * GIGABYTE),
     )
 
@@ -80,7 +86,7 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
         raise ResourceError(
             f"{job.cache_path}: the decoded images were deleted while in use: run the same command again"
         )
-    rows = train_and_val(tables.read_table(job.layout.split))
+    rows = train_and_val(job)
     usable = _usable_everywhere(images.usable)
     lost = int((~usable).sum())
     if lost:
@@ -98,12 +104,25 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
     age = rows["age_years"].to_numpy(zero_copy_only=False).astype(np.float32)
     gender = rows["gender"].fill_null(-1).to_numpy().astype(np.int64)
     ranges = _ranges(rows)
+    names = [source.name for source in job.config.sources()]
+    sources = np.array([names.index(name) for name in rows[SOURCE.name].to_pylist()], dtype=np.int64)
     rows_by_part = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
     train, val = (
-        Samples(images.pixels, index, age[index], gender[index], age_ranges=None if ranges is None else ranges[index])
+        Samples(
+            images.pixels,
+            *(index, age[index], gender[index]),
+            age_ranges=None if ranges is None else ranges[index],
+            sources=sources[index],
+        )
         for index in rows_by_part
     )
-    return train, val
+    return replace(train, weights=_weights(job, train.sources)), val
+
+
+def _weights(job: TrainJob, sources: Integers | None) -> npt.NDArray[np.float32] | None:
+    """The weight of each training image in the loss, float32[N]; None if all are 1."""
+    by_source = np.array([source.weight for source in job.config.sources()], dtype=np.float32)
+    return None if sources is None or (by_source == 1).all() else by_source[sources]
 
 
 def _ranges(rows: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:

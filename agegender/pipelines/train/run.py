@@ -17,10 +17,10 @@ import numpy as np
 from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.errors import ConfigError, InputError, train_extra_missing
 from agegender.options import LABELS, OUTPUT
-from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.detector import check_framing, labelled_face_searches, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
@@ -60,8 +60,8 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         )
     if read_record(config.output, "train") is None:
         check_inputs(config.input)
-    search = face_search(config)
-    identity = config.identity(OUTPUT, LABELS) | search_identity(search)
+    searches = labelled_face_searches(config)
+    identity = config.identity(OUTPUT, LABELS) | search_identity(searches.search)
     Placement(config.cluster(), config.opened_by_workers()).check()
     earlier = claim_output(config.output, "train", config, identity)
     if earlier is not None and earlier["state"] == DONE:
@@ -70,10 +70,10 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
     started_s = time.monotonic()
     with failure_recorded(config.output, "train"):
         with ray_session(config.address, config.num_cpus), own_errors():
-            config, split, teachers = _prepare(config, search)
+            config, split, teachers = _prepare(config, searches)
             seen_before = _seen_by_init(config, split)
             if not files.exists(_model_info_uri(config)):
-                _train(config, search, split, teachers)
+                _train(config, searches, split, teachers)
         result = _result(config, split, seen_before, time.monotonic() - started_s)
         _write_report(config, split, result)
         finish_record(config.output, "train", config, identity, result)
@@ -85,7 +85,7 @@ def _model_info_uri(config: TrainConfig) -> str:
     return files.join(OutputLayout(config.output).model, INFO_FILE)
 
 
-def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
+def _prepare(config: TrainConfig, searches: FaceSearches) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
     """Copy the initial model, split the images, and copy and check the teachers.
 
     An error here leaves OUTPUT free for a corrected command.
@@ -93,7 +93,7 @@ def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfi
     resumes = files.exists(OutputLayout(config.output).split)
     try:
         config = _with_init_network(config)
-        split = split_images(config, search)
+        split = split_images(config, searches)
         return config, split, _copy_teachers(config, split)
     except (ConfigError, InputError):
         if not resumes:
@@ -170,7 +170,7 @@ def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     return counts
 
 
-def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, teachers: tuple[str, ...]) -> None:
+def _train(config: TrainConfig, searches: FaceSearches, split: SplitImages, teachers: tuple[str, ...]) -> None:
     # Imported late: torch takes seconds, which a wrong command should not wait for.
     from agegender.pipelines.train import fit as train_fit
     from agegender.pipelines.train import resume as train_resume
@@ -182,7 +182,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
     job = TrainJob(
         config=config,
         network=network,
-        search=search,
+        searches=searches,
         units=split.units,
         split_hash=split.hash,
         threads=max(1, int(train_fit.reserved_cpus(config))),
