@@ -6,7 +6,7 @@ flags; the class docstring is the description in ``agegender JOB --help``.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from agegender.option_groups import (
@@ -16,12 +16,10 @@ from agegender.option_groups import (
     FaceOptions,
     ImageLimits,
     LabelledSources,
-    PerSource,
     ReportOptions,
     ScoringOptions,
     SourceOptions,
-    alone,
-    for_all,
+    WeightedSources,
 )
 from agegender.options import (
     DERIVED,
@@ -41,11 +39,6 @@ RetryStatus = Literal[
 
 RELEASED_MODEL = "released"
 """The address of the model in the package, valid on every node; ``./released`` is a folder."""
-
-
-_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_UNWEIGHTED = PlainSerializer(lambda weights: None if weights == [1.0] else alone(weights))
-"""The default is recorded as nothing, as it was before there were weights."""
 
 
 class SampleConfig(Options):
@@ -97,7 +90,7 @@ class EdaConfig(LabelledSources, ClusterOptions, ReportOptions):
         return {"output": [self.output], "input": self.input}
 
 
-class TrainConfig(Recipe, LabelledSources, ClusterOptions, ReportOptions):
+class TrainConfig(Recipe, WeightedSources, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
     Writes model/ (for predict and evaluate), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
@@ -123,11 +116,6 @@ class TrainConfig(Recipe, LabelledSources, ClusterOptions, ReportOptions):
     teacher: Annotated[list[str], OUTPUT] = Field([])
     """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
     It must not have been trained on images of this run's val or test part"""
-
-    source_weight: Annotated[
-        PerSource[_Weight], BeforeValidator(lambda value: 1.0 if value is None else value), _UNWEIGHTED, OUTPUT
-    ] = for_all(1.0)
-    """weight of each image of a source in the loss: once for all inputs, or once for each --input, in the same order"""
 
     num_workers: Annotated[Positive, NOTHING] = 1
     """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""

@@ -286,10 +286,13 @@ class LabelledSources(InputOptions, DetectorOptions):
                 name,
                 SourceOptions(input=[address], **shared, **{option: self._of(option, index) for option in own}),
                 self._of("faces", index),
-                self._of("source_weight", index) if "source_weight" in type(self).model_fields else 1.0,
+                self._weight(index),
             )
             for index, (address, name) in enumerate(zip(self.input, source_names(self.input), strict=True))
         ]
+
+    def _weight(self, index: int) -> float:  # noqa: ARG002  (weighted sources have one for each)
+        return 1.0
 
     def _of(self, option: str, index: int) -> Any:
         """The value of an option for one input."""
@@ -300,6 +303,24 @@ class LabelledSources(InputOptions, DetectorOptions):
                 "for all inputs, or once for each, in the same order"
             )
         return values[index if len(values) > 1 else 0]
+
+
+_Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_UNWEIGHTED = PlainSerializer(lambda weights: None if weights == [1.0] else alone(weights))
+"""The default is recorded as nothing, as it was before there were weights."""
+
+
+class WeightedSources(LabelledSources):
+    """Of a training."""
+
+    source_weight: Annotated[
+        PerSource[_Weight], BeforeValidator(lambda value: 1.0 if value is None else value), _UNWEIGHTED, OUTPUT
+    ] = for_all(1.0)
+    """weight of each image of a source in the loss: once for all inputs, or once for each --input, in the same order"""
+
+    def _weight(self, index: int) -> float:
+        weight: float = self._of("source_weight", index)
+        return weight
 
 
 def source_names(inputs: Sequence[str]) -> list[str]:
