@@ -152,6 +152,10 @@ class TrainConfig(Recipe, WeightedSources, ClusterOptions, ReportOptions):
     max_failures: Annotated[int, Field(ge=0), NOTHING] = 3
     """lost workers or nodes after which training still resumes"""
 
+    resume_from: Annotated[str | None, NOTHING] = None
+    """state/ folder that train-packed wrote for the same images and options: go on from there; if all epochs are done, only
+    calibrate and write the model"""
+
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:  # Any: the caller's value, not yet validated
@@ -192,6 +196,62 @@ class TrainConfig(Recipe, WeightedSources, ClusterOptions, ReportOptions):
     def recipe(self) -> Recipe:
         """The part of the config that the trainer needs."""
         return Recipe.part_of(self)
+
+
+class PackConfig(TrainConfig):
+    """Pack the images of a training for a machine with a GPU, but without Ray, the images or a network.
+
+    Takes the options of train, makes its split, and writes pack/: the decoded training and validation images, compressed,
+    and all else that train-packed needs there. Test images are not in it.
+
+    Example:
+      agegender pack --input UTKFace/ --output out/packed
+    """
+
+    image_format: Annotated[Literal["webp", "jpeg", "lossless"], OUTPUT] = "webp"
+    """how images are compressed; lossless (WebP) gives the very pixels that train sees, at eight times the size"""
+
+    image_quality: Annotated[int, Field(ge=1, le=100), OUTPUT] = 80
+    """webp, jpeg: quality of the compression"""
+
+    pack_file_mb: Annotated[float, Field(gt=0), OUTPUT] = 64.0
+    """largest size of one file of images in MB, e.g. what one transfer takes"""
+
+    @model_validator(mode="after")
+    def _check_no_state(self) -> Self:
+        if self.resume_from is not None:
+            raise ValueError("resume_from is for train and train-packed; leave it out")
+        return self
+
+    def training(self) -> TrainConfig:
+        """The options of the training alone."""
+        return TrainConfig.model_validate(self.model_dump(mode="json", include=set(TrainConfig.model_fields)))
+
+
+class TrainPackedConfig(Options):
+    """Train on a pack, on one device of this machine, without Ray.
+
+    Writes state/ and metrics.jsonl at the end of each epoch. The same command resumes an interrupted run. Where the images
+    are, `agegender train --resume-from OUTPUT/state` with the options of pack makes the model of it.
+
+    Example:
+      agegender train-packed --pack pack/ --output out/trained --device cuda
+    """
+
+    pack: str
+    """local folder that pack wrote: pack/ in its OUTPUT"""
+
+    output: str
+    """local folder for what is written"""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda if there is a GPU"""
+
+    accumulate: Positive = 1
+    """gradient accumulation: micro-batches per step, for batches larger than the memory of the device"""
+
+    checkpoint_interval_steps: Positive = 1000
+    """steps between states, besides one at the end of each epoch: the most work that a kill can lose"""
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

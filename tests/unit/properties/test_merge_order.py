@@ -26,9 +26,9 @@ from agegender.evaluation.metrics import (
     error_histogram,
     median_error_years,
 )
+from agegender.model.epoch_sums import TALLIED, EpochSums
 from agegender.model.trainer import Tally
 from agegender.pipelines.predict.ledger import UnitCounts, counts_of
-from agegender.pipelines.train.epoch_sums import TALLIED, EpochSums
 from agegender.schema import FACTS, RACES, Status, prediction_schema
 from tests.support.merging import cut, merged_in_some_order
 
