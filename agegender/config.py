@@ -15,10 +15,11 @@ from agegender.option_groups import (
     ClusterOptions,
     FaceOptions,
     ImageLimits,
-    LabelledFaceOptions,
+    LabelledSources,
     ReportOptions,
     ScoringOptions,
     SourceOptions,
+    WeightedSources,
 )
 from agegender.options import (
     DERIVED,
@@ -68,7 +69,7 @@ class SampleConfig(Options):
     """processes that draw; default: all CPUs"""
 
 
-class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
+class EdaConfig(LabelledSources, ClusterOptions, ReportOptions):
     """Describe an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
@@ -92,7 +93,7 @@ class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOption
         return {"output": [self.output], "input": self.input}
 
 
-class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
+class TrainConfig(Recipe, WeightedSources, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
     Writes model/ (for predict and evaluate), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
@@ -102,6 +103,7 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
       agegender train --input UTKFace/ --output out/train
       agegender train --input UTKFace/ --output out/notebook --preset notebook
       agegender train --input my.csv --output out/mine --init out/train/model --epochs 5 --learning-rate 2e-4
+      agegender train --input UTKFace/ --faces none --input photos.csv --faces detect --output out/both
     """
 
     output: Annotated[str, NOTHING]
@@ -260,7 +262,7 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else dict(value)
 
 
-class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
+class EvaluateConfig(LabelledSources, ClusterOptions, ReportOptions, ScoringOptions):
     """Evaluate a trained model on labelled images, overall and by age group, gender and race.
 
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are

@@ -101,7 +101,7 @@ def save_calibrated_model(
             calibration,
             *_image_keys_by_use(job),
             job.split_hash,
-            job.config.identity(OUTPUT, LABELS) | search_identity(job.search) | {"precision": precision},
+            job.config.identity(OUTPUT, LABELS) | search_identity(job.searches.search) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
         )
         if has_int8(info.network.backbone):
