@@ -3,7 +3,7 @@
     python benchmarks/gpu_training.py [--presets compact large] [--device cuda] [--images 8192] [--seconds 8]
 
 All three train the same network with the same loss and optimizer in the same precision, on random pixels in memory:
-- agegender: the package's batches, augmented on the device, loaded while the one before trains (train.feed.Feed), and the averaged weights.
+- agegender: the package's batches, augmented on the device, loaded while the one before trains (model.feed.Feed), and the averaged weights.
 - plain loop: a DataLoader whose processes augment each image with torchvision, pinned memory; no averaged weights.
 - network alone: forward, backward and update on one batch that lies on the device.
 """
@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from agegender.model import trainer
 from agegender.model.batches import Batch, Samples
+from agegender.model.feed import Feed
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.options import Precision
-from agegender.pipelines.train.feed import Feed
 from agegender.recipe import PRESETS, Recipe
 
 WARM_UP_STEPS = 20

@@ -26,10 +26,10 @@ from agegender.data.splits import split_hash, split_table
 from agegender.model import batches, trainer
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import round_weights, save_model
+from agegender.model.feed import Feed
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
 from agegender.pipelines.train.calibrate import calibrate
-from agegender.pipelines.train.feed import Feed
 from agegender.recipe import Recipe
 from agegender.schema import FACTS, LABEL_FIELDS, Status
 

@@ -1,6 +1,5 @@
 """A training worker's images: the train and val part, decoded once per node. Runs in Ray Train workers."""
 
-import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,22 +11,14 @@ import torch.distributed
 
 from agegender.data.cache import GIGABYTE, build_cache, open_cache
 from agegender.data.duplicates import content_hash
-from agegender.data.faces import largest_face_cropper
-from agegender.errors import InputError, ResourceError
+from agegender.errors import ResourceError
 from agegender.model.batches import Samples
 from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.pipelines.train.job import TrainJob
+from agegender.pipelines.train.samples import check_lost, samples_of, train_and_val
+from agegender.pipelines.train.split import with_source
+from agegender.schema import SOURCE
 from agegender.storage import tables
-
-logger = logging.getLogger(__name__)
-
-MAX_LOST_FRACTION = 0.05
-"""Share of the split's images that may be missing or changed; above it a run is not resumed."""
-
-
-def train_and_val(split: pa.Table) -> pa.Table:
-    """The rows of the split that are decoded, in the order of the cache."""
-    return split.filter(pc.field("part") != "test")
 
 
 def decode_images(job: TrainJob) -> None:
@@ -37,9 +28,23 @@ def decode_images(job: TrainJob) -> None:
         ResourceError: the disk is full, or storage does not answer.
     """
     context = ray.train.get_context()
-    if context.get_local_rank() != 0 or job.cache_path.exists():
-        return
-    rows = train_and_val(tables.read_table(job.layout.split))
+    if context.get_local_rank() == 0 and not job.cache_path.exists():
+        build_split_cache(job, job.threads * context.get_local_world_size())
+
+
+def build_split_cache(job: TrainJob, threads: int) -> None:
+    """Decode the train and val part into ``cache_path`` of this machine.
+
+    Args:
+        job: of the training.
+        threads: of decoding.
+
+    Raises:
+        ResourceError: the disk is full, or storage does not answer.
+    """
+    rows = _rows(job)
+    sources = rows[SOURCE.name].to_pylist()
+    cutter = job.searches.croppers(job.network.image_size_px)
     build_cache(
         job.cache_path,
         _encoded(job, rows),
@@ -47,10 +52,14 @@ def decode_images(job: TrainJob) -> None:
         job.network.image_size_px,
         max_pixels=job.config.max_image_pixels,
         allow_truncated=job.config.allow_truncated,
-        threads=job.threads * context.get_local_world_size(),
-        cut=None if job.search is None else largest_face_cropper(job.search, job.network.image_size_px),
+        threads=threads,
+        cut_of=lambda row: cutter(sources[row]),
         limit_bytes=round(job.config.cache_limit_gb * GIGABYTE),
     )
+
+
+def _rows(job: TrainJob) -> pa.Table:
+    return train_and_val(with_source(tables.read_table(job.layout.split), job.config))
 
 
 def _encoded(job: TrainJob, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
@@ -80,39 +89,9 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
         raise ResourceError(
             f"{job.cache_path}: the decoded images were deleted while in use: run the same command again"
         )
-    rows = train_and_val(tables.read_table(job.layout.split))
     usable = _usable_everywhere(images.usable)
-    lost = int((~usable).sum())
-    if lost:
-        logger.warning(
-            "%d of %d images are missing or changed since the split; training continues without them",
-            lost,
-            len(usable),
-        )
-    if lost > MAX_LOST_FRACTION * len(usable):
-        raise InputError(
-            f"{lost} of {len(usable)} images of {', '.join(job.config.input)} are missing or changed since the split: "
-            "restore them, or train into another --output"
-        )
-    parts = np.array(rows["part"].to_pylist())
-    age = rows["age_years"].to_numpy(zero_copy_only=False).astype(np.float32)
-    gender = rows["gender"].fill_null(-1).to_numpy().astype(np.int64)
-    ranges = _ranges(rows)
-    rows_by_part = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
-    train, val = (
-        Samples(images.pixels, index, age[index], gender[index], age_ranges=None if ranges is None else ranges[index])
-        for index in rows_by_part
-    )
-    return train, val
-
-
-def _ranges(rows: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
-    """First and last year of each range of ages, float32[N, 2], NaN where there is none; None without any."""
-    low, high = (rows[f"age_{end}_years"].to_numpy(zero_copy_only=False).astype(np.float32) for end in ("low", "high"))
-    ranged = np.isfinite(low) & (low < high)
-    if not ranged.any():
-        return None
-    return np.where(ranged[:, None], np.stack([low, high], axis=1), np.float32(np.nan))
+    check_lost(job.config, usable)
+    return samples_of(_rows(job), images.pixels, usable, job.config.sources())
 
 
 def _usable_everywhere(

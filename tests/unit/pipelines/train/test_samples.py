@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 
-from agegender.pipelines.train.data import _ranges
+from agegender.pipelines.train.samples import _ranges
 
 AGES = pa.schema([("age_low_years", pa.float32()), ("age_high_years", pa.float32())])
 
