@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,3 +56,12 @@ def test_batches_show_the_rows_asked_for() -> None:
     batch = batches.load_batch(samples, np.array([2, 0]), 0, 1, CPU)
     assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), whole.pixels[[2, 9]])
     assert batch.age_years_B.tolist() == whole.age_years[[2, 9]].tolist()
+
+
+def test_images_that_are_on_the_device_give_the_same_batches() -> None:
+    samples = _samples(10)
+    resident = replace(samples, device_pixels=torch.from_numpy(samples.pixels.copy()), pixels=samples.pixels * 0)
+    rows = np.array([7, 0, 3])
+    ours, theirs = (batches.load_batch(each, rows, 0, 1, CPU).images for each in (resident, samples))
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == theirs.stride()
