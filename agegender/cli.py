@@ -64,6 +64,8 @@ JOBS = {
     "sample": Job(config.SampleConfig, "agegender.pipelines.sample", "run_sample"),
     "eda": Job(config.EdaConfig, "agegender.pipelines.eda.run", "run_eda"),
     "train": Job(config.TrainConfig, "agegender.pipelines.train.run", "run_train"),
+    "pack": Job(config.PackConfig, "agegender.pipelines.train.pack", "run_pack"),
+    "train-packed": Job(config.TrainPackedConfig, "agegender.pipelines.train.packed", "run_train_packed"),
     "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate.run", "run_evaluate"),
     "predict": Job(config.PredictConfig, "agegender.pipelines.predict.launch", "launch_predict"),
     "rescore": Job(config.RescoreConfig, "agegender.pipelines.predict.rescore", "run_rescore"),
@@ -112,7 +114,7 @@ def run_job(name: str, argv: Sequence[str] | None = None, program: str | None = 
     """Run one job from its flags; returns the exit code."""
     if argv is None:
         _use_utf8()
-    program = program or f"jobs/{name}.py"
+    program = program or f"jobs/{name.replace('-', '_')}.py"
     arguments = list(sys.argv[1:] if argv is None else argv)
     job = JOBS[name]
     for stream in (sys.stdout, sys.stderr):
@@ -207,7 +209,7 @@ def _flush() -> None:
 
 
 def _overview() -> str:
-    commands = [f"  {name:<10}{(job.config.__doc__ or '').strip().splitlines()[0]}" for name, job in JOBS.items()]
+    commands = [f"  {name:<14}{(job.config.__doc__ or '').strip().splitlines()[0]}" for name, job in JOBS.items()]
     return "\n".join(
         [
             "commands:",

@@ -46,6 +46,9 @@ class Samples:
     weights: npt.NDArray[np.float32] | None = None
     """float32[N], >= 0: what an image counts in the training losses, beside the others; None: all the same."""
 
+    sources: Integers | None = None
+    """int64[N]: index of each image's source; None: they are not told apart."""
+
     @property
     def age_known(self) -> npt.NDArray[np.bool_]:
         """bool[N]: images with an exact age or a range."""

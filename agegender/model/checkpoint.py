@@ -29,7 +29,6 @@ from agegender.artifact import (
     ModelInfo,
 )
 from agegender.errors import InputError
-from agegender.model.export import export_graph
 from agegender.model.network import FaceNetwork, build_network
 
 STATE_FORMAT_VERSION = 1
@@ -62,6 +61,8 @@ def save_model(
     Returns:
         The content of model.json.
     """
+    from agegender.model.export import export_graph  # needs onnx, which a training without Ray does not
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
     stored = {name: value.half() if _is_matrix(value) else value for name, value in network.state_dict().items()}
@@ -81,8 +82,13 @@ def save_model(
         files=files,
         created_by=f"agegender {agegender.__version__}",
     )
-    _write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2))
+    save_info(folder, info)
     return info
+
+
+def save_info(folder: Path, info: ModelInfo) -> None:
+    """Write the model.json of a model folder, atomically."""
+    _write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2))
 
 
 @torch.no_grad()

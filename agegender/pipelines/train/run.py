@@ -10,17 +10,18 @@ import importlib.util
 import json
 import logging
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.errors import ConfigError, InputError, train_extra_missing
 from agegender.options import LABELS, OUTPUT
-from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.detector import check_framing, labelled_face_searches, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
@@ -34,6 +35,8 @@ from agegender.scoring.load import training_images, weight_training_images
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 TRAIN_PACKAGES = ("onnx", "safetensors", "tensorboard", "torch", "torchvision")
 """What the extra ``train`` brings beside Ray's own; checked before any image is read."""
@@ -50,6 +53,48 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         InputError: no labelled image or too few, or ``init`` is not a usable model.
         ResourceError: storage, disk or cluster failed; the same command resumes.
     """
+    started_s = time.monotonic()
+    claim = claim_training(config, "train")
+    if claim.result is not None:
+        return claim.result
+    config = claim.config
+    with failure_recorded(config.output, "train"):
+        with ray_session(config.address, config.num_cpus), own_errors():
+            config, split, teachers = prepare(config, claim.searches)
+            seen_before = _seen_by_init(config, split)
+            if not files.exists(_model_info_uri(config)):
+                _train(config, claim.searches, split, teachers)
+        result = _result(config, split, seen_before, time.monotonic() - started_s)
+        _write_report(config, split, result)
+        finish_record(config.output, "train", config, claim.identity, result)
+    files.delete_folder(OutputLayout(config.output).work())
+    return result
+
+
+@dataclass(frozen=True)
+class Claim(Generic[ConfigT]):
+    """An OUTPUT that is claimed for a run."""
+
+    config: ConfigT
+    """``output`` is absolute."""
+
+    searches: FaceSearches
+    identity: dict[str, Any]
+    result: dict[str, Any] | None
+    """Of a run that is already finished."""
+
+
+def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
+    """Check what can be checked without reading an image, and claim OUTPUT.
+
+    Args:
+        config: of the job.
+        job: train or pack.
+
+    Raises:
+        ConfigError: OUTPUT holds another run, settings contradict each other, or torch is not installed.
+        InputError: the input or the face detector cannot be used.
+    """
     missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise train_extra_missing("training", ", ".join(missing))
@@ -58,42 +103,41 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
-    if read_record(config.output, "train") is None:
+    for model in (*config.teacher, *filter(None, [config.init])):
+        model_address(model)  # a name without a model here is said before any image is read
+    if read_record(config.output, job) is None:
         check_inputs(config.input)
-    search = face_search(config)
-    identity = config.identity(OUTPUT, LABELS) | search_identity(search)
+    searches = labelled_face_searches(config)
+    identity = config.identity(OUTPUT, LABELS) | search_identity(searches.search)
     Placement(config.cluster(), config.opened_by_workers()).check()
-    earlier = claim_output(config.output, "train", config, identity)
+    earlier = claim_output(config.output, job, config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is already finished; nothing to do", config.output)
-        return dict(earlier["result"])
-    started_s = time.monotonic()
-    with failure_recorded(config.output, "train"):
-        with ray_session(config.address, config.num_cpus), own_errors():
-            config, split, teachers = _prepare(config, search)
-            seen_before = _seen_by_init(config, split)
-            if not files.exists(_model_info_uri(config)):
-                _train(config, search, split, teachers)
-        result = _result(config, split, seen_before, time.monotonic() - started_s)
-        _write_report(config, split, result)
-        finish_record(config.output, "train", config, identity, result)
-    files.delete_folder(OutputLayout(config.output).work())
-    return result
+        return Claim(config, searches, identity, dict(earlier["result"]))
+    return Claim(config, searches, identity, None)
 
 
 def _model_info_uri(config: TrainConfig) -> str:
     return files.join(OutputLayout(config.output).model, INFO_FILE)
 
 
-def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfig, SplitImages, tuple[str, ...]]:
-    """Copy the initial model, split the images, and copy and check the teachers.
+def prepare(config: ConfigT, searches: FaceSearches) -> tuple[ConfigT, SplitImages, tuple[str, ...]]:
+    """Copy the initial model, split the images, copy and check the teachers and the state to resume from.
 
     An error here leaves OUTPUT free for a corrected command.
+
+    Args:
+        config: of the job.
+        searches: how the labelled face of each source's images is found.
+
+    Returns:
+        The config with the architecture of ``--init``, the split, and the folders of the teachers.
     """
-    resumes = files.exists(OutputLayout(config.output).split)
+    resumes, given = files.exists(OutputLayout(config.output).split), config.init
     try:
         config = _with_init_network(config)
-        split = split_images(config, search)
+        split = split_images(config, searches)
+        _copy_state(config.model_copy(update={"init": given}), split)
         return config, split, _copy_teachers(config, split)
     except (ConfigError, InputError):
         if not resumes:
@@ -103,7 +147,14 @@ def _prepare(config: TrainConfig, search: FaceSearch | None) -> tuple[TrainConfi
         raise
 
 
-def _with_init_network(config: TrainConfig) -> TrainConfig:
+def _copy_state(config: TrainConfig, split: SplitImages) -> None:
+    if config.resume_from is not None and not files.exists(_model_info_uri(config)):
+        from agegender.pipelines.train.resume import copy_state  # imports torch
+
+        copy_state(config.resume_from, OutputLayout(config.output).work("given_state"), config, split.hash)
+
+
+def _with_init_network(config: ConfigT) -> ConfigT:
     """The config with the architecture of ``--init``, which is copied to where all workers can read it."""
     if config.init is None:
         return config
@@ -170,30 +221,44 @@ def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     return counts
 
 
-def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, teachers: tuple[str, ...]) -> None:
+def _train(config: TrainConfig, searches: FaceSearches, split: SplitImages, teachers: tuple[str, ...]) -> None:
     # Imported late: torch takes seconds, which a wrong command should not wait for.
     from agegender.pipelines.train import fit as train_fit
     from agegender.pipelines.train import resume as train_resume
 
     train_fit.check_gpus(config)
-    resume_from, attempt = train_resume.newest_checkpoint(config.output, split.hash)
+    given = None if config.resume_from is None else OutputLayout(config.output).work("given_state")
+    resume_from, attempt = train_resume.newest_checkpoint(config.output, split.hash, given)
     train_resume.delete_attempts_before(config.output, attempt, resume_from)
-    network = NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields})
-    job = TrainJob(
-        config=config,
-        network=network,
-        search=search,
-        units=split.units,
-        split_hash=split.hash,
-        threads=max(1, int(train_fit.reserved_cpus(config))),
-        resume_from=resume_from,
-        init=config.init,
-        monitor=start_monitor(),
-        teachers=teachers,
-    )
+    threads = max(1, int(train_fit.reserved_cpus(config)))
+    job = training_job(config, searches, split, threads, resume_from, teachers, start_monitor())
     size_gb = cache_size_bytes(split.parts["train"] + split.parts["val"], config.image_size_px) / GIGABYTE
     logger.info("decoded images: %.2f GB on each node, in %s, deleted at the end", size_gb, job.cache_path.parent)
     train_fit.fit(job, attempt, split.parts["train"] * config.epochs)
+
+
+def training_job(
+    config: TrainConfig,
+    searches: FaceSearches,
+    split: SplitImages,
+    threads: int,
+    resume_from: str | None = None,
+    teachers: tuple[str, ...] = (),
+    monitor: Any = None,
+) -> TrainJob:
+    """What each worker needs; the arguments are those of ``TrainJob``."""
+    return TrainJob(
+        config=config,
+        network=NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields}),
+        searches=searches,
+        units=split.units,
+        split_hash=split.hash,
+        threads=threads,
+        resume_from=resume_from,
+        init=config.init,
+        monitor=monitor,
+        teachers=teachers,
+    )
 
 
 def _history(config: TrainConfig) -> list[dict[str, Any]]:

@@ -167,8 +167,8 @@ def test_teachers_compute_in_the_precision_of_the_training(
 ) -> None:
     network = build_network(STUDENT)
     dtypes: list[torch.dtype] = []
-    assert isinstance(network.backbone.stem, nn.Module)
-    network.backbone.stem[0].register_forward_hook(lambda _module, _inputs, output: dtypes.append(output.dtype))  # type: ignore[operator,union-attr]
+    assert isinstance(network.backbone.stem, nn.Sequential)
+    network.backbone.stem[0].register_forward_hook(lambda _module, _inputs, output: dtypes.append(output.dtype))
     asked = taught(batch, Teachers([network], STUDENT, precision), Recipe())
     assert dtypes == [getattr(torch, precision)]
     assert asked.soft_targets_BX is not None and asked.soft_targets_BX.dtype == torch.float32
