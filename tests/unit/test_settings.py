@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 
+from agegender.artifact import NetworkConfig
 from agegender.cli import JOBS, main
 from agegender.config import EvaluateConfig, PredictConfig, PreviewConfig, RescoreConfig, RetryStatus, TrainConfig
 from agegender.errors import ConfigError
@@ -33,6 +34,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
         (["--batch-size", "512", "--learning-rate", "0.001"], 1e-3),
         (["--preset", "large"], 7e-3),
         (["--preset", "large", "--batch-size", "64"], 3.5e-3),
+        (["--preset", "mobilenet"], 3e-4),
         (["--preset", "notebook"], 1e-3),
         (["--preset", "notebook", "--batch-size", "256"], 2e-3),
     ],
@@ -49,6 +51,14 @@ def test_what_is_said_wins_over_the_preset_and_the_preset_over_defaults() -> Non
     config = parse_config(TrainConfig, [*TRAIN, *flags], "train")
     assert (config.epochs, config.age_head, config.backbone) == (2, "scalar", "notebook")
     assert (config.augment.zoom_min, config.augment.zoom_max, config.augment.flip_probability) == (0.9, 1.0, 0.0)
+
+
+def test_the_preset_that_tunes_mobilenet_sees_176_pixels() -> None:
+    config = parse_config(TrainConfig, [*TRAIN, "--preset", "mobilenet"], "train")
+    network = NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields})
+    assert (network.backbone, network.image_size_px, network.crop_size_px) == ("mobilenet_v1", 192, 176)
+    assert network.for_scoring(config.augment.zoom_min).image_size_px == 184
+    assert config.optimizer == "adamw"
 
 
 def test_a_head_that_nothing_would_teach_is_refused() -> None:
