@@ -48,6 +48,7 @@ class Samples:
 
     sources: Integers | None = None
     """int64[N]: index of each image's source; None: they are not told apart."""
+
     device_pixels: Tensor | None = None
     """``pixels`` on the device that trains, from which batches are then taken; None: they are copied there batch by batch."""
 
