@@ -54,12 +54,18 @@ class MetricsLog:
     def append(self, history: list[dict[str, Any]]) -> None:
         """Write a history that is one epoch longer than the last one."""
         self._write(history)
-        for name, value in history[-1].items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name, value, history[-1]["epoch"])
+        self._add_scalars(history[-1], history[-1]["epoch"])
         self._writer.flush()
         if self._upload:
             files.upload_folder(self._folder, self._layout.tensorboard)
+
+    def _add_scalars(self, row: dict[str, Any], epoch: int) -> None:
+        """Draw the floats of an epoch; those of a source as ``METRIC/SOURCE``."""
+        by_source = row.get("by_source", {})
+        each = {f"{metric}/{source}": value for source, of_it in by_source.items() for metric, value in of_it.items()}
+        for name, value in (row | each).items():
+            if isinstance(value, float):
+                self._writer.add_scalar(name, value, epoch)
 
     def _write(self, history: list[dict[str, Any]]) -> None:
         lines = "".join(f"{json.dumps(row)}\n" for row in history)
