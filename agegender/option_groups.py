@@ -361,6 +361,6 @@ class ScoringOptions(Options):
     threads_per_worker: Annotated[Positive, NOTHING] = 1
     """threads of the forward pass in one scoring process"""
 
-    precision: Annotated[Literal["auto", "float32"], OUTPUT] = "auto"
-    """of the network. auto: bfloat16 on CPUs that are nearly twice as fast with it (Intel with AMX, AMD since Zen 4), float32 on
-    others; ages differ by 0.01 years on average between them. float32: the same on every CPU"""
+    precision: Annotated[Literal["auto", "float32", "int8"], OUTPUT] = "auto"
+    """of the network. auto: bfloat16 on CPUs that are nearly twice as fast with it (Intel with AMX, AMD since Zen 4); on others
+    int8, if the model has a graph in it that costs no accuracy; else float32. float32, int8: the same on every CPU"""

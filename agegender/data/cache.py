@@ -29,9 +29,6 @@ GIGABYTE = 1_000_000_000
 ABANDONED_AFTER_S = 3600.0
 """An unfinished cache that was not written to for this long is from a killed run."""
 
-SOFT_TARGETS_SUFFIX = ".soft_targets.npy"
-"""``NAME.soft_targets.npy`` beside a cache: the teachers' predictions for its training images. Deleted with the cache."""
-
 Pixels = npt.NDArray[np.uint8]
 
 Cut = Callable[[Pixels], Pixels | None]
@@ -116,13 +113,12 @@ def remove_cache(path: Path) -> None:
     """Delete a cache; processes that have it mapped can still read it."""
     path.unlink(missing_ok=True)
     _usable_path(path).unlink(missing_ok=True)
-    path.with_suffix(SOFT_TARGETS_SUFFIX).unlink(missing_ok=True)
 
 
 def make_room(folder: Path, limit_bytes: int) -> None:
     """Delete the caches in a folder, oldest first, until the rest takes at most ``limit_bytes``."""
     abandoned = [part for part in folder.glob("*.part") if time.time() - _modified_s(part) > ABANDONED_AFTER_S]
-    complete = [file for file in folder.glob("*.npy") if not file.name.endswith((".usable.npy", SOFT_TARGETS_SUFFIX))]
+    complete = [file for file in folder.glob("*.npy") if not file.name.endswith(".usable.npy")]
     caches = sorted(abandoned + complete, key=_modified_s)
     total_bytes = sum(_size_bytes(file) for file in caches)
     for file in caches:

@@ -42,7 +42,7 @@ from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.evaluation import evaluation_page
 from agegender.schema import CONTRACT_VERSION
-from agegender.scoring.load import training_images
+from agegender.scoring.load import check_precision, training_images
 from agegender.storage import files, tables
 from agegender.storage.answers import ObjectAnswer
 
@@ -70,6 +70,7 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
     info, training_keys = model.info, training_images(model.folder)
     part = read_part(config.split, config.part) if config.split else None
     check_framing(info, config.model)
+    check_precision(info, config.precision, config.model)
     searches = labelled_face_searches(config)
     identity = _identity(config, info, part) | search_identity(searches.search)
     placement = Placement(config.cluster(), config.opened_by_workers())
@@ -213,7 +214,7 @@ def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dic
     """All settings that change the metrics or the report."""
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
     derived = {"split_images": chosen, "contract_version": CONTRACT_VERSION}
-    return config.identity(OUTPUT, LABELS, REPORT) | info.identity() | derived
+    return config.identity(OUTPUT, LABELS, REPORT) | info.identity(config.precision) | derived
 
 
 def _metadata(info: ModelInfo) -> dict[str, str]:

@@ -103,6 +103,8 @@ def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
+    for model in (*config.teacher, *filter(None, [config.init])):
+        model_address(model)  # a name without a model here is said before any image is read
     if read_record(config.output, job) is None:
         check_inputs(config.input)
     searches = labelled_face_searches(config)
