@@ -61,7 +61,10 @@ class MetricsLog:
         self._draw(history[-1])
 
     def _draw(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
+        """Draw the floats of an epoch; those of a source as ``METRIC/SOURCE``."""
+        by_source = row.get("by_source", {})
+        each = {f"{metric}/{source}": value for source, of_it in by_source.items() for metric, value in of_it.items()}
+        for name, value in (row | each).items():
             if isinstance(value, float):
                 self._writer.add_scalar(name, value, row["epoch"])
         self._writer.flush()

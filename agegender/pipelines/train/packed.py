@@ -141,7 +141,7 @@ class FolderListener(Listener):
         partial = self._output / "_metrics.jsonl.partial"
         partial.write_text("".join(f"{json.dumps(row)}\n" for row in history), encoding="utf-8")
         partial.replace(self._output / "metrics.jsonl")
-        row = {name: value for name, value in history[-1].items() if value is not None}
+        row = {name: value for name, value in history[-1].items() if isinstance(value, int | float)}
         logger.info("epoch %d: %s", row.pop("epoch"), ", ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
     def progress(self, loop: TrainingLoop) -> None:
