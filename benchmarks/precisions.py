@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     info = open_model(given.model)
-    crops, val = seen_images(given.model, given.input, given.faces, given.count)
+    crops, val = seen_images(given.model, given.input, given.faces or ["none"], given.count)
     names = GRAPH_OUTPUTS if info.network.age_head == "distribution" else GRAPH_OUTPUTS[:-1]
     shape = (BATCH, info.network.image_size_px, info.network.image_size_px, 3)
     with tempfile.TemporaryDirectory() as folder:
