@@ -4,6 +4,7 @@ A model is a folder::
 
     weights.safetensors      the averaged weights, filters and matrices as float16
     model.onnx               network + pre-processing + calibration of whole crops in one graph, for scoring on CPUs
+    model.int8.onnx          the same graph with the backbone quantised to 8 bits; optional
     training_images.u64      sorted little-endian uint64: first 8 bytes of the content hash of each training or
                              calibration image
     calibration_images.u64   those of them that were only used for calibration; optional
@@ -24,6 +25,7 @@ from agegender.schema import AGE_BINS
 FORMAT_VERSION = 2
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILE = "model.onnx"
+INT8_GRAPH_FILE = "model.int8.onnx"
 TRAINING_IMAGES_FILE = "training_images.u64"
 CALIBRATION_IMAGES_FILE = "calibration_images.u64"
 INFO_FILE = "model.json"
@@ -139,6 +141,50 @@ class NetworkConfig(BaseModel):
         return self.model_copy(update={"image_size_px": side, "crop_fraction": self.crop_size_px / side})
 
 
+MAX_INT8_AGE_LOSS_YEARS = 0.02
+MAX_INT8_GENDER_LOSS = 0.001
+"""What int8 may cost, in mean absolute error and in the share of right genders, for ``--precision auto`` to take it."""
+
+
+class Int8Comparison(BaseModel):
+    """What the int8 graph says of the validation part, beside the float32 graph."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int
+    """Validation images."""
+
+    age_mae_years: float | None
+    """Mean absolute error in float32; of a range of ages the distance to it. None: no ages are known."""
+
+    int8_age_mae_years: float | None
+    """The same in int8."""
+
+    gender_accuracy: float | None
+    """Share of right genders in float32. None: no genders are known."""
+
+    int8_gender_accuracy: float | None
+    """The same in int8."""
+
+    age_change_years: float
+    """Mean absolute difference of the two ages of an image."""
+
+    genders_changed: int
+    """Images with another gender in int8."""
+
+    @property
+    def is_close(self) -> bool:
+        """Whether int8 costs no more than ``MAX_INT8_AGE_LOSS_YEARS`` and ``MAX_INT8_GENDER_LOSS``; unknown is not close."""
+        if self.age_mae_years is None or self.int8_age_mae_years is None:
+            return False
+        if self.gender_accuracy is None or self.int8_gender_accuracy is None:
+            return False
+        return (
+            self.int8_age_mae_years - self.age_mae_years <= MAX_INT8_AGE_LOSS_YEARS
+            and self.gender_accuracy - self.int8_gender_accuracy <= MAX_INT8_GENDER_LOSS
+        )
+
+
 class ModelInfo(BaseModel):
     """The content of ``model.json``."""
 
@@ -162,13 +208,22 @@ class ModelInfo(BaseModel):
     metrics: dict[str, float] = {}
     """Metrics of the last epoch on the validation part."""
 
+    int8: Int8Comparison | None = None
+    """How close the int8 graph is to the float32 graph; None: the model has no int8 graph."""
+
     files: dict[str, str] = {}
     """File name -> SHA-256, of every other file in the folder."""
 
     created_by: str = ""
     """Package and version that wrote it."""
 
-    def identity(self) -> dict[str, Any]:
-        """What the predictions of the model depend on: its files, and the calibration that no file holds."""
+    def identity(self, precision: str = "auto") -> dict[str, Any]:
+        """What the predictions of the model depend on: its files, and the calibration that no file holds.
+
+        Args:
+            precision: of the run, as asked for; one in float32 or bfloat16 does not depend on the int8 graph.
+        """
         table = [row.model_dump() for row in self.calibration.by_face_size]
-        return {"model_files": self.files} | ({"by_face_size": table} if table else {})
+        uses_int8 = precision in ("auto", "int8")
+        files = {name: sha256 for name, sha256 in self.files.items() if uses_int8 or name != INT8_GRAPH_FILE}
+        return {"model_files": files} | ({"by_face_size": table} if table else {})

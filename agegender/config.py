@@ -15,10 +15,11 @@ from agegender.option_groups import (
     ClusterOptions,
     FaceOptions,
     ImageLimits,
-    LabelledFaceOptions,
+    LabelledSources,
     ReportOptions,
     ScoringOptions,
     SourceOptions,
+    WeightedSources,
 )
 from agegender.options import (
     DERIVED,
@@ -36,8 +37,11 @@ RetryStatus = Literal[
 ]
 """``schema.Status`` without ``ok``, whose module imports too much for parsing a command line."""
 
-RELEASED_MODEL = "released"
-"""The address of the model in the package, valid on every node; ``./released`` is a folder."""
+RELEASED_MODELS = ("fast", "accurate", "open")
+"""The addresses of the models that come with the package, valid on every node; ``./fast`` is a folder."""
+
+RELEASED_MODEL = RELEASED_MODELS[0]
+"""The one that is used where none is given."""
 
 
 class SampleConfig(Options):
@@ -65,7 +69,7 @@ class SampleConfig(Options):
     """processes that draw; default: all CPUs"""
 
 
-class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
+class EdaConfig(LabelledSources, ClusterOptions, ReportOptions):
     """Describe an image set: counts, ages, genders, sizes, bad files, label problems, duplicates.
 
     Writes summary.json, tables/*.parquet, figures/*.png and report.html.
@@ -89,7 +93,7 @@ class EdaConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOption
         return {"output": [self.output], "input": self.input}
 
 
-class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions):
+class TrainConfig(Recipe, WeightedSources, ClusterOptions, ReportOptions):
     """Train the age and gender network on a labelled image set.
 
     Writes model/ (for predict and evaluate), metrics.jsonl, split.parquet, tensorboard/, report.html and run.json.
@@ -99,21 +103,23 @@ class TrainConfig(Recipe, SourceOptions, LabelledFaceOptions, ClusterOptions, Re
       agegender train --input UTKFace/ --output out/train
       agegender train --input UTKFace/ --output out/notebook --preset notebook
       agegender train --input my.csv --output out/mine --init out/train/model --epochs 5 --learning-rate 2e-4
+      agegender train --input UTKFace/ --faces none --input photos.csv --faces detect --output out/both
     """
 
     output: Annotated[str, NOTHING]
     """folder or s3:// prefix for what is written"""
 
-    preset: Annotated[Literal["compact", "large", "notebook"], OUTPUT] = "compact"
-    """compact: our network for CPUs; large: a larger one for GPUs; notebook: the plain CNN that the project started from. Flags
-    override the preset"""
+    preset: Annotated[Literal["compact", "large", "mobilenet", "notebook"], OUTPUT] = "compact"
+    """compact: our network for CPUs; large: a larger one for GPUs; mobilenet: tunes the pretrained mobilenet_v1 that you give
+    as --weights; notebook: the plain CNN that the project started from. Flags override the preset"""
 
     init: Annotated[str | None, OUTPUT] = None
-    """trained model folder to start from (fine-tuning), or released; the network is that of the model"""
+    """trained model to start from (fine-tuning): a folder, or fast, accurate or open; the network is that of the model"""
 
     teacher: Annotated[list[str], OUTPUT] = Field([])
-    """trained model folder to learn from beside the labels (distillation), may be given more than once: the mean of all.
-    It must not have been trained on images of this run's val or test part"""
+    """trained model to learn from beside the labels (distillation): a folder, or fast, accurate or open; may be given more
+    than once: the mean of all. It is asked in each step about the augmented images, scaled up from --image-size-px if it takes
+    larger ones. It must not have been trained on images of this run's val or test part"""
 
     num_workers: Annotated[Positive, NOTHING] = 1
     """training processes; the global batch is divided among them. On CPUs one per core is faster than one with all cores"""
@@ -256,7 +262,7 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else dict(value)
 
 
-class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportOptions, ScoringOptions):
+class EvaluateConfig(LabelledSources, ClusterOptions, ReportOptions, ScoringOptions):
     """Evaluate a trained model on labelled images, overall and by age group, gender and race.
 
     Writes metrics.json, slices.parquet, predictions.parquet and report.html. Images that the model was trained on are
@@ -270,7 +276,7 @@ class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportO
     """folder or s3:// prefix for what is written"""
 
     model: Annotated[str, DERIVED] = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     split: Annotated[str | None, DERIVED] = None
     """split.parquet of a training run: only its images of --part are evaluated"""
@@ -287,8 +293,8 @@ class EvaluateConfig(SourceOptions, LabelledFaceOptions, ClusterOptions, ReportO
     bootstrap_rounds: Annotated[int, Field(ge=100), OUTPUT] = 1000
     """bootstrap resamples for the 95 % bounds"""
 
-    precision: Annotated[Literal["auto", "float32"], OUTPUT] = "float32"
-    """of the network. float32: the same metrics on every CPU; auto: as for predict"""
+    precision: Annotated[Literal["auto", "float32", "int8"], OUTPUT] = "float32"
+    """of the network. float32: the same metrics on every CPU; auto and int8: as for predict"""
 
     def opened_by_workers(self) -> dict[str, list[str]]:
         """Flag -> addresses that workers open; only the driver reads a split."""
@@ -310,7 +316,7 @@ class PredictConfig(SourceOptions, FaceOptions, BoxOptions, ClusterOptions, Scor
     """folder or s3:// prefix for what is written"""
 
     model: Annotated[str, DERIVED] = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     faces: Annotated[Literal["none", "detect", "boxes"], OUTPUT] = "detect"
     """detect: images are photographs, whose faces are detected, aligned and scored; none: each image is one face crop, scored
@@ -354,7 +360,7 @@ class PredictConfig(SourceOptions, FaceOptions, BoxOptions, ClusterOptions, Scor
 
 
 def _model_address(model: str) -> dict[str, list[str]]:
-    return {} if model == RELEASED_MODEL else {"model": [model]}
+    return {} if model in RELEASED_MODELS else {"model": [model]}
 
 
 class RescoreConfig(ClusterOptions):
@@ -394,7 +400,7 @@ class PreviewConfig(FaceOptions, BoxOptions, ImageLimits):
     """IMAGE, a folder of images, or any other source that predict takes"""
 
     model: str = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     output: str = "preview"
     """folder or s3:// prefix for the pictures"""
@@ -436,13 +442,17 @@ class ExportConfig(Options):
 
     Example:
       agegender export --model out/train/model --output agegender.onnx
+      agegender export --model out/train/model --precision int8 --output agegender.int8.onnx
     """
 
     model: str = RELEASED_MODEL
-    """trained model: a folder or s3:// prefix that train wrote; released: the one that comes with the package"""
+    """trained model: fast, accurate or open, which come with the package, or a folder or s3:// prefix that train wrote"""
 
     output: str
     """file to write, local or s3://"""
+
+    precision: Literal["float32", "int8"] = "float32"
+    """int8: the graph whose backbone is quantised to 8 bits, if the model has one; images in and predictions out are the same"""
 
 
 class StatusConfig(Options):

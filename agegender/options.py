@@ -16,6 +16,12 @@ Precision = Literal["float32", "bfloat16"]
 PrecisionOrAuto = Literal["auto", "float32", "bfloat16"]
 """``Precision`` as an option; auto: bfloat16 if the processor is faster in it, else float32."""
 
+ScoringPrecision = Literal["float32", "bfloat16", "int8"]
+"""Arithmetic of a network that is scored with; int8 needs a graph that was quantised after training."""
+
+ScoringPrecisionOrAuto = Literal["auto", "float32", "bfloat16", "int8"]
+"""``ScoringPrecision`` as an option; auto: what the processor is fastest in, of what costs the model no accuracy."""
+
 DetectorName = Literal["yunet", "centerface"]
 """Name of a face detector, as an option."""
 

@@ -55,8 +55,8 @@ class Recipe(Options):
     """compact, large, notebook, mobilenet_v1, or the name of a torchvision classification model, e.g. resnet50"""
 
     weights: Annotated[str | None, OUTPUT] = None
-    """initial weights of the backbone: a file (.pth, .safetensors; of mobilenet_v1 also HSE's FaceRes) or, for torchvision's, a
-    name such as DEFAULT (downloads them)"""
+    """initial weights of the backbone, and of the heads if it has them and they fit: a file (.pth, .safetensors; of mobilenet_v1
+    also HSE's FaceRes) or, for torchvision's, a name such as DEFAULT (downloads them)"""
 
     age_head: Annotated[Literal["distribution", "scalar"], OUTPUT] = "distribution"
     """distribution: 121 bins, one per year; scalar: one number"""
@@ -118,7 +118,11 @@ class Recipe(Options):
     """weight of the binary cross-entropy of gender, in nats"""
 
     teacher_weight: Annotated[Fraction, OUTPUT] = 0.5
-    """with --teacher: weight of the teachers in the target; the label has the rest"""
+    """with --teacher: weight of the teachers, asked about each augmented image, in the target; the label has the rest"""
+
+    mixup_alpha: Annotated[float, Field(ge=0), OUTPUT] = 0.0
+    """mixup: images of a batch are mixed in pairs, with weights drawn from Beta(alpha, alpha); 1: all weights are equally likely,
+    small: mostly one image; 0: off"""
 
     augment: Annotated[Augmentation, OUTPUT] = Augmentation()
     """augmentation of training images"""
@@ -143,6 +147,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_fraction": 0.87,
         "batch_size": 256,
         "learning_rate": 7e-3,
+    },
+    "mobilenet": {
+        "backbone": "mobilenet_v1",
+        "image_size_px": 192,
+        "crop_fraction": 0.917,  # 176 px
+        "epochs": 20,
+        "optimizer": "adamw",
+        "learning_rate": 3e-4,
+        "weight_decay": 0.01,
     },
     "notebook": {
         "backbone": "notebook",

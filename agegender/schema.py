@@ -112,6 +112,9 @@ LABEL_FIELDS = (
 )
 """The label of an image, null where unlabelled."""
 
+SOURCE = pa.field("source", pa.string())
+"""Name of the input that an image is of, where labels are read; null in what an earlier release wrote."""
+
 LISTING = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -123,7 +126,7 @@ LISTING = pa.schema(
         pa.field("label_problem", pa.string()),  # why age and gender are null; null: labelled, or labels were not read
     ]
 )
-"""One row per listed image; ``--keep-columns`` follow."""
+"""One row per listed image; ``--keep-columns`` follow, or ``SOURCE`` in the jobs that read labels."""
 
 TRUE_LABELS = {
     "true_age_years": "age_years",
@@ -152,6 +155,7 @@ FACTS = pa.schema(
         pa.field("channel_mean_square", pa.list_(pa.float64(), 3)),
         *LABEL_FIELDS,
         pa.field("label_problem", pa.string()),
+        SOURCE,
     ]
 )
 """One row per image, for eda and train."""
@@ -211,6 +215,7 @@ SPLIT = pa.schema(
         pa.field("group", pa.binary(16), nullable=False),  # smallest content hash of its duplicates
         pa.field("part", pa.string(), nullable=False),
         *LABEL_FIELDS,
+        SOURCE,
     ]
 )
 """One row per usable labelled image of a training run; keyed by content, so that files may move."""

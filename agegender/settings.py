@@ -206,7 +206,7 @@ def _take_texts(
     fields = {
         f"--{name.replace('_', '-')}": name
         for name, info in config_class.model_fields.items()
-        if info.annotation == list[str]
+        if get_origin(info.annotation) is list
     }
     named = next((name for name in ("input", "photographs") if name in config_class.model_fields), None)
     left: list[str] = []
@@ -269,7 +269,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
         flag = action.option_strings[0] if action.option_strings else ""
-        name = FIRST_FLAGS.get(flag) or VALUE_NAMES.get(str(action.metavar), str(action.metavar or default_metavar))
+        given = str(action.metavar or default_metavar)
+        kind = VALUE_NAMES.get(given, given)
+        kind = kind.removeprefix("list[").removesuffix("]") if kind.startswith("list[") else kind  # of each source
+        name = FIRST_FLAGS.get(flag) or VALUE_NAMES.get(kind, kind)
         return lambda count: (name,) * count
 
 

@@ -1,6 +1,6 @@
 """Measure faces in given boxes: boxes of several conventions on photographs, and what a box alone is worth on chips.
 
-    python benchmarks/boxes.py photographs --photographs photos/ --model agegender/released/model
+    python benchmarks/boxes.py photographs --photographs photos/ --model agegender/released/fast/model
     python benchmarks/boxes.py chips       --chips UTKFace/ --model out/train/model --split out/train/split.parquet
 
 photographs: the boxes that the search found, as they are, smaller, larger and shifted, as other detectors draw them: faces

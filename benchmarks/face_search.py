@@ -1,8 +1,8 @@
 """How many faces a search finds by their size, and how long it takes, beside the search as it was before.
 
     python benchmarks/face_search.py sizes  --chips UTKFace/ --photographs photos/
-    python benchmarks/face_search.py speed  --photographs photos/ --model agegender/released/model
-    python benchmarks/face_search.py memory --photographs photos/ --model agegender/released/model
+    python benchmarks/face_search.py speed  --photographs photos/ --model agegender/released/fast/model
+    python benchmarks/face_search.py memory --photographs photos/ --model agegender/released/fast/model
 
 sizes: chips of 12 to 300 pixels pasted beside each other into photographs of 12 megapixels; found by the width of the face, by
 ``--min-face-px`` and ``--min-detection-score``, and what else was found.

@@ -1,113 +1,153 @@
-"""Put a trained and evaluated model into the package, with its card and the golden values of its test.
+"""Put a trained and evaluated model into the package, with its card, its terms and the golden values of its test.
 
-    make release UTKFACE=path/to/UTKFace
+    make release MODEL=fast UTKFACE=path/to/UTKFace FAIRFACE=path/to/fairface ALLAGEFACES=path/to/allagefaces
 
-trains and evaluates it, then runs this. Refuses an evaluation of another model, or of images that the model has seen.
+trains and evaluates it, then runs this. Refuses an evaluation of another model or of images that the model has seen, and as
+`open` whatever has learnt from more than FairFace.
 """
 
 import argparse
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
-from safetensors.numpy import load_file
+from release_card import Made, card, weights_license
+from release_sets import PRETRAINED, SETS
 
 from agegender import released
+from agegender.artifact import INFO_FILE, ModelInfo, image_keys
+from agegender.config import RELEASED_MODELS
 from agegender.data.synthetic import draw_face
-from agegender.schema import AGE_GROUPS
 from agegender.scoring.cpu import CpuScorer
-from agegender.scoring.load import open_model, training_images, weight_training_images
+from agegender.scoring.load import open_model, training_images
 
-HERE = Path(__file__).parent
-GOLDEN = HERE.parent / "tests" / "unit" / "scoring" / "released_golden.json"
-CARD = Path(released.__file__).parent / "MODEL_CARD.md"
+GOLDEN = Path(__file__).parents[1] / "tests" / "unit" / "scoring" / "golden"
 
 FACES = [(2, 0), (9, 1), (24, 0), (35, 1), (52, 0), (78, 1)]
 """Age and gender of the synthetic faces whose predictions are the golden values."""
-
-LEAD = (
-    ("age, mean absolute error, years", "age_mae_years", False),
-    ("age, median error, years", "age_median_error_years", False),
-    ("age, bias, years", "age_bias_years", False),
-    ("age within 5 years", "age_within_5_years", True),
-    ("gender accuracy", "gender_accuracy", True),
-    ("coverage of the 90 % interval", "interval_coverage", True),
-    ("mean width of the interval, years", "interval_width_years", False),
-)
 
 
 def main() -> None:
     """Check, copy, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=RELEASED_MODELS, required=True, help="the name to release it under")
     parser.add_argument("--train", type=Path, required=True, help="OUTPUT of agegender train")
     parser.add_argument("--evaluation", type=Path, required=True, help="OUTPUT of agegender evaluate --robustness")
-    parser.add_argument("--flags", required=True, help="what train was given, for the card")
+    parser.add_argument("--sets", choices=SETS, nargs="+", required=True, help="what its inputs are, in their order")
+    parser.add_argument("--flags", required=True, help="what train was given beside its inputs, for the card")
     given = parser.parse_args()
     metrics = json.loads((given.evaluation / "metrics.json").read_text())
-    info = open_model(given.train / "model")
-    if metrics["model"]["model_id"] != info.model_id or metrics["seen_in_training"]["images"]:
-        raise SystemExit(f"{given.evaluation}: another model than {info.model_id}, or images that it has seen")
-    shutil.rmtree(released.FOLDER, ignore_errors=True)
-    shutil.copytree(given.train / "model", released.FOLDER)
+    check_evaluation(metrics, open_model(given.train / "model"), given.sets)
+    split = pq.read_table(given.train / "split.parquet")
+    ancestors = list(lineage(str(given.train / "model")))
+    if given.model == "open":
+        check_open(ancestors, given.sets, image_keys(split["content_hash"].to_pylist()))
+    target = released.folder(given.model)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(given.train / "model", target)
+    forget_places(target)
     slices = pq.read_table(given.evaluation / "slices.parquet").to_pylist()
-    CARD.write_text(card(metrics, slices, given.flags))
-    GOLDEN.write_text(json.dumps(golden(), indent=1) + "\n")
-    print(f"{released.FOLDER}, {CARD}, {GOLDEN}: look at the difference and commit it")
+    made = Made(given.model, target, given.sets, given.flags, pretrained(ancestors))
+    (target.parent / "MODEL_CARD.md").write_text(card(made, metrics, slices, split.to_pylist()))
+    (target.parent / "WEIGHTS_LICENSE.md").write_text(weights_license(made))
+    (GOLDEN / f"{given.model}.json").write_text(json.dumps(golden(target), indent=1) + "\n")
+    print(f"{target.parent}, {GOLDEN / given.model}.json: look at the difference and commit it")
 
 
-def golden() -> dict[str, Any]:
+def check_evaluation(metrics: dict[str, Any], info: ModelInfo, sets: list[str]) -> None:
+    """Refuse metrics that the card may not show.
+
+    Raises:
+        SystemExit: of another model, of images that it has seen, or of another number of sets.
+    """
+    if metrics["model"]["model_id"] != info.model_id or metrics["seen_in_training"]["images"]:
+        raise SystemExit(f"the evaluation is of another model than {info.model_id}, or of images that it has seen")
+    if len(metrics["input"]) != len(sets):
+        raise SystemExit(f"--sets names {len(sets)} sets, the evaluation has {len(metrics['input'])} inputs")
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A model, or one that it began as or that taught it, and so on."""
+
+    address: str
+    weights: str | None
+    """Of another network, which its backbone began as."""
+
+    images: npt.NDArray[np.uint64]
+    """Keys of what it was trained and calibrated on, sorted."""
+
+
+def lineage(address: str) -> Iterator[Ancestor]:
+    """A model and all that it has learnt from; the terms of each pass on to it.
+
+    Raises:
+        InputError: one of them is not there, or no model of this package.
+    """
+    if address.endswith((".safetensors", ".pth")):
+        yield Ancestor(address, address, np.zeros(0, np.uint64))
+        return
+    folder = released.folder(address) if address in RELEASED_MODELS else Path(address)
+    config = open_model(folder).config
+    yield Ancestor(address, config.get("weights"), training_images(folder))
+    for parent in (*filter(None, [config.get("init")]), *config.get("teacher", [])):
+        yield from lineage(parent)
+
+
+def pretrained(ancestors: Sequence[Ancestor]) -> str:
+    """What the card and the terms say of networks that others have trained; empty if there is none."""
+    if ancestors[0].weights:
+        return f"Its backbone {PRETRAINED}"
+    return f"A network that it began as, or that taught it, {PRETRAINED}" if any(a.weights for a in ancestors) else ""
+
+
+def check_open(ancestors: Sequence[Ancestor], sets: list[str], keys: npt.NDArray[np.uint64]) -> None:
+    """Refuse to offer weights under CC BY 4.0 that have learnt from other data than FairFace, or from what has.
+
+    Args:
+        ancestors: of the model, itself first.
+        sets: that the model learnt from.
+        keys: of all images of FairFace in its split.
+
+    Raises:
+        SystemExit: names what it learnt from.
+    """
+    others = [name for name in sets if name != "fairface"]
+    for each in ancestors:
+        unknown = np.count_nonzero(~np.isin(each.images, keys))
+        others += [f"{each.weights} ({each.address})"] * bool(each.weights)
+        others += [f"{unknown} images that are not in its split ({each.address})"] * bool(unknown)
+    if others:
+        raise SystemExit(f"open learns from FairFace alone, and this model has learnt from {', '.join(others)}")
+
+
+def forget_places(model: Path) -> None:
+    """Leave of the addresses in model.json their last part: where they were on one machine helps nobody."""
+    info = open_model(model)
+    for name in ("input", "weights", "init", "teacher", "detector_model"):
+        if value := info.config.get(name):
+            info.config[name] = [last(each) for each in value] if isinstance(value, list) else last(value)
+    (model / INFO_FILE).write_text(info.model_dump_json(indent=2))
+
+
+def last(address: str) -> str:
+    """The last part of an address, with the folder's slash if it has one."""
+    return address.rstrip("/").rpartition("/")[2] + "/" * address.endswith("/")
+
+
+def golden(model: Path) -> dict[str, Any]:
     """The model's predictions for synthetic faces."""
-    scorer = CpuScorer(released.FOLDER)
+    scorer = CpuScorer(model)
     drawn = np.stack([draw_face(age, gender, i, scorer.image_size_px) for i, (age, gender) in enumerate(FACES)])
     predictions = scorer.score(drawn)
     names = ("age_years", "age_low_years", "age_high_years", "female_probability")
     return {"faces": FACES} | {name: [round(float(v), 4) for v in getattr(predictions, name)] for name in names}
-
-
-def card(metrics: dict[str, Any], slices: list[dict[str, Any]], flags: str) -> str:
-    """The text of MODEL_CARD.md."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined)
-    template = environment.get_template("model_card.md.j2")
-    return template.render(
-        m=metrics,
-        info=open_model(released.FOLDER),
-        flags=flags,
-        parameters=sum(value.size for value in load_file(released.FOLDER / "weights.safetensors").values()),
-        weight_training_images=len(weight_training_images(released.FOLDER)),
-        seen_images=len(training_images(released.FOLDER)),
-        lead=LEAD,
-        groups=[
-            (title, column, [row for row in slices if row["slice"] == column])
-            for title, column in (("age group", "age_group"), ("gender", "gender"), ("race", "race"))
-        ],
-        conditions=[("as they are", metrics), *((w["what"], w) for w in metrics["robustness"].values())],
-        age_groups=AGE_GROUPS,
-        **{
-            f"by_{by}": {row["age_group"]: row for row in rows} for by, rows in metrics["interval_by_age_group"].items()
-        },
-        bounds_of=lambda row: f"{number(row['coverage'], True)} ({100 * row['low']:.0f} to {100 * row['high']:.0f})",
-        number=number,
-        cell=cell,
-        bounded=lambda share: (
-            f"{number(share['value'], True)} ({number(share['low'], True)} to {number(share['high'], True)})"
-        ),
-    )
-
-
-def number(value: float, share: bool = False) -> str:
-    """Two digits for years, a percentage for shares."""
-    return f"{100 * value:.1f} %" if share else f"{value:.2f}"
-
-
-def cell(row: dict[str, Any], metric: str, share: bool = False) -> str:
-    """A value with its bounds, short."""
-    scale, digits = (100, 0) if share else (1, 1)
-    value, low, high = (f"{scale * row[f'{metric}{end}']:.{digits}f}" for end in ("", "_low", "_high"))
-    return f"{value} ({low} to {high})"
 
 
 if __name__ == "__main__":

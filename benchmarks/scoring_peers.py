@@ -1,6 +1,6 @@
 """Alternatives to `agegender predict --faces none`, each after its own documentation or common practice.
 
-    python benchmarks/scoring_peers.py PEER --input UTKFace/ --model agegender/released/model --count 4000 --output out.parquet
+    python benchmarks/scoring_peers.py PEER --input UTKFace/ --model agegender/released/fast/model --count 4000 --output out.parquet
 
 Same images, same model, same columns: uri, age with its interval, probability of female. ``benchmarks/scoring.py`` runs and
 times them as whole processes. Peers:

@@ -116,6 +116,7 @@ def _observations(rows: pa.Table, predictions: Predictions) -> Observations:
         range_low=np.full(len(predictions), np.nan, np.float32),
         range_high=np.full(len(predictions), np.nan, np.float32),
         bucket_steps=none,
+        source=none.astype(np.int16),
     )
 
 

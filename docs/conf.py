@@ -19,7 +19,7 @@ project = "agegender"
 html_title = "agegender"
 extensions = ["myst_parser"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "agegender/released/*.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "agegender/released/*/*.md"]
 exclude_patterns = [".*", "build", "out", "demo", "runs", "UTKFace", "tests", "jobs", "benchmarks", "**/__pycache__"]
 html_theme = "furo"
 html_show_copyright = False
@@ -38,8 +38,11 @@ PAGES = {
         "accuracy",
         "speed",
         "duplicates",
-        "../agegender/released/MODEL_CARD",
-        "../agegender/released/WEIGHTS_LICENSE",
+        *(
+            f"../agegender/released/{model}/{page}"
+            for model in ("fast", "accurate", "open")
+            for page in ("MODEL_CARD", "WEIGHTS_LICENSE")
+        ),
     ],
     "Inside": ["design", "decisions", "../CONTRIBUTING", "../CHANGELOG"],
 }

@@ -34,7 +34,8 @@ def evaluate(
         source: what ``agegender.predict`` takes, with labels: in file names, or in the columns ``age_years`` and ``gender``
             of a table.
         output: folder or ``s3://`` prefix for the metrics and the report; None: a temporary folder, deleted with the object.
-        model: folder or ``s3://`` prefix of a trained model; ``"released"``: the one that comes with the package.
+        model: ``"fast"``, ``"accurate"`` or ``"open"``, which come with the package; or the folder or ``s3://`` prefix
+            of a trained model.
         **options: the flags of ``agegender evaluate`` with ``_`` for ``-``, listed below.
 
     Returns:

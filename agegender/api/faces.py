@@ -50,7 +50,8 @@ def predict(
             columns are kept, as ``source_NAME`` if the result has a column of that name. Images without a name are called
             ``image-000000`` and so on, by position. A repeated ``uri`` is scored once.
         output: folder or ``s3://`` prefix for the rows; None: a temporary folder, deleted with the object.
-        model: folder or ``s3://`` prefix of a trained model; ``"released"``: the one that comes with the package.
+        model: ``"fast"``, ``"accurate"`` or ``"open"``, which come with the package; or the folder or ``s3://`` prefix
+            of a trained model.
         show_images: whether a notebook shows the faces of the first rows; they are saved in the notebook.
         **options: the flags of ``agegender predict`` with ``_`` for ``-``, listed below. ``max_bad_fraction`` is 1 by
             default here: bad files are counted in ``summary`` and raise no error.

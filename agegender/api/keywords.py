@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from agegender.config import RELEASED_MODELS
 from agegender.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -84,6 +85,8 @@ def _is_list(config_class: type[BaseModel], name: str) -> bool:
 def _plain(value: Any, is_list: bool) -> Any:  # Any: the caller's value, not yet validated
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+        if value in RELEASED_MODELS:  # Path("./fast") has lost what tells a folder from a name
+            value = f"{os.curdir}{os.sep}{value}"
     if is_list and isinstance(value, str):
         return [value]
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from agegender.api.sources import PreparedSource, prepare_source
 from agegender.errors import ConfigError
-from agegender.option_groups import SourceOptions
+from agegender.option_groups import InputOptions
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.storage import files
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from agegender.api.sources import Source
 
-ConfigT = TypeVar("ConfigT", bound=SourceOptions)
+ConfigT = TypeVar("ConfigT", bound=InputOptions)
 
 
 @dataclass(eq=False)
@@ -99,9 +99,9 @@ def run_job(
         raise
 
 
-def with_labels(config: SourceOptions, source: PreparedSource) -> dict[str, Any]:
+def with_labels(config: InputOptions, source: PreparedSource) -> dict[str, Any]:
     """Read no labels for images without names, unless the caller gives ``labels``."""
-    return {"labels": "none"} if not source.names_its_images and "labels" not in config.model_fields_set else {}
+    return {"labels": ["none"]} if not source.names_its_images and "labels" not in config.model_fields_set else {}
 
 
 def read_rows(folder: str, columns: list[str] | None = None) -> pa.Table:

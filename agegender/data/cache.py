@@ -29,10 +29,9 @@ GIGABYTE = 1_000_000_000
 ABANDONED_AFTER_S = 3600.0
 """An unfinished cache that was not written to for this long is from a killed run."""
 
-SOFT_TARGETS_SUFFIX = ".soft_targets.npy"
-"""``NAME.soft_targets.npy`` beside a cache: the teachers' predictions for its training images. Deleted with the cache."""
-
 Pixels = npt.NDArray[np.uint8]
+
+Cut = Callable[[Pixels], Pixels | None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def build_cache(
     max_pixels: int,
     threads: int,
     limit_bytes: int,
-    cut: Callable[[Pixels], Pixels | None] | None = None,
+    cut_of: Callable[[int], Cut | None] = lambda _row: None,
     allow_truncated: bool = False,
 ) -> DecodedImages:
     """Decode images into a new cache; rows without an image, or whose image does not decode, are not usable.
@@ -83,7 +82,7 @@ def build_cache(
         side_px: S.
         max_pixels: images with more are not decoded.
         threads: of decoding.
-        cut: crops the face of an image, uint8[S, S, 3]; thread-safe; None: the image is the face.
+        cut_of: row -> what crops the face of its image, uint8[S, S, 3]; thread-safe; None: the image is the face.
         allow_truncated: see ``images.decode``.
         limit_bytes: older caches in the folder are deleted until they and this one fit.
 
@@ -99,8 +98,8 @@ def build_cache(
     usable = np.zeros(images, np.bool_)
     try:
         pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(images, side_px, side_px, 3))
-        face_of = partial(_face_of, cut=cut, side_px=side_px, max_pixels=max_pixels, allow_truncated=allow_truncated)
-        for row, face in _decoded(encoded, face_of, threads):
+        face_of = partial(_face_of, side_px=side_px, max_pixels=max_pixels, allow_truncated=allow_truncated)
+        for row, face in _decoded(encoded, face_of, cut_of, threads):
             pixels[row], usable[row] = face, True
         pixels.flush()
         np.save(_usable_path(path), usable)
@@ -114,13 +113,12 @@ def remove_cache(path: Path) -> None:
     """Delete a cache; processes that have it mapped can still read it."""
     path.unlink(missing_ok=True)
     _usable_path(path).unlink(missing_ok=True)
-    path.with_suffix(SOFT_TARGETS_SUFFIX).unlink(missing_ok=True)
 
 
 def make_room(folder: Path, limit_bytes: int) -> None:
     """Delete the caches in a folder, oldest first, until the rest takes at most ``limit_bytes``."""
     abandoned = [part for part in folder.glob("*.part") if time.time() - _modified_s(part) > ABANDONED_AFTER_S]
-    complete = [file for file in folder.glob("*.npy") if not file.name.endswith((".usable.npy", SOFT_TARGETS_SUFFIX))]
+    complete = [file for file in folder.glob("*.npy") if not file.name.endswith(".usable.npy")]
     caches = sorted(abandoned + complete, key=_modified_s)
     total_bytes = sum(_size_bytes(file) for file in caches)
     for file in caches:
@@ -132,13 +130,16 @@ def make_room(folder: Path, limit_bytes: int) -> None:
 
 
 def _decoded(
-    encoded: Iterable[tuple[int, bytes]], face_of: Callable[[bytes], Pixels | None], threads: int
+    encoded: Iterable[tuple[int, bytes]],
+    face_of: Callable[[bytes, Cut | None], Pixels | None],
+    cut_of: Callable[[int], Cut | None],
+    threads: int,
 ) -> Iterator[tuple[int, Pixels]]:
     """Decode ahead of the consumer; only the calling thread iterates over ``encoded``."""
     pending: deque[tuple[int, Future[Pixels | None]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for row, data in encoded:
-            pending.append((row, pool.submit(face_of, data)))
+            pending.append((row, pool.submit(face_of, data, cut_of(row))))
             if len(pending) >= 8 * threads:
                 yield from _results(pending, 1)
         yield from _results(pending, len(pending))
@@ -154,7 +155,7 @@ def _results(pending: "deque[tuple[int, Future[Pixels | None]]]", count: int) ->
 
 def _face_of(
     data: bytes,
-    cut: Callable[[Pixels], Pixels | None] | None,
+    cut: Cut | None,
     side_px: int,
     max_pixels: int,
     allow_truncated: bool,

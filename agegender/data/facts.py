@@ -9,7 +9,7 @@ from agegender.data import duplicates, images
 from agegender.data.images import Pixels
 from agegender.schema import FACTS, LABEL_FIELDS, Status
 
-_LABEL_COLUMNS = (*(field.name for field in LABEL_FIELDS), "label_problem")
+_LABEL_COLUMNS = (*(field.name for field in LABEL_FIELDS), "label_problem", "source")
 
 
 def image_facts(
@@ -28,7 +28,7 @@ def image_facts(
         uri: its address.
         data: the file's bytes; None if they could not be read.
         fetched: status and message if ``data`` is None; else ignored.
-        label: the columns of ``schema.LABEL_FIELDS`` and ``label_problem``, each optional.
+        label: the columns of ``schema.LABEL_FIELDS``, ``label_problem`` and ``source``, each optional.
         max_pixels: limit of the decoder.
         cut: crops the labelled face of a photograph; if it returns None, the status is ``no_face``. None: the image is
             the face.

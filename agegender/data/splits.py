@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.schema import LABEL_FIELDS, SPLIT, Status
+from agegender.schema import LABEL_FIELDS, SOURCE, SPLIT, Status
 
 _HASH_BYTES = 16
 
@@ -49,7 +49,7 @@ def split_table(
     rows = facts.filter(usable)
     keys, key_index_M = _group_keys(rows["content_hash"], groups_M)
     parts = [_part(key, val_fraction, test_fraction, seed) for key in keys]
-    split = rows.select(["uri", "content_hash", *(field.name for field in LABEL_FIELDS)])
+    split = rows.select(["uri", "content_hash", *(field.name for field in LABEL_FIELDS), SOURCE.name])
     split = split.append_column("group", pa.array(keys, pa.binary(_HASH_BYTES)).take(pa.array(key_index_M)))
     split = split.append_column("part", pa.array(parts, pa.string()).take(pa.array(key_index_M)))
     return split.select(SPLIT.names).cast(SPLIT).sort_by([("content_hash", "ascending"), ("uri", "ascending")])

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agegender.evaluation.bootstrap import share_bounds
-from agegender.evaluation.metrics import Observations
+from agegender.evaluation.metrics import COLUMNS, Observations, contributions
 from agegender.schema import AGE_GROUPS, age_group_index
 
 RELIABILITY_BINS = 15
@@ -57,19 +57,24 @@ def interval_by_group(observations: Observations, by: str) -> list[dict[str, Any
     Args:
         observations: N images; those without a known age are ignored.
         by: ``estimated`` groups by the estimate, for which calibration guarantees coverage; ``true`` by the label, for which
-            it does not.
+            it does not, both of exact ages; ``estimated_of_ranges`` by the estimate, of ranges of ages, which an interval
+            covers if they meet.
 
     Returns:
         Per group with images ``age_group``, ``n``, ``coverage``, its 95 % bounds ``low`` and ``high``, ``width_years``.
     """
-    known = observations.take(observations.age_labelled)
-    groups = age_group_index(known.age_pred if by == "estimated" else known.age_true)
-    return [_group_row(known.take(groups == group), AGE_GROUPS[group]) for group in np.unique(groups)]
+    of_ranges = by == "estimated_of_ranges"
+    known = observations.take(observations.range_labelled if of_ranges else observations.age_labelled)
+    covered = contributions(known)[:, COLUMNS.index("interval_meets_range" if of_ranges else "interval_coverage")] == 1
+    groups = age_group_index(known.age_true if by == "true" else known.age_pred)
+    return [
+        _group_row(known.take(groups == group), covered[groups == group], AGE_GROUPS[group])
+        for group in np.unique(groups)
+    ]
 
 
-def _group_row(part: Observations, name: str) -> dict[str, Any]:
-    inside: npt.NDArray[np.bool_] = (part.age_true >= part.age_low) & (part.age_true <= part.age_high)
-    low, high = share_bounds(int(inside.sum()), len(part))
+def _group_row(part: Observations, covered: npt.NDArray[np.bool_], name: str) -> dict[str, Any]:
+    low, high = share_bounds(int(covered.sum()), len(part))
     width = float((part.age_high.astype(np.float64) - part.age_low).mean())
-    shares = {"coverage": float(inside.mean()), "low": low, "high": high, "width_years": width}
+    shares = {"coverage": float(covered.mean()), "low": low, "high": high, "width_years": width}
     return {"age_group": name, "n": len(part)} | {key: round(value, 4) for key, value in shares.items()}

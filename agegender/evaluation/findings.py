@@ -106,6 +106,12 @@ def _coverage(metrics: Row, rows: list[Row]) -> Iterable[str]:
     if short:
         parts = (f"{row['interval_coverage']:.0%} of those aged {row['age_group']}" for row in short)
         yield f"The {promised:.0%} interval covers fewer true ages than promised: {', '.join(parts)}."
+    for metric, what in (("interval_coverage", "true ages"), ("interval_meets_range", "labelled ranges")):
+        counted = "n_age" if metric == "interval_coverage" else "n_age_range"
+        short = [row for row in _of(rows, "source", metric, counted) if row[f"{metric}_high"] < promised]
+        if short:
+            named = ", ".join(f"{row[metric]:.0%} of {row['source']}" for row in short)
+            yield f"The {promised:.0%} interval covers fewer {what} than promised in some sources: {named}."
 
 
 def _minors(metrics: Row) -> Iterable[str]:

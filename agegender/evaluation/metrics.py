@@ -35,12 +35,13 @@ RANGE_METRICS = (
 )
 """Over images whose age is labelled as a range. An interval meets a range if they have a moment in common."""
 
-_COLUMNS = (*METRICS, *RANGE_METRICS)
+COLUMNS = (*METRICS, *RANGE_METRICS)
+"""In the order of ``contributions``."""
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Labels and estimates of N images, as columns: 35 bytes per image."""
+    """Labels and estimates of N images, as columns: 37 bytes per image."""
 
     age_true: npt.NDArray[np.float32]
     """Exact age in years; NaN where unlabelled or labelled with a range."""
@@ -64,6 +65,9 @@ class Observations:
 
     bucket_steps: npt.NDArray[np.int8]
     """How many buckets the estimate is from the range's (``bucketed``); -1 where the ranges are no buckets."""
+
+    source: npt.NDArray[np.int16]
+    """Index into the names of the sources; -1 where they are not told apart."""
 
     def __len__(self) -> int:
         return int(self.age_true.size)
@@ -190,7 +194,7 @@ class MetricSums:
     def values(self) -> dict[str, float | None]:
         """The metrics; None if no image has the label."""
         return {
-            name: float(self.sums[i] / self.counts[i]) if self.counts[i] else None for i, name in enumerate(_COLUMNS)
+            name: float(self.sums[i] / self.counts[i]) if self.counts[i] else None for i, name in enumerate(COLUMNS)
         }
 
     @property
@@ -201,7 +205,7 @@ class MetricSums:
     @property
     def n_age_range(self) -> int:
         """Images whose age is known as a range."""
-        return int(self.counts[_COLUMNS.index("age_in_range")])
+        return int(self.counts[COLUMNS.index("age_in_range")])
 
     @property
     def n_gender(self) -> int:

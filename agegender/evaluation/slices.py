@@ -1,4 +1,4 @@
-"""Disaggregated metrics: by age group, labelled range of ages, gender, race, and their intersections."""
+"""Disaggregated metrics: by source, age group, labelled range of ages, gender, race, estimates, and intersections."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agegender.evaluation.bootstrap import mean_bounds, median_bounds, share_bounds
+from agegender.evaluation.calibration import gender_calibration_error
 from agegender.evaluation.metrics import (
     METRICS,
     RANGE_METRICS,
@@ -19,33 +20,37 @@ from agegender.evaluation.metrics import (
 )
 from agegender.schema import AGE_GROUPS, GENDERS, RACES, age_end_years, age_group_index, age_text
 
-SLICINGS = (
-    ("age_group",),
-    ("age_range",),
-    ("gender",),
-    ("race",),
-    ("age_group", "gender"),
-    ("age_group", "gender", "race"),
-)
-
-MIN_INTERSECTION_IMAGES = 30
-"""Intersections of all three with fewer images are left out: their bounds would be too wide."""
+SLICINGS: dict[tuple[str, ...], int] = {
+    ("source",): 1,
+    ("age_group",): 1,
+    ("age_range",): 1,
+    ("gender",): 1,
+    ("race",): 1,
+    ("estimated_age_group",): 1,
+    ("estimated_gender",): 1,
+    ("age_group", "gender"): 1,
+    ("age_group", "race"): 100,
+    ("age_range", "race"): 100,
+    ("age_group", "gender", "race"): 30,
+}
+"""What is sliced by -> images of the smallest slice: the bounds of smaller ones would be too wide."""
 
 MAX_RANGES = 60
 """A set with more distinct ranges is not sliced by them."""
 
-_ATTRIBUTES = ("age_group", "age_range", "gender", "race")
+_ATTRIBUTES = ("source", "age_group", "age_range", "gender", "race", "estimated_age_group", "estimated_gender")
 
 SCHEMA = pa.schema(
     [
         pa.field("slice", pa.string(), nullable=False),
-        *(pa.field(name, pa.dictionary(pa.int8(), pa.string())) for name in _ATTRIBUTES),
+        *(pa.field(name, pa.dictionary(pa.int16(), pa.string())) for name in _ATTRIBUTES),
         *(pa.field(name, pa.int64(), nullable=False) for name in ("n", "n_age", "n_age_range", "n_gender")),
         *(
             pa.field(f"{metric}{end}", pa.float64())
             for metric in (*METRICS, *RANGE_METRICS, "age_median_error_years")
             for end in ("", "_low", "_high")
         ),
+        pa.field("gender_calibration_error", pa.float64()),
     ]
 )
 """Schema of slices.parquet, the rows of ``slice_rows``."""
@@ -74,7 +79,7 @@ def bounded_metrics(observations: Observations, rounds: int, seed: int) -> dict[
 
 
 def slice_rows(
-    observations: Observations, rounds: int, seed: int, races: Sequence[str] = RACES
+    observations: Observations, rounds: int, seed: int, races: Sequence[str] = RACES, sources: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """One row per non-empty slice.
 
@@ -83,31 +88,52 @@ def slice_rows(
         rounds: resamples of the bootstrap.
         seed: same seed, same bounds.
         races: names of the groups that ``observations.race`` counts.
+        sources: names of the sources that ``observations.source`` counts; one alone is not sliced by.
 
     Returns:
-        Rows with ``slice`` (e.g. ``age_group x gender``), ``age_group``, ``age_range``, ``gender`` and ``race`` (None where
-        not sliced by), ``n``, ``n_age``, ``n_age_range``, ``n_gender`` and ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric.
+        Rows with ``slice`` (e.g. ``age_group x gender``), each of ``_ATTRIBUTES`` (None where not sliced by), ``n``, ``n_age``,
+        ``n_age_range``, ``n_gender``, ``METRIC``, ``METRIC_low``, ``METRIC_high`` for each metric, and
+        ``gender_calibration_error``, which is None by true gender: all of a slice have one, whatever the probability.
     """
     codes = _slice_codes(observations)
     ranges, codes["age_range"] = ranges_of(observations)
     if len(ranges) > MAX_RANGES:
         codes["age_range"] = np.full(len(observations), -1, dtype=np.int64)
+    if len(sources) < 2:
+        codes["source"] = np.full(len(observations), -1, dtype=np.int64)
     names = {
+        "source": sources,
         "age_group": AGE_GROUPS,
         "age_range": [age_text(*ends) for ends in ranges.tolist()],
         "gender": GENDERS,
         "race": races,
+        "estimated_age_group": AGE_GROUPS,
+        "estimated_gender": GENDERS,
     }
     return [
         {
             "slice": " x ".join(by),
             **{name: names[name][labels[name]] if name in labels else None for name in _ATTRIBUTES},
-            **_metric_columns(observations, mask, rounds, seed),
+            **_metric_columns(observations.take(mask), rounds, seed),
+            "gender_calibration_error": None if "gender" in by else gender_calibration_error(observations.take(mask)),
         }
-        for by in SLICINGS
+        for by, least in SLICINGS.items()
         for labels, mask in _members(by, codes)
-        if len(by) < 3 or np.count_nonzero(mask) >= MIN_INTERSECTION_IMAGES
+        if np.count_nonzero(mask) >= least
     ]
+
+
+def by_source(observations: Observations, rounds: int, seed: int, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """All bounded metrics and the gender calibration error of each source; see ``slice_rows``."""
+    parts = {name: observations.take(observations.source == index) for index, name in enumerate(sources)}
+    return {
+        name: {
+            **_counts(MetricSums.of(part)),
+            **bounded_metrics(part, rounds, seed),
+            "gender_calibration_error": gender_calibration_error(part),
+        }
+        for name, part in parts.items()
+    }
 
 
 def confusion(observations: Observations) -> npt.NDArray[np.int64]:
@@ -153,9 +179,12 @@ def _slice_codes(observations: Observations) -> dict[str, npt.NDArray[np.int64]]
     first, last = (age_group_index(ends[ranged]) for ends in (observations.range_low, observations.range_high))
     ages[ranged[first == last]] = first[first == last]
     return {
+        "source": observations.source.astype(np.int64),
         "age_group": ages,
         "gender": observations.gender_true.astype(np.int64),
         "race": observations.race.astype(np.int64),
+        "estimated_age_group": age_group_index(observations.age_pred),
+        "estimated_gender": (observations.female_probability >= 0.5).astype(np.int64),
     }
 
 
@@ -168,18 +197,15 @@ def _members(
         yield dict(zip(by, key.tolist(), strict=True)), (stacked == key).all(axis=1)
 
 
-def _metric_columns(observations: Observations, mask: npt.NDArray[np.bool_], rounds: int, seed: int) -> dict[str, Any]:
-    part = observations.take(mask)
-    sums = MetricSums.of(part)
-    row: dict[str, Any] = {
-        "n": sums.images,
-        "n_age": sums.n_age,
-        "n_age_range": sums.n_age_range,
-        "n_gender": sums.n_gender,
-    }
+def _metric_columns(part: Observations, rounds: int, seed: int) -> dict[str, Any]:
+    row: dict[str, Any] = _counts(MetricSums.of(part))
     for name, bounded in bounded_metrics(part, rounds, seed).items():
         row |= {name: bounded["value"], f"{name}_low": bounded["low"], f"{name}_high": bounded["high"]}
     return row
+
+
+def _counts(sums: MetricSums) -> dict[str, Any]:
+    return {"n": sums.images, "n_age": sums.n_age, "n_age_range": sums.n_age_range, "n_gender": sums.n_gender}
 
 
 def _share(hits: npt.NDArray[np.bool_]) -> Bounded:

@@ -206,9 +206,12 @@ class MobileNetV1Backbone(nn.Module):
     def from_faceres(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """FaceRes's tensors under our names, its first filters for our pixels; all others, our own files' too, as they are.
 
+        The names may begin with ``b.``, as in a network that was tuned from it elsewhere.
+
         FaceRes's ``conv1`` sees BGR - mean and is small, because pixels are large. Ours sees (RGB - mean) / std: filters
         in RGB, multiplied by the std, so that an optimizer's steps are small beside them, too.
         """
+        given = {name.removeprefix("b."): value for name, value in given.items()}
         stem = {name: value for name, value in given.items() if name.startswith("conv1.")}
         renamed = {name.replace("conv1.", "stem."): value for name, value in stem.items()}
         filters = renamed.get("stem.weight")

@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from agegender.model.transforms import augment
 from agegender.recipe import Recipe
 
 Integers = npt.NDArray[np.int64]
 
-_ORDER, _DRAWS, _LAYERS = 1, 2, 3  # purposes of the random streams
+_ORDER, _DRAWS, _LAYERS, _MIXTURE = 1, 2, 3, 4  # purposes of the random streams
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,14 @@ class Samples:
     gender: Integers
     """int64[N], 0 male, 1 female, -1 unlabelled."""
 
-    soft_targets: npt.NDArray[np.float16] | None = None
-    """float16[N, A + 1]: the teachers' probabilities of the ages and of female (``distillation``); None: no teachers."""
-
     age_ranges: npt.NDArray[np.float32] | None = None
     """float32[N, 2], first and last whole year of each range of ages; NaN where there is none. None: no image has one."""
+
+    weights: npt.NDArray[np.float32] | None = None
+    """float32[N], >= 0: what an image counts in the training losses, beside the others; None: all the same."""
+
+    sources: Integers | None = None
+    """int64[N]: index of each image's source; None: they are not told apart."""
 
     device_pixels: Tensor | None = None
     """``pixels`` on the device that trains, from which batches are then taken; None: they are copied there batch by batch."""
@@ -70,15 +72,25 @@ class Batch(NamedTuple):
     gender_B: Tensor
 
     age_share: float
-    """Weight of this share's mean in the mean over the global batch, times the number of shares; 1 if there is one share."""
+    """Weight of this share's mean in the mean over the global batch, times the number of shares; 1 if there is one share.
+    Counted in labelled images, or in their weights."""
 
     gender_share: float
 
     soft_targets_BX: Tensor | None = None
-    """float32[B, A + 1], as ``Samples.soft_targets``."""
+    """float32[B, A + 1], the teachers' probabilities of the ages and of female (``distillation``); None: no teachers."""
 
     age_ranges_B2: Tensor | None = None
     """float32[B, 2], as ``Samples.age_ranges``."""
+
+    weights_B: Tensor | None = None
+    """float32[B], as ``Samples.weights``."""
+
+    mixed_with_B: Tensor | None = None
+    """int64[B], a permutation: the row whose image is mixed into each image (mixup); None: images are not mixed."""
+
+    own_share: float = 1.0
+    """Share of its own image and labels in each row, 0-1; those of ``mixed_with_B`` have the rest."""
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -123,43 +135,56 @@ def load_batch(samples: Samples, rows: Integers, rank: int, world_size: int, dev
         images,
         torch.from_numpy(age).to(device),
         torch.from_numpy(gender).to(device),
-        _share(int(samples.age_known[share].sum()), int(samples.age_known[rows].sum()), world_size),
-        _share(int((gender >= 0).sum()), int((samples.gender[rows] >= 0).sum()), world_size),
-        None
-        if samples.soft_targets is None
-        else torch.from_numpy(samples.soft_targets[share].astype(np.float32)).to(device),
-        None if samples.age_ranges is None else torch.from_numpy(samples.age_ranges[share]).to(device),
+        _share(samples, samples.age_known, share, rows, world_size),
+        _share(samples, samples.gender >= 0, share, rows, world_size),
+        age_ranges_B2=None if samples.age_ranges is None else torch.from_numpy(samples.age_ranges[share]).to(device),
+        weights_B=None if samples.weights is None else torch.from_numpy(samples.weights[share]).to(device),
     )
 
 
-def resized(images: Tensor, side_px: int) -> Tensor:
-    """Resize images with antialiasing, as a decoder would; the input itself if the size matches.
+def _share(
+    samples: Samples, labelled: npt.NDArray[np.bool_], here: Integers, in_batch: Integers, world_size: int
+) -> float:
+    """``world_size`` times the share of the batch's labelled images that are here, each counted by its weight."""
 
-    Args:
-        images: uint8 or float[B, 3, S, S].
-        side_px: side of the result.
-    """
-    if images.shape[-1] == side_px:
-        return images
-    return functional.interpolate(images.float(), side_px, mode="bilinear", antialias=True)
+    def count(rows: Integers) -> float:
+        return float(labelled[rows].sum() if samples.weights is None else samples.weights[rows][labelled[rows]].sum())
 
-
-def _share(labelled_here: int, labelled_in_batch: int, world_size: int) -> float:
-    return world_size * labelled_here / labelled_in_batch if labelled_in_batch else 0.0
+    total = count(in_batch)
+    return world_size * count(here) / total if total else 0.0
 
 
-def augmented(batch: Batch, recipe: Recipe, place: tuple[int, int, int], crop_px: int) -> Batch:
-    """Augment the images of a batch.
+def augmented(
+    batch: Batch, recipe: Recipe, place: tuple[int, int, int], crop_px: int, side_px: int | None = None
+) -> Batch:
+    """Augment the images of a batch, and mix them if the recipe says so.
 
     Args:
         batch: as loaded.
         recipe: augmentation settings and seed.
         place: (epoch, step, rank), which seeds the random draws.
-        crop_px: side of the central crop that the network sees.
+        crop_px: side of the central crop that is kept.
+        side_px: side of the whole image in the pixels of the crop; None: as loaded.
     """
     generator = torch.Generator()  # on the CPU, so that the draws do not depend on the device
     generator.manual_seed(_stream(recipe.seed, _DRAWS, place))
-    return batch._replace(images=augment(batch.images, recipe.augment, generator, crop_px))
+    images = augment(batch.images, recipe.augment, generator, crop_px, side_px)
+    return _mixed(batch._replace(images=images), recipe, place)
+
+
+def _mixed(batch: Batch, recipe: Recipe, place: tuple[int, int, int]) -> Batch:
+    """Mixup (Zhang et al., 2018): each image is a weighted mean of two, with one weight for the whole batch.
+
+    With one weight, all labels of the batch together count as much as before, in each rank and over all.
+    """
+    if recipe.mixup_alpha == 0:
+        return batch
+    random = np.random.default_rng((recipe.seed, _MIXTURE, *place))
+    own_share = float(random.beta(recipe.mixup_alpha, recipe.mixup_alpha))
+    mixed_with_B = torch.from_numpy(random.permutation(len(batch.images))).to(batch.images.device)
+    images = batch.images.float()
+    images = torch.lerp(images[mixed_with_B], images, own_share)
+    return batch._replace(images=images, mixed_with_B=mixed_with_B, own_share=own_share)
 
 
 def seed_step(seed: int, place: tuple[int, int, int]) -> None:

@@ -82,8 +82,13 @@ def save_model(
         files=files,
         created_by=f"agegender {agegender.__version__}",
     )
-    _write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2))
+    save_info(folder, info)
     return info
+
+
+def save_info(folder: Path, info: ModelInfo) -> None:
+    """Write the model.json of a model folder, atomically."""
+    _write_atomically(folder / INFO_FILE, info.model_dump_json(indent=2))
 
 
 @torch.no_grad()

@@ -51,12 +51,12 @@ def export_graph(network: FaceNetwork, calibration: Calibration, path: Path) -> 
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
         )
-    _store_as_float16(partial)
+    store_as_float16(partial)
     partial.replace(path)
 
 
-def _store_as_float16(path: Path) -> None:
-    """Store the filters and matrices of a graph as float16, each with a Cast to float32."""
+def store_as_float16(path: Path) -> None:
+    """Store the float32 filters and matrices of a graph as float16, each with a Cast to float32."""
     model = onnx.load(path)
     graph = model.graph
     casts = []

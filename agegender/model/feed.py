@@ -45,6 +45,10 @@ class Feed:
     accumulate: int
     device: torch.device
     crop_px: int
+    """Side of the central crop of each image, after augmentation."""
+
+    side_px: int | None = None
+    """Side of the whole image in the pixels of that crop; None: as the images are stored."""
 
     @property
     def steps(self) -> int:
@@ -71,5 +75,5 @@ class Feed:
         share, shares = self.rank * self.accumulate + index, self.world_size * self.accumulate
         place = (epoch, step, share)
         batch = batches.load_batch(self.train, rows, share, shares, self.device)
-        batch = batches.augmented(batch, self.recipe, place, self.crop_px)
+        batch = batches.augmented(batch, self.recipe, place, self.crop_px, self.side_px)
         return MicroBatch(place, index, rows[batches.part_of(len(rows), share, shares)], batch, len(rows))

@@ -9,6 +9,7 @@ current epoch, so that a resumed run ends with the metrics of an uninterrupted o
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.model import batches, trainer
 from agegender.model.batches import Integers, Samples
 from agegender.model.checkpoint import TrainingState, optimizer_state, restore_optimizer
+from agegender.model.distillation import Teachers
 from agegender.model.epoch_sums import TALLIED, EpochSums
 from agegender.model.feed import Feed, MicroBatch
 from agegender.model.network import FaceNetwork, build_network
@@ -128,6 +130,7 @@ class TrainingLoop:
         precision: of a new run, from ``agreed_precision``; a resumed one keeps that of its state.
         state: to resume from; None: start from step 0.
         init: network of the task's architecture to start from; None: a new one.
+        teachers: networks with a distribution head, which are asked in each step; see ``Teachers``.
         ranks: that train together.
         listener: of this rank.
 
@@ -146,6 +149,7 @@ class TrainingLoop:
         *,
         state: TrainingState | None = None,
         init: FaceNetwork | None = None,
+        teachers: Sequence[FaceNetwork] = (),
         ranks: Ranks | None = None,
         listener: Listener | None = None,
     ) -> None:
@@ -153,17 +157,18 @@ class TrainingLoop:
         self.train, self.val, self.device = train, val, device
         self.ranks, self.listener = ranks or Ranks(), listener or Listener()
         self.accumulate = task.config.accumulate
+        self.precision = (
+            precision if state is None else trainer.resolve_precision(state.config["precision"], self.device)
+        )
+        self.teachers = self._teachers(teachers)
         self.feed = Feed(
             *(train, self.recipe, self.ranks.rank, self.ranks.world_size, self.accumulate, device),
-            task.network.crop_size_px,
+            *self._augmented_px(),
         )
         self.steps = self.feed.steps
         self.total_steps = self.recipe.epochs * self.steps
         self._check_sizes()
         self._check_same_images(state)
-        self.precision = (
-            precision if state is None else trainer.resolve_precision(state.config["precision"], self.device)
-        )
         self.epoch, self.step = (state.epoch, state.step) if state else (0, 0)  # step counts from the start of the run
         self.history: list[dict[str, Any]] = list(state.history) if state else []
         # Only rank 0 restores the sums of the unfinished epoch: they are already summed over the ranks.
@@ -173,6 +178,17 @@ class TrainingLoop:
         self._reported_s = 0.0
         self.loss = math.nan
         """Of the last step whose loss was copied from the device; NaN before the first."""
+
+    def _teachers(self, networks: Sequence[FaceNetwork]) -> Teachers | None:
+        if not networks:
+            return None
+        return Teachers([each.to(self.device) for each in networks], self.task.network, self.precision)
+
+    def _augmented_px(self) -> tuple[int, int]:
+        """Sides of the crop and of the whole image that augmentation gives."""
+        if self.teachers is not None:
+            return self.teachers.crop_px, self.teachers.side_px
+        return self.task.network.crop_size_px, self.task.network.image_size_px
 
     def _check_sizes(self) -> None:
         # check the largest possible world size, or an elastic run would fail when it grows
@@ -250,10 +266,11 @@ class TrainingLoop:
     def _train_micro_batch(self, micro_batch: MicroBatch) -> None:
         batches.seed_step(self.recipe.seed, micro_batch.place)
         rate = trainer.learning_rate_at(self.step, self.total_steps, self.recipe)
+        batch = micro_batch.batch if self.teachers is None else self.teachers.teach(micro_batch.batch)
         is_last = micro_batch.index + 1 == self.accumulate  # before it, the ranks need not average their gradients
         with nullcontext() if is_last else self.ranks.without_sync(self.model):
             terms = trainer.train_step(
-                *(self.model, self.optimizer, micro_batch.batch, self.recipe, rate, self.precision),
+                *(self.model, self.optimizer, batch, self.recipe, rate, self.precision),
                 micro_batch=micro_batch.index,
                 micro_batches=self.accumulate,
             )
@@ -272,7 +289,8 @@ class TrainingLoop:
         for terms, rows in self._pending:
             values = {name: float(value) for name, value in terms.items()}
             self.sums.tally.add("images", len(rows), len(rows))
-            trainer.tally_terms(self.sums.tally, values, self.train.age_known[rows], self.train.gender[rows])
+            weights = None if self.train.weights is None else self.train.weights[rows]
+            trainer.tally_terms(self.sums.tally, values, self.train.age_known[rows], self.train.gender[rows], weights)
             self.loss = trainer.weighted_loss(values, self.recipe)
         self._pending.clear()
 

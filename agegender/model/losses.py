@@ -1,7 +1,7 @@
 """The training loss. Shapes: B rows, A = 121 age bins.
 
-A row without an age label has NaN, one without a gender label -1; each loss is a mean over its labelled rows, and 0 with
-a live graph where there is none, so that every rank runs the same backward pass.
+A row without an age label has NaN, one without a gender label -1; each loss is a mean over its labelled rows, weighted if
+they have weights, and 0 with a live graph where there is none, so that every rank runs the same backward pass.
 """
 
 import torch
@@ -35,6 +35,7 @@ def age_distribution_loss(
     teacher_age_BA: Tensor | None = None,
     teacher_weight: float = 0.0,
     age_ranges_B2: Tensor | None = None,
+    weights_B: Tensor | None = None,
 ) -> Tensor:
     """KL divergence from a Gaussian over age bins, mixed with the teachers' probabilities if given; mean over labelled rows.
 
@@ -48,6 +49,7 @@ def age_distribution_loss(
         teacher_age_BA: float32[B, A], the teachers' probabilities; None: the Gaussian only.
         teacher_weight: weight of the teachers in the target, 0-1.
         age_ranges_B2: float32[B, 2], first and last year of the range; NaN where there is none. None: no ranges.
+        weights_B: float32[B], >= 0; None: all the same.
 
     Returns:
         float32 scalar in nats; 0 with a live graph if no row is labelled.
@@ -61,13 +63,13 @@ def age_distribution_loss(
     log_estimate_BA = functional.log_softmax(logits_BA, dim=1)
     divergence_B = (torch.xlogy(target_BA, target_BA) - target_BA * log_estimate_BA).sum(dim=1)
     if age_ranges_B2 is None:
-        return mean_of_labelled(divergence_B, labelled_B)
+        return mean_of_labelled(divergence_B, labelled_B, weights_B)
     ranged_B = ~age_ranges_B2[:, 0].isnan()
     missed_B = _range_surprise(log_estimate_BA, age_ranges_B2)
     if teacher_age_BA is not None:
         taught_B = (torch.xlogy(teacher_age_BA, teacher_age_BA) - teacher_age_BA * log_estimate_BA).sum(dim=1)
         missed_B = torch.lerp(missed_B, taught_B, teacher_weight)
-    return mean_of_labelled(torch.where(ranged_B, missed_B, divergence_B), labelled_B | ranged_B)
+    return mean_of_labelled(torch.where(ranged_B, missed_B, divergence_B), labelled_B | ranged_B, weights_B)
 
 
 def _range_surprise(log_estimate_BA: Tensor, age_ranges_B2: Tensor) -> Tensor:
@@ -84,6 +86,7 @@ def age_error_loss(
     age_ranges_B2: Tensor | None = None,
     teacher_years_B: Tensor | None = None,
     teacher_weight: float = 0.0,
+    weights_B: Tensor | None = None,
 ) -> Tensor:
     """Mean absolute error in years over labelled rows, to the nearest end of a range and 0 inside it.
 
@@ -93,6 +96,7 @@ def age_error_loss(
         age_ranges_B2: float32[B, 2], first and last year of the range; NaN where there is none. None: no ranges.
         teacher_years_B: float32[B], the teachers' estimate, of which only rows with a range take note; None: no teachers.
         teacher_weight: weight of the teachers in the error to a range, 0-1.
+        weights_B: float32[B], >= 0; None: all the same.
 
     Returns:
         float32 scalar in years; 0 with a live graph if no row is labelled.
@@ -100,18 +104,22 @@ def age_error_loss(
     error_B = (estimate_years_B - age_years_B.nan_to_num(0.0)).abs()
     labelled_B = ~age_years_B.isnan()
     if age_ranges_B2 is None:
-        return mean_of_labelled(error_B, labelled_B)
+        return mean_of_labelled(error_B, labelled_B, weights_B)
     ranged_B = ~age_ranges_B2[:, 0].isnan()
     low_B, high_B = age_ranges_B2.nan_to_num(0.0).unbind(dim=1)
     end_B = high_B + 1  # a range lasts to the birthday after its last year
     outside_B = (low_B - estimate_years_B).clamp(min=0.0) + (estimate_years_B - end_B).clamp(min=0.0)
     if teacher_years_B is not None:
         outside_B = torch.lerp(outside_B, (estimate_years_B - teacher_years_B).abs(), teacher_weight)
-    return mean_of_labelled(torch.where(ranged_B, outside_B, error_B), labelled_B | ranged_B)
+    return mean_of_labelled(torch.where(ranged_B, outside_B, error_B), labelled_B | ranged_B, weights_B)
 
 
 def gender_loss(
-    logit_B: Tensor, gender_B: Tensor, teacher_female_B: Tensor | None = None, teacher_weight: float = 0.0
+    logit_B: Tensor,
+    gender_B: Tensor,
+    teacher_female_B: Tensor | None = None,
+    teacher_weight: float = 0.0,
+    weights_B: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of being female, mean over labelled rows.
 
@@ -120,6 +128,7 @@ def gender_loss(
         gender_B: int[B], 0 male, 1 female, -1 unlabelled.
         teacher_female_B: float32[B], the teachers' probability; None: the label only.
         teacher_weight: weight of the teachers in the target, 0-1.
+        weights_B: float32[B], >= 0; None: all the same.
 
     Returns:
         float32 scalar in nats; 0 with a live graph if no row is labelled.
@@ -128,18 +137,22 @@ def gender_loss(
     if teacher_female_B is not None:
         target_B = torch.lerp(target_B, teacher_female_B, teacher_weight)
     entropy_B = functional.binary_cross_entropy_with_logits(logit_B, target_B, reduction="none")
-    return mean_of_labelled(entropy_B, gender_B >= 0)
+    return mean_of_labelled(entropy_B, gender_B >= 0, weights_B)
 
 
-def mean_of_labelled(values_B: Tensor, labelled_B: Tensor) -> Tensor:
-    """Mean over labelled rows; 0 with a live graph if no row is labelled.
+def mean_of_labelled(values_B: Tensor, labelled_B: Tensor, weights_B: Tensor | None = None) -> Tensor:
+    """Mean over labelled rows; 0 with a live graph if no row is labelled, or none that weighs anything.
 
     Args:
         values_B: float32[B], finite also where unlabelled (0 x NaN would poison the gradient).
         labelled_B: bool[B].
+        weights_B: float32[B], >= 0; None: all the same.
     """
     mask_B = labelled_B.to(values_B.dtype)
-    return (values_B * mask_B).sum() / mask_B.sum().clamp(min=1.0)
+    if weights_B is not None:
+        mask_B = mask_B * weights_B
+    total = mask_B.sum()
+    return (values_B * mask_B).sum() / torch.where(total > 0, total, 1.0)
 
 
 def total_loss(
@@ -149,6 +162,7 @@ def total_loss(
     recipe: Recipe,
     soft_targets_BX: Tensor | None = None,
     age_ranges_B2: Tensor | None = None,
+    weights_B: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The training loss and its terms.
 
@@ -159,6 +173,7 @@ def total_loss(
         recipe: weights of the terms and width of the age target.
         soft_targets_BX: float32[B, A + 1], the teachers' probabilities of the ages and of female; None: labels only.
         age_ranges_B2: float32[B, 2], first and last year of the range; NaN where there is none. None: no ranges.
+        weights_B: float32[B], >= 0, of each row in all terms; None: all the same.
 
     Returns:
         The scalar loss, and the unweighted terms, detached: ``age_distribution`` (nats, not for a scalar head),
@@ -173,13 +188,16 @@ def total_loss(
         teacher_years_B = teacher_age_BA @ years_A
         target_years_B = torch.lerp(age_years_B, teacher_years_B, weight)
     terms = {
-        "age_error": age_error_loss(outputs.age_years_B, target_years_B, age_ranges_B2, teacher_years_B, weight),
-        "gender": gender_loss(outputs.gender_logit_B, gender_B, teacher_female_B, weight),
+        "age_error": age_error_loss(
+            outputs.age_years_B, target_years_B, age_ranges_B2, teacher_years_B, weight, weights_B
+        ),
+        "gender": gender_loss(outputs.gender_logit_B, gender_B, teacher_female_B, weight, weights_B),
     }
     total = recipe.age_error_weight * terms["age_error"] + recipe.gender_weight * terms["gender"]
     if outputs.age_logits_BA is not None:
         terms["age_distribution"] = age_distribution_loss(
-            outputs.age_logits_BA, age_years_B, recipe.age_sigma_years, teacher_age_BA, weight, age_ranges_B2
+            *(outputs.age_logits_BA, age_years_B, recipe.age_sigma_years, teacher_age_BA, weight),
+            *(age_ranges_B2, weights_B),
         )
         total = total + recipe.age_distribution_weight * terms["age_distribution"]
     return total, {name: term.detach() for name, term in terms.items()}

@@ -3,7 +3,8 @@
 Shapes: B images, S side in pixels, F features, A = 121 age bins. The caller chooses device, precision and parallelism.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from agegender.model.backbones import (
     torchvision_backbone,
 )
 from agegender.schema import AGE_BINS
+
+logger = logging.getLogger(__name__)
 
 OWN_BACKBONES: dict[str, Callable[[int], CompactBackbone | NotebookBackbone | MobileNetV1Backbone]] = {
     "compact": CompactBackbone,
@@ -138,14 +141,14 @@ def _median_years(probabilities_BA: Tensor) -> Tensor:
 
 
 def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetwork:
-    """Build a network with new heads, and a new or pretrained backbone.
+    """Build a network with a new or pretrained backbone, and new heads unless the weights bring heads that fit.
 
     Args:
         config: ``backbone`` is ``compact``, ``large``, ``notebook``, ``mobilenet_v1`` or a torchvision classification
             model's name.
         weights: a file (.pth, .pt, .safetensors) with the backbone's weights or those of a whole ``FaceNetwork``; for
-            ``mobilenet_v1`` also HSE's FaceRes; for a torchvision backbone also the name of pretrained weights
-            (``DEFAULT``), which torchvision downloads.
+            ``mobilenet_v1`` also HSE's FaceRes or a network tuned from it (``HEAD_NAMES``); for a torchvision backbone
+            also the name of pretrained weights (``DEFAULT``), which torchvision downloads.
 
     Raises:
         ConfigError: unknown backbone or weight name, or a backbone that does not accept this image size.
@@ -166,15 +169,20 @@ def build_network(config: NetworkConfig, weights: str | None = None) -> FaceNetw
         backbone, features = torchvision_backbone(config.backbone, config.crop_size_px, hub_name)
     network = FaceNetwork(config, backbone, features)
     if is_file and weights is not None:
-        _load_backbone(network.backbone, Path(weights).expanduser(), config.backbone)
+        _load_weights(network, Path(weights).expanduser())
     # 10-30 % faster to train on CPUs than the default memory format, and preferred by tensor cores
     return network.to(memory_format=torch.channels_last)
 
 
-def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
-    given = _read_weights(path)
-    prefixed = {key.removeprefix("backbone."): value for key, value in given.items() if key.startswith("backbone.")}
-    given = prefixed or given
+HEAD_NAMES = {"age_head": "age", "gender_head": "gen"}
+"""Our heads -> their names in the file of a network that was tuned elsewhere. Linear: logits of 121 ages, and of female."""
+
+
+def _load_weights(network: FaceNetwork, path: Path) -> None:
+    file = _read_weights(path)
+    backbone, name = network.backbone, network.config.backbone
+    prefixed = {key.removeprefix("backbone."): value for key, value in file.items() if key.startswith("backbone.")}
+    given = prefixed or file
     if isinstance(backbone, MobileNetV1Backbone):
         given = backbone.from_faceres(given)
     expected = backbone.state_dict()
@@ -188,6 +196,23 @@ def _load_backbone(backbone: nn.Module, path: Path, name: str) -> None:
         )
     # ignores other tensors, such as the classifier that our heads replace
     backbone.load_state_dict({key: given[key] for key in expected if key in given}, strict=False)
+    heads = _heads_that_fit(network, file)
+    network.load_state_dict(heads, strict=False)
+    logger.info(
+        "%s: weights of backbone %s %s", path, name, "and of both heads" if heads else "alone: the heads are new"
+    )
+
+
+def _heads_that_fit(network: FaceNetwork, file: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Both heads out of a weights file, under our names; empty if one is missing or of another shape."""
+    heads = {}
+    for ours, theirs in HEAD_NAMES.items():
+        for key, value in network.get_submodule(ours).state_dict(prefix=f"{ours}.").items():
+            found = file.get(key, file.get(key.replace(ours, theirs)))
+            if found is None or found.shape != value.shape:
+                return {}
+            heads[key] = found
+    return heads
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from agegender.model.batches import Batch, Integers, Samples, load_batch, resized
+from agegender.model.batches import Batch, Integers, Samples, load_batch
 from agegender.model.losses import total_loss
 from agegender.model.network import FaceNetwork, Outputs
+from agegender.model.transforms import resized
 from agegender.options import Precision
 from agegender.processor import is_faster_in_bfloat16
 from agegender.recipe import Recipe
@@ -100,17 +101,14 @@ def train_step(
         micro_batches: of the rank's share of the step; 1: no gradient accumulation.
 
     Returns:
-        Each loss term, a mean over the labelled images of ``batch``, on the device.
+        Each loss term, a weighted mean over the labelled images of ``batch``, on the device.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     model.train()
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         outputs: Outputs = model(batch.images)
-    scaled = _scaled_recipe(recipe, batch)
-    loss, terms = total_loss(
-        outputs, batch.age_years_B, batch.gender_B, scaled, batch.soft_targets_BX, batch.age_ranges_B2
-    )
+    loss, terms = batch_loss(outputs, batch, _scaled_recipe(recipe, batch))
     if micro_batch == 0:
         optimizer.zero_grad(set_to_none=True)
     (loss / micro_batches).backward()  # type: ignore[no-untyped-call]
@@ -120,6 +118,28 @@ def train_step(
         nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip_norm)
     optimizer.step()
     return terms
+
+
+def batch_loss(outputs: Outputs, batch: Batch, recipe: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch and its terms, as of ``total_loss``; where images are mixed, those of both labels by their shares.
+
+    What teachers say is of the image as it is mixed, and so the same beside either label.
+    """
+
+    def loss_of(rows: Tensor | slice) -> tuple[Tensor, dict[str, Tensor]]:
+        ranges, weights = batch.age_ranges_B2, batch.weights_B
+        return total_loss(
+            *(outputs, batch.age_years_B[rows], batch.gender_B[rows], recipe, batch.soft_targets_BX),
+            None if ranges is None else ranges[rows],
+            None if weights is None else weights[rows],
+        )
+
+    loss, terms = loss_of(slice(None))
+    if batch.mixed_with_B is None:
+        return loss, terms
+    other_loss, other_terms = loss_of(batch.mixed_with_B)
+    mixed = {name: torch.lerp(other_terms[name], term, batch.own_share) for name, term in terms.items()}
+    return torch.lerp(other_loss, loss, batch.own_share), mixed
 
 
 def _scaled_recipe(recipe: Recipe, batch: Batch) -> Recipe:
@@ -161,9 +181,16 @@ def update_average(averaged: FaceNetwork, network: FaceNetwork, decay: float, st
         mine[name].copy_(theirs[name])
 
 
-def tally_terms(tally: Tally, terms: Mapping[str, float], age_known: npt.NDArray[np.bool_], gender: Integers) -> None:
-    """Add the mean loss terms of some images, each weighted by the images that are labelled for it."""
-    labelled = {"age": int(age_known.sum()), "gender": int((gender >= 0).sum())}
+def tally_terms(
+    tally: Tally,
+    terms: Mapping[str, float],
+    age_known: npt.NDArray[np.bool_],
+    gender: Integers,
+    weights: npt.NDArray[np.float32] | None = None,
+) -> None:
+    """Add the mean loss terms of some images, each weighted by the images that are labelled for it, or by their weights."""
+    counted = np.ones(len(gender), np.float32) if weights is None else weights
+    labelled = {"age": float(counted[age_known].sum()), "gender": float(counted[gender >= 0].sum())}
     for name, value in terms.items():
         count = labelled["gender" if name.startswith("gender") else "age"]
         tally.add(name, value * count, count)
@@ -193,7 +220,7 @@ class Estimates(NamedTuple):
 def evaluate(
     network: FaceNetwork, samples: Samples, rows: Iterable[int], recipe: Recipe, device: torch.device
 ) -> tuple[Estimates, Tally]:
-    """Evaluate the network on some rows as it will be used: float32, no augmentation.
+    """Evaluate the network on some rows as it will be used: float32, no augmentation, each image counted once.
 
     Args:
         network: averaged weights; images are resized to its input size.

@@ -22,7 +22,13 @@ MIN_SCALE = 0.35
 _DRAWS_PER_IMAGE = 18
 
 
-def augment(images: Tensor, settings: Augmentation, generator: torch.Generator, crop_px: int | None = None) -> Tensor:
+def augment(
+    images: Tensor,
+    settings: Augmentation,
+    generator: torch.Generator,
+    crop_px: int | None = None,
+    side_px: int | None = None,
+) -> Tensor:
     """Augment a batch of training images and crop its centre; returns the input itself if the settings change nothing.
 
     Args:
@@ -30,24 +36,27 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator, 
         settings: ranges, drawn per image.
         generator: on the CPU, source of all draws; only pixel noise is drawn on the images' device and so differs between
             kinds of device.
-        crop_px: C; S - C is even. The margin around it fills in where an image is rotated, shrunk or shifted. None: S.
+        crop_px: C; ``side_px`` - C is even. The margin around it fills in where an image is rotated, shrunk or shifted. None: all.
+        side_px: side of the whole image in the pixels of the result; None: S.
 
     Returns:
         float32[B, 3, C, C] in 0-255, or ``images`` unchanged.
     """
-    if not any(settings.model_dump(exclude={"zoom_min", "zoom_max"}).values()) and not _changes_geometry(settings):
-        return images
     batch, _, _, side = images.shape
+    side_px = side_px or side
+    changes = any(settings.model_dump(exclude={"zoom_min", "zoom_max"}).values()) or _changes_geometry(settings)
+    if not changes and side_px == side:
+        return images
     # one draw of fixed size, so that disabling one transform does not change the others
     draws_cpu = torch.rand(_DRAWS_PER_IMAGE, batch, generator=generator)
     draws = draws_cpu.to(images.device)
-    crop_px = crop_px or side
+    crop_px = crop_px or side_px
     if _changes_geometry(settings):
-        varied = _warp(images.to(torch.float32), settings, draws, crop_px)
+        varied = _warp(images.to(torch.float32), settings, draws, crop_px, crop_px / side_px)
     else:
-        start = (side - crop_px) // 2
+        start = (side_px - crop_px) // 2
         end = start + crop_px
-        varied = images[:, :, start:end, start:end].to(torch.float32, copy=True)
+        varied = resized(images, side_px)[:, :, start:end, start:end].to(torch.float32, copy=True)
     if settings.low_resolution_probability:
         varied = _downscale(varied, settings.low_resolution_probability, draws_cpu)
     if settings.brightness or settings.contrast or settings.darkness_probability:
@@ -57,6 +66,18 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator, 
     if settings.erase_probability:
         varied = _erase(varied, settings.erase_probability, draws)
     return varied
+
+
+def resized(images: Tensor, side_px: int) -> Tensor:
+    """Resize images with antialiasing, as a decoder would; the input itself if the size matches.
+
+    Args:
+        images: uint8 or float[B, 3, S, S].
+        side_px: side of the result.
+    """
+    if images.shape[-1] == side_px:
+        return images
+    return functional.interpolate(images.float(), side_px, mode="bilinear", antialias=True)
 
 
 def _changes_geometry(settings: Augmentation) -> bool:
@@ -74,7 +95,7 @@ def _symmetric(draw_B: Tensor, limit: float) -> Tensor:
     return (2 * draw_B - 1) * limit
 
 
-def _warp(images: Tensor, settings: Augmentation, draws: Tensor, crop_px: int) -> Tensor:
+def _warp(images: Tensor, settings: Augmentation, draws: Tensor, crop_px: int, crop_fraction: float) -> Tensor:
     """Flip, rotate, zoom, shift and crop in one resampling; beyond the edge the image is mirrored."""
     angle_B = _symmetric(draws[0], math.radians(settings.rotation_degrees))
     zoom_B = settings.zoom_min + draws[1] * (settings.zoom_max - settings.zoom_min)
@@ -82,7 +103,6 @@ def _warp(images: Tensor, settings: Augmentation, draws: Tensor, crop_px: int) -
     shift_x_B, shift_y_B = (
         _symmetric(draw, 2 * settings.shift_fraction) for draw in draws[3:5]
     )  # in grid units the side is 2
-    crop_fraction = crop_px / images.shape[-1]
     cos_B, sin_B = angle_B.cos() * crop_fraction / zoom_B, angle_B.sin() * crop_fraction / zoom_B
     # maps output coordinates to input coordinates
     rows = [cos_B * flip_B, -sin_B * flip_B, shift_x_B, sin_B, cos_B, shift_y_B]

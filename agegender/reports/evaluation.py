@@ -9,13 +9,20 @@ import numpy.typing as npt
 
 from agegender.reports import figures
 from agegender.reports.page import Cell, Figure, GridImage, ImageGrid, Section, Table, render_page
+from agegender.reports.slice_tables import (
+    cell,
+    intersections_section,
+    race_and_age_section,
+    rows_of,
+    slice_table,
+    sources_section,
+    span,
+)
 from agegender.schema import AGE_GROUPS, GENDERS
 
 Row = Mapping[str, Any]
 Histogram = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 Ages = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-
-_INTERSECTIONS_SHOWN = 15
 
 _EXAMPLE_TITLES = {
     "random": "Random sample.",
@@ -65,12 +72,18 @@ def evaluation_page(
     """
     sections = [
         _findings(metrics),
-        *([_by("Error by age", "age_group", slices)] if _rows(slices, "age_group") else []),
+        *([sources_section(slices)] if rows_of(slices, "source") else []),
+        *([_by("Error by age", "age_group", slices)] if rows_of(slices, "age_group") else []),
         *([_ranges(metrics, slices)] if metrics["n_age_range"] else []),
         *([_errors(ages, error_histogram)] if metrics["n_age"] else []),
-        *([_by("Error by gender", "gender", slices)] if _rows(slices, "gender") else []),
-        *([_by("Error by race", "race", slices)] if _rows(slices, "race") else []),
-        *([_intersections(slices)] if _rows(slices, "age_group x gender") else []),
+        *([_by("Error by gender", "gender", slices)] if rows_of(slices, "gender") else []),
+        *([_by("Error by race", "race", slices)] if rows_of(slices, "race") else []),
+        *(
+            [race_and_age_section(slices)]
+            if rows_of(slices, "age_group x race") or rows_of(slices, "age_range x race")
+            else []
+        ),
+        *([intersections_section(slices)] if rows_of(slices, "age_group x gender") else []),
         *([_confusion(confusion)] if metrics["n_age"] else []),
         _interval(metrics["interval_by_age_group"], float(metrics["interval_coverage_promised"])),
         *([_selective(metrics["selective_prediction"])] if metrics["selective_prediction"] else []),
@@ -119,12 +132,7 @@ def _bounded(value: Mapping[str, float | None], share: bool = False) -> str | No
         return None
     number = "{:.1%}" if share else "{:.2f}"
     low, high = (number.format(value[end]).rstrip("%") for end in ("low", "high"))
-    return f"{number.format(value['value'])} ({_span(low, high)})"
-
-
-def _span(low: str, high: str) -> str:
-    """Bounds as a short text; "to" if one is negative, because a dash would look like a minus sign."""
-    return f"{low} to {high}" if "-" in low + high else f"{low}\N{EN DASH}{high}"
+    return f"{number.format(value['value'])} ({span(low, high)})"
 
 
 def _warnings(metrics: Mapping[str, Any]) -> list[str]:
@@ -144,13 +152,9 @@ def _findings(metrics: Mapping[str, Any]) -> Section:
     return Section("Findings", text)
 
 
-def _rows(slices: Sequence[Row], by: str) -> list[Row]:
-    return [row for row in slices if row["slice"] == by and row["n"]]
-
-
 def _by(title: str, by: str, slices: Sequence[Row]) -> Section:
     """Charts of error and bias with bounds, and the table, for one attribute."""
-    rows = _rows(slices, by)
+    rows = rows_of(slices, by)
     aged = [row for row in rows if row["age_mae_years"] is not None]
     name = by.replace("_", " ")
     charts = []
@@ -162,35 +166,12 @@ def _by(title: str, by: str, slices: Sequence[Row]) -> Section:
                 "Signed error: above 0 people are estimated too old, below 0 too young.", f"Bias by {name}",
             ),
         ]  # fmt: skip
-    return Section(title, figures=charts, tables=[_slice_table(rows, (by,))])
+    return Section(title, figures=charts, tables=[slice_table(rows, (by,))])
 
 
 def _bars(rows: Sequence[Row], by: str, metric: str, axis: str) -> bytes:
     values, low, high = ([float(row[f"{metric}{end}"]) for row in rows] for end in ("", "_low", "_high"))
     return figures.bars([row[by] for row in rows], values, x=by.replace("_", " "), y=axis, low=low, high=high)
-
-
-def _slice_table(rows: Sequence[Row], by: Sequence[str], caption: str = "") -> Table:
-    """All metrics with bounds; intersections leave out one column, so that the table fits the page."""
-    columns = [("MAE, years", "age_mae_years", False), ("bias, years", "age_bias_years", False)]
-    columns += [("within 5 years", "age_within_5_years", True)] if len(by) < 2 else []
-    columns += [("gender accuracy", "gender_accuracy", True), ("interval coverage", "interval_coverage", True)]
-    return Table(
-        [*(name.replace("_", " ") for name in by), "n", *(name for name, _, _ in columns)],
-        [
-            [*(str(row[name]) for name in by), row["n"], *(_cell(row, metric, share) for _, metric, share in columns)]
-            for row in rows
-        ],
-        caption=caption,
-    )
-
-
-def _cell(row: Row, metric: str, share: bool = False) -> str | None:
-    if row[metric] is None:
-        return None
-    scale, digits = (100, 0) if share else (1, 1)
-    value, low, high = (f"{row[f'{metric}{end}'] * scale:.{digits}f}" for end in ("", "_low", "_high"))
-    return f"{value}{'%' if share else ''} ({_span(low, high)})"
 
 
 def _ranges(metrics: Mapping[str, Any], slices: Sequence[Row]) -> Section:
@@ -201,12 +182,12 @@ def _ranges(metrics: Mapping[str, Any], slices: Sequence[Row]) -> Section:
         ("same or next bucket", "age_within_one_bucket", True),
         ("interval meets the range", "interval_meets_range", True),
     )
-    rows = _rows(slices, "age_range")
+    rows = rows_of(slices, "age_range")
     cells: list[list[Cell]] = [
         ["all", metrics["n_age_range"], *(_bounded(metrics[metric], share) for _, metric, share in columns)]
     ]
     cells += [
-        [str(row["age_range"]), row["n"], *(_cell(row, metric, share) for _, metric, share in columns)] for row in rows
+        [str(row["age_range"]), row["n"], *(cell(row, metric, share) for _, metric, share in columns)] for row in rows
     ]
     return Section(
         "Ages labelled as ranges",
@@ -235,16 +216,6 @@ def _errors(ages: Ages, error_histogram: Histogram) -> Section:
     )  # fmt: skip
 
 
-def _intersections(slices: Sequence[Row]) -> Section:
-    tables = [_slice_table(_rows(slices, "age_group x gender"), ("age_group", "gender"))]
-    three = [row for row in _rows(slices, "age_group x gender x race") if row["age_mae_years"] is not None]
-    if three:
-        worst = sorted(three, key=lambda row: float(row["age_mae_years"]), reverse=True)[:_INTERSECTIONS_SHOWN]
-        caption = "Intersections of all three with 30 or more images, by largest error; slices.parquet has all."
-        tables.append(_slice_table(worst, ("age_group", "gender", "race"), caption))
-    return Section("Intersections of groups", tables=tables)
-
-
 def _confusion(confusion: npt.NDArray[np.int64]) -> Section:
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
@@ -262,16 +233,28 @@ def _interval(coverage: Mapping[str, Sequence[Row]], promised: float) -> Section
     for by, note in (
         ("estimated", "By estimated group, for which the interval is calibrated."),
         ("true", "By true group, for which coverage is not guaranteed: it is not known beforehand."),
+        (
+            "estimated_of_ranges",
+            "Of ages labelled as ranges, which an interval covers if they meet; by estimated group.",
+        ),
     ):
         rows = coverage[by]
         if not rows:
             continue
         values, low, high = ([row[name] for row in rows] for name in ("coverage", "low", "high"))
         names = [row["age_group"] for row in rows]
-        chart = figures.bars(names, values, x=f"{by} age group", y="share inside", low=low, high=high)
-        charts.append(Figure(chart, f"{note} Target: {promised:.0%}.", f"Interval coverage by {by} age group"))
-    cells = [[r["age_group"], r["n"], 100 * r["coverage"], r["width_years"]] for r in coverage["estimated"]]
-    header = ["estimated age group", "n", "inside, %", "width, years"]
+        chart = figures.bars(
+            names, values, x=f"{by.removesuffix('_of_ranges')} age group", y="share covered", low=low, high=high
+        )
+        charts.append(
+            Figure(chart, f"{note} Target: {promised:.0%}.", f"Interval coverage by age group: {by.replace('_', ' ')}")
+        )
+    cells = [
+        [r["age_group"], label, r["n"], 100 * r["coverage"], r["width_years"]]
+        for by, label in (("estimated", "age"), ("estimated_of_ranges", "range"))
+        for r in coverage[by]
+    ]
+    header = ["estimated age group", "label", "n", "covered, %", "width, years"]
     return Section(
         "Coverage of the age interval",
         f"The interval should cover the true age in {promised:.0%} of all cases and be as narrow as possible.",

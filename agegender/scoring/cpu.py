@@ -1,4 +1,4 @@
-"""Score on CPUs with ONNX Runtime, or with OpenVINO in bfloat16. Starts fast and does not import torch."""
+"""Score on CPUs with ONNX Runtime in float32 or int8, or with OpenVINO in bfloat16. Starts fast and does not import torch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from agegender import processor
-from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS, ModelInfo
+from agegender.artifact import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUTS, INT8_GRAPH_FILE, ModelInfo
 from agegender.errors import InputError
-from agegender.options import Precision, PrecisionOrAuto
-from agegender.scoring.load import LocalModel
+from agegender.options import ScoringPrecision, ScoringPrecisionOrAuto
+from agegender.scoring.load import LocalModel, check_precision
 from agegender.scoring.predictions import Floats, Predictions, score_in_batches
 
 __all__ = ["CpuScorer", "Predictions"]
@@ -27,11 +27,15 @@ class CpuScorer:
     image_size_px: int
     """Side of the input images."""
 
-    precision: Precision
+    precision: ScoringPrecision
     """Of the network's computation."""
 
     def __init__(
-        self, model: LocalModel | Path, threads: int = 1, batch_size: int = 64, precision: PrecisionOrAuto = "float32"
+        self,
+        model: LocalModel | Path,
+        threads: int = 1,
+        batch_size: int = 64,
+        precision: ScoringPrecisionOrAuto = "float32",
     ) -> None:
         """Load the graph of a model.
 
@@ -42,6 +46,7 @@ class CpuScorer:
             precision: of the network; heads, readout and calibration are always float32.
 
         Raises:
+            ConfigError: int8 is asked for, and the model has no int8 graph.
             InputError: the model is missing, damaged, not of this package, or its graph cannot be run.
         """
         model = LocalModel.open(model)
@@ -50,11 +55,11 @@ class CpuScorer:
         self._batch_size = batch_size
         self._has_distribution = self.info.network.age_head == "distribution"
         names = GRAPH_OUTPUTS if self._has_distribution else GRAPH_OUTPUTS[:-1]
-        self.precision = _resolved(precision)
-        load = _in_float32 if self.precision == "float32" else _in_bfloat16
-        self._run = load(
-            model.folder / GRAPH_FILE, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names
-        )
+        check_precision(self.info, precision, str(model.folder))
+        self.precision = resolve_precision(self.info, precision)
+        load = _in_bfloat16 if self.precision == "bfloat16" else _in_onnx_runtime
+        graph = model.folder / (INT8_GRAPH_FILE if self.precision == "int8" else GRAPH_FILE)
+        self._run = load(graph, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names)
 
     def score(self, images: npt.NDArray[np.uint8]) -> Predictions:
         """Predict; the result of an image does not depend on the other images, bit for bit.
@@ -72,7 +77,7 @@ Run = Callable[[npt.NDArray[np.uint8]], Sequence[Floats]]
 """Maps a batch, uint8[B, S, S, 3], to the graph's outputs, float32[B, ...] each."""
 
 
-def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
+def _in_onnx_runtime(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -103,10 +108,18 @@ def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequenc
     return lambda batch: session.run(names, {GRAPH_INPUT: batch})
 
 
-def _resolved(precision: PrecisionOrAuto) -> Precision:
+def resolve_precision(info: ModelInfo, precision: ScoringPrecisionOrAuto) -> ScoringPrecision:
+    """What ``auto`` means for a model on this machine's CPU.
+
+    bfloat16 comes first where the CPU is fast in it, because nobody has measured int8 there; then int8, if the model has an int8
+    graph that costs no accuracy (``Int8Comparison.is_close``).
+    """
     if precision != "auto":
         return precision
-    return "bfloat16" if processor.is_faster_in_bfloat16() else "float32"
+    if processor.is_faster_in_bfloat16():
+        return "bfloat16"
+    can_int8 = INT8_GRAPH_FILE in info.files and info.int8 is not None and info.int8.is_close
+    return "int8" if can_int8 and processor.is_faster_in_int8() else "float32"
 
 
 def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:

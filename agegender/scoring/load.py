@@ -15,11 +15,12 @@ from agegender.artifact import (
     FORMAT_VERSION,
     GRAPH_FILE,
     INFO_FILE,
+    INT8_GRAPH_FILE,
     TRAINING_IMAGES_FILE,
     WEIGHTS_FILE,
     ModelInfo,
 )
-from agegender.errors import InputError
+from agegender.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,24 @@ def open_model(folder: Path) -> ModelInfo:
     for name, sha256 in info.files.items():
         _check_file(folder, name, sha256)
     return info
+
+
+def check_precision(info: ModelInfo, precision: str, model: str) -> None:
+    """Refuse int8 for a model that has no int8 graph.
+
+    Args:
+        info: of the model.
+        precision: as asked for.
+        model: its address, for the message.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if precision == "int8" and INT8_GRAPH_FILE not in info.files:
+        raise ConfigError(
+            f"--precision int8: {model} has no {INT8_GRAPH_FILE} ({info.created_by or 'an older release'} wrote it, backbone "
+            f"{info.network.backbone!r}). Score with --precision auto or float32, or train a model with this release"
+        )
 
 
 def training_images(folder: Path) -> npt.NDArray[np.uint64]:

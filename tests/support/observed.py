@@ -14,7 +14,7 @@ def of_exact_ages(age_true: npt.NDArray[np.float32], *others: npt.NDArray[Any]) 
     none = np.full(age_true.size, np.nan, dtype=np.float32)
     steps = np.full(age_true.size, -1, dtype=np.int8)
     columns = dict(zip((field.name for field in fields(Observations)), (age_true, *others), strict=False))
-    return Observations(**columns, range_low=none, range_high=none, bucket_steps=steps)
+    return Observations(**columns, range_low=none, range_high=none, bucket_steps=steps, source=steps.astype(np.int16))
 
 
 def of_ranges(ranges: list[tuple[float, float]], age_pred: list[float], width_years: float = 4) -> Observations:
@@ -25,4 +25,4 @@ def of_ranges(ranges: list[tuple[float, float]], age_pred: list[float], width_ye
     ends = (estimate - width_years / 2, estimate + width_years / 2)
     female = np.full(count, 0.5, dtype=np.float32)
     none = np.full(count, np.nan, dtype=np.float32)
-    return Observations(none, unknown, unknown, estimate, *ends, female, low, high, unknown)
+    return Observations(none, unknown, unknown, estimate, *ends, female, low, high, unknown, unknown.astype(np.int16))

@@ -60,7 +60,12 @@ LIBRARY_HOMES = {
     "ray": RAY_HOMES,
     "torch": ("agegender.model", "agegender.scoring.gpu", "agegender.pipelines.train"),
     "torchvision": ("agegender.model",),
-    "onnxruntime": ("agegender.data.centerface", "agegender.data.detectors", "agegender.scoring.cpu"),
+    "onnxruntime": (
+        "agegender.data.centerface",
+        "agegender.data.detectors",
+        "agegender.model.quantization",
+        "agegender.scoring.cpu",
+    ),
     "openvino": ("agegender.scoring.bfloat16",),
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),

@@ -12,7 +12,11 @@ from agegender.settings import parse_config
 ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for path in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "agegender/released").glob("*.md"))
+    for path in (
+        *ROOT.glob("*.md"),
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "agegender/released").glob("*/*.md")),
+    )
 }
 LINE_CHARACTERS = 120
 TARGETS = re.compile(r"\baim(ed|s)? (at|for)\b|\bgoal (is|of|was)\b|\btarget (is|of|was)\b", re.IGNORECASE)

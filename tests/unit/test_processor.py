@@ -1,6 +1,6 @@
 import pytest
 
-from agegender.processor import is_faster_in_bfloat16
+from agegender.processor import is_faster_in_bfloat16, is_faster_in_int8
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,11 @@ def test_bfloat16_is_for_amx_and_for_amd(vendor: str, flags: str, faster: bool) 
 def test_other_systems_have_no_such_description() -> None:
     assert is_faster_in_bfloat16("") is False
     assert is_faster_in_bfloat16("processor : 0\nFeatures : fp asimd bf16\n") is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "faster"),
+    [("avx2 fma", True), ("avx2 avx512_vnni avx512_bf16", True), ("avx sse4_2", False), ("asimd i8mm", False)],
+)
+def test_int8_is_for_cpus_with_avx2(flags: str, faster: bool) -> None:
+    assert is_faster_in_int8(f"processor : 0\nflags : {flags}\n") is faster

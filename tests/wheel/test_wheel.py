@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "constraints.txt"
 UV = str(Path(sys.executable).with_name("uv"))
 COMMAND_TIMEOUT_S = 400
+WHEEL_BYTES = 40_000_000
 IMAGES = 60
 
 GPU_IN_NAME = """
@@ -100,10 +101,22 @@ def test_the_wheel_holds_the_model_its_terms_and_the_templates(wheel: Path) -> N
     tracked = call(["git", "-C", str(ROOT), "ls-files", "agegender"]).stdout.splitlines()
     assert set(tracked) <= held
     assert not [name for name in held if not name.startswith(("agegender/", "agegender-"))]
+    assert wheel.stat().st_size < WHEEL_BYTES
 
 
 def test_the_versions_are_those_that_the_tests_passed_with(plain: Environment) -> None:
     assert plain.installed() <= set(CONSTRAINTS.read_text().splitlines())
+
+
+def test_a_released_model_is_there_by_its_name_or_is_said_to_be_absent(wheel: Path, plain: Environment) -> None:
+    held = zipfile.ZipFile(wheel).namelist()
+    for name in ("fast", "accurate", "open"):
+        done = plain.agegender("export", "--model", name, "--output", f"{name}.onnx")
+        if f"agegender/released/{name}/model/model.json" in held:
+            succeed(done)
+        else:
+            assert done.returncode == 3 and f"make release MODEL={name}" in done.stderr, done.stderr
+            assert "Traceback" not in done.stderr
 
 
 def test_it_scores_and_explores_without_torch(plain: Environment) -> None:

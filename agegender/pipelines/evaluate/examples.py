@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agegender.config import EvaluateConfig
-from agegender.data.faces import FaceSearch, largest_face_cropper
+from agegender.data.face_searches import FaceSearches
 from agegender.data.images import Pixels, decode, encode_jpeg, resize
 from agegender.evaluation.examples import choose_examples
 from agegender.option_groups import ImageLimits
-from agegender.pipelines.evaluate.gather import Gathered, rows_at
+from agegender.pipelines.evaluate.gather import Gathered, rows_at, source_of
 from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.pipelines.source.listing import Listing
 from agegender.reports.evaluation import Example
@@ -23,7 +23,7 @@ SIDE_PX = 128
 
 
 def show_examples(
-    config: EvaluateConfig, search: FaceSearch | None, listing: Listing, gathered: Gathered
+    config: EvaluateConfig, searches: FaceSearches, listing: Listing, gathered: Gathered
 ) -> dict[str, list[Example]]:
     """Read the chosen images again; images that are gone are skipped.
 
@@ -33,12 +33,13 @@ def show_examples(
     chosen = choose_examples(gathered.observations, config.seed, EXAMPLES_OF_EACH)
     indices_to_read = np.unique(np.concatenate(list(chosen.values())))
     limits = config.limits()
-    cut = partial(resize, side_px=SIDE_PX) if search is None else largest_face_cropper(search, SIDE_PX)
+    cutter, whole = searches.croppers(SIDE_PX), partial(resize, side_px=SIDE_PX)
     examples: dict[int, Example] = {}
     for unit in np.unique(gathered.unit[indices_to_read]):
         indices = indices_to_read[gathered.unit[indices_to_read] == unit]
         uris = rows_at(config.output, listing, int(unit), gathered.row[indices].tolist()).column("uri")
-        pictures = _pictures(read_unit(listing.units[unit]), uris.to_pylist(), limits, cut)
+        listed = read_unit(listing.units[unit])
+        pictures = _pictures(listed, uris.to_pylist(), limits, cutter(source_of(listed)) or whole)
         for index, uri in zip(indices.tolist(), uris.to_pylist(), strict=True):
             if uri in pictures:
                 examples[index] = _example(gathered, index, uri, pictures[uri])

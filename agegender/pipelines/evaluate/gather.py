@@ -16,7 +16,7 @@ from agegender.data.races import MAX_NAMES, OTHER_GROUPS, largest_groups
 from agegender.evaluation.metrics import Observations, bucketed
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.source.listing import Listing
-from agegender.schema import TRUE_LABELS, Status
+from agegender.schema import SOURCE, TRUE_LABELS, Status
 from agegender.storage import files, tables
 
 Keys = npt.NDArray[np.uint64]
@@ -33,6 +33,9 @@ class Gathered:
     races: tuple[str, ...]
     """The names of the groups that ``observations.race`` counts."""
 
+    sources: tuple[str, ...]
+    """The names of the sources that ``observations.source`` counts."""
+
     unit: npt.NDArray[np.int32]
     """int32[N], index of the unit of each image."""
 
@@ -41,6 +44,9 @@ class Gathered:
 
     by_status: dict[str, int]
     """Images by status, including unlabelled ones."""
+
+    status_by_source: dict[str, dict[str, int]]
+    """The same for each source."""
 
     unlabelled: int
     """Readable images without a label."""
@@ -78,7 +84,9 @@ def is_among(keys: Keys, digest: bytes) -> bool:
     return at < keys.size and bool(keys[at] == key)
 
 
-def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[str, str]) -> Gathered:
+def gather(
+    output: str, listing: Listing, training_keys: Keys, metadata: dict[str, str], sources: Sequence[str]
+) -> Gathered:
     """Stream every scored unit into OUTPUT/predictions.parquet and collect the observations.
 
     Args:
@@ -86,12 +94,14 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
         listing: all of its units must be scored.
         training_keys: uint64[M], sorted: content of the model's training images.
         metadata: for the Parquet file.
+        sources: their names.
     """
     parts: list[Observations] = []
     names = {OTHER_GROUPS: 0}
     races: list[npt.NDArray[np.int16]] = []
+    of_source: list[npt.NDArray[np.int16]] = []
     rows_of_units: list[tuple[int, npt.NDArray[np.int32]]] = []
-    by_status: Counter[str] = Counter()
+    by_source: dict[str, Counter[str]] = {name: Counter() for name in sources}
     unlabelled = seen_in_training = 0
     with tempfile.TemporaryFile() as file:
         writer: pq.ParquetWriter | None = None
@@ -100,11 +110,13 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
             if writer is None:
                 writer = pq.ParquetWriter(file, table.schema.with_metadata(metadata), compression="zstd")
             writer.write_table(table.replace_schema_metadata(metadata))
-            by_status.update(table.column("status").to_pylist())
+            source = source_of(table)
+            by_source[source or sources[0]].update(table.column("status").to_pylist())
             rows = _usable_rows(table)
             usable = table.take(pa.array(rows))
             parts.append(_observations(usable))
             races.append(_name_codes(usable.column("true_race"), names))
+            of_source.append(np.full(rows.size, -1 if source is None else sources.index(source), dtype=np.int16))
             rows_of_units.append((number, rows))
             unlabelled += int(pc.sum(pc.equal(table.column("status"), Status.OK.value)).as_py() or 0) - rows.size
             seen_in_training += int(np.isin(content_keys(usable.column("content_hash")), training_keys).sum())
@@ -117,14 +129,28 @@ def gather(output: str, listing: Listing, training_keys: Keys, metadata: dict[st
     )
     groups, codes = _groups(list(names), np.concatenate(races))
     return Gathered(
-        bucketed(replace(Observations.joined(parts), race=codes)),
+        bucketed(replace(Observations.joined(parts), race=codes, source=np.concatenate(of_source))),
         groups,
+        tuple(sources),
         units,
         np.concatenate([rows for _, rows in rows_of_units]),
-        {status.value: by_status[status.value] for status in Status if by_status[status.value]},
+        _in_order(sum(by_source.values(), Counter())),
+        {name: _in_order(counts) for name, counts in by_source.items()},
         unlabelled,
         seen_in_training,
     )
+
+
+def source_of(unit: pa.Table) -> str | None:
+    """The source that all rows of a unit are of; None without rows, or in a unit of an earlier release."""
+    if not unit.num_rows or SOURCE.name not in unit.column_names:
+        return None
+    name: str = unit.column(SOURCE.name)[0].as_py()
+    return name
+
+
+def _in_order(counts: Counter[str]) -> dict[str, int]:
+    return {status.value: counts[status.value] for status in Status if counts[status.value]}
 
 
 def _usable_rows(table: pa.Table) -> npt.NDArray[np.int32]:
@@ -170,6 +196,7 @@ def _observations(table: pa.Table) -> Observations:
         range_low=np.where(exact, np.float32(np.nan), low),
         range_high=np.where(exact, np.float32(np.nan), high),
         bucket_steps=unknown,
+        source=unknown.astype(np.int16),
     )
 
 

@@ -14,7 +14,7 @@ from agegender import __version__
 from agegender.artifact import ModelInfo
 from agegender.config import EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.errors import InputError
 from agegender.evaluation import calibration, slices
 from agegender.evaluation.findings import findings
@@ -24,7 +24,7 @@ from agegender.options import LABELS, OUTPUT, REPORT
 from agegender.pipelines.evaluate.examples import show_examples
 from agegender.pipelines.evaluate.gather import Gathered, Keys, content_keys, gather, observations_of
 from agegender.pipelines.evaluate.worker import score_units
-from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.detector import check_framing, labelled_face_searches, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout, listing_index
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
@@ -42,7 +42,7 @@ from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.reports.evaluation import evaluation_page
 from agegender.schema import CONTRACT_VERSION
-from agegender.scoring.load import training_images
+from agegender.scoring.load import check_precision, training_images
 from agegender.storage import files, tables
 from agegender.storage.answers import ObjectAnswer
 
@@ -63,14 +63,16 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ResourceError: storage or cluster failed; scored units are kept.
     """
     config = _with_absolute_addresses(config)
+    sources = config.sources()
     if read_record(config.output, "evaluate") is None:
         check_inputs(config.input)
     model = localize_model(config.model)
     info, training_keys = model.info, training_images(model.folder)
     part = read_part(config.split, config.part) if config.split else None
     check_framing(info, config.model)
-    search = face_search(config)
-    identity = _identity(config, info, part) | search_identity(search)
+    check_precision(info, config.precision, config.model)
+    searches = labelled_face_searches(config)
+    identity = _identity(config, info, part) | search_identity(searches.search)
     placement = Placement(config.cluster(), config.opened_by_workers())
     placement.check()
     earlier = claim_output(config.output, "evaluate", config, identity)
@@ -79,16 +81,18 @@ def run_evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return dict(earlier["result"])
     with failure_recorded(config.output, "evaluate"):
         try:
-            listing = drain(config.source(), OutputLayout(config.output).listing)
+            listing = drain(config, OutputLayout(config.output).listing)
             _check_labels(config, listing)
             with ray_session(config.address, config.num_cpus), own_errors():
-                score_units(config, search, listing, part, placement)
-            gathered = gather(config.output, listing, training_keys, _metadata(info))
+                score_units(config, searches, listing, part, placement)
+            gathered = gather(
+                config.output, listing, training_keys, _metadata(info), [source.name for source in sources]
+            )
             _check_evaluated(config, gathered)
         except InputError:
             _discard(config.output)  # there is no result: a corrected command may use the same OUTPUT
             raise
-        metrics = _write_results(config, info, search, listing, gathered, part)
+        metrics = _write_results(config, info, searches, listing, gathered, part)
         finish_record(config.output, "evaluate", config, identity, metrics)
     _discard_work(config.output)
     return metrics
@@ -123,13 +127,15 @@ def read_part(split_uri: str, part: str) -> Keys:
 def _write_results(
     config: EvaluateConfig,
     info: ModelInfo,
-    search: FaceSearch | None,
+    searches: FaceSearches,
     listing: Listing,
     gathered: Gathered,
     part: Keys | None,
 ) -> dict[str, Any]:
     layout = OutputLayout(config.output)
-    rows = slices.slice_rows(gathered.observations, config.bootstrap_rounds, config.seed, gathered.races)
+    rows = slices.slice_rows(
+        gathered.observations, config.bootstrap_rounds, config.seed, gathered.races, gathered.sources
+    )
     metrics = _metrics(config, info, listing, gathered, part)
     metrics["findings"] = findings(metrics, rows)
     tables.write_table(layout.path("slices.parquet"), pa.Table.from_pylist(rows, slices.SCHEMA))
@@ -140,7 +146,7 @@ def _write_results(
         error_histogram=error_histogram(gathered.observations),
         confusion=slices.confusion(gathered.observations),
         reliability=calibration.reliability(gathered.observations),
-        examples=show_examples(config, search, listing, gathered) if config.images else None,
+        examples=show_examples(config, searches, listing, gathered) if config.images else None,
     )
     files.write_bytes(layout.report, page.encode())
     files.write_json(layout.path("metrics.json"), metrics)
@@ -160,7 +166,12 @@ def _metrics(
         **slices.bounded_metrics(observations, config.bootstrap_rounds, config.seed),
         "interval_coverage_promised": info.calibration.interval_coverage,
         "gender_calibration_error": calibration.gender_calibration_error(observations),
-        "interval_by_age_group": {by: calibration.interval_by_group(observations, by) for by in ("estimated", "true")},
+        "interval_by_age_group": {
+            by: calibration.interval_by_group(observations, by) for by in ("estimated", "true", "estimated_of_ranges")
+        },
+        "by_source": slices.by_source(observations, config.bootstrap_rounds, config.seed, gathered.sources)
+        if len(gathered.sources) > 1
+        else None,
         "age_assurance": slices.age_assurance(observations),
         "selective_prediction": selective_prediction(observations),
         "robustness": _robustness(config, listing) if config.robustness else None,
@@ -174,6 +185,7 @@ def _metrics(
             "ignored_files": listing.ignored,
             "in_part": None if part is None else sum(gathered.by_status.values()),
             "by_status": gathered.by_status,
+            "by_status_and_source": gathered.status_by_source if len(gathered.sources) > 1 else None,
             "unlabelled": gathered.unlabelled,
         },
         "split": None if part is None else {"file": config.split, "part": config.part, "images": int(part.size)},
@@ -202,7 +214,7 @@ def _identity(config: EvaluateConfig, info: ModelInfo, part: Keys | None) -> dic
     """All settings that change the metrics or the report."""
     chosen = None if part is None else int(np.bitwise_xor.reduce(part))
     derived = {"split_images": chosen, "contract_version": CONTRACT_VERSION}
-    return config.identity(OUTPUT, LABELS, REPORT) | info.identity() | derived
+    return config.identity(OUTPUT, LABELS, REPORT) | info.identity(config.precision) | derived
 
 
 def _metadata(info: ModelInfo) -> dict[str, str]:

@@ -13,9 +13,9 @@ import ray
 
 from agegender.config import EvaluateConfig
 from agegender.data.corruptions import CORRUPTIONS
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.pipelines.engine.unit_scorer import UnitScorer
-from agegender.pipelines.evaluate.gather import Keys, is_among, with_label_columns
+from agegender.pipelines.evaluate.gather import Keys, is_among, source_of, with_label_columns
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model
@@ -29,27 +29,39 @@ from agegender.storage import files, tables
 
 
 class _EvaluatingActor:
-    """One process of the pool: the model loaded once; writes a table of predictions and labels per unit."""
+    """One process of the pool: writes a table of predictions and labels per unit.
 
-    def __init__(self, config: EvaluateConfig, search: FaceSearch | None, part: Keys | None) -> None:
+    It loads the model once, and once more if there are both sources of photographs and of face crops.
+    """
+
+    def __init__(self, config: EvaluateConfig, searches: FaceSearches, part: Keys | None) -> None:
         restore_default_signal_handlers()
+        self._config, self._searches = config, searches
         self._layout, self._part = OutputLayout(config.output), part
         self._corruptions = tuple(CORRUPTIONS) if config.robustness else ()
-        self._scorer = UnitScorer(
-            *(localize_model(config.model), config.limits(), config.threads_per_worker, config.batch_size),
-            precision=config.precision,
-            search=search,
-        )
+        self._scorers: dict[bool, UnitScorer] = {}
+
+    def _scorer(self, source: str | None) -> UnitScorer:
+        """For the units of a source."""
+        search, config = self._searches.of(source), self._config
+        if (search is None) not in self._scorers:
+            self._scorers[search is None] = UnitScorer(
+                *(localize_model(config.model), config.limits(), config.threads_per_worker, config.batch_size),
+                precision=config.precision,
+                search=search,
+            )
+        return self._scorers[search is None]
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         unit = str(batch["unit"][0])
         listed = with_label_columns(read_unit(unit))
         include = None if self._part is None else functools.partial(is_among, self._part)
-        scored = self._scorer.score_unit(listed, with_content_hash=True, include=include)
+        scorer = self._scorer(source_of(listed))
+        scored = scorer.score_unit(listed, with_content_hash=True, include=include)
         # Images of other parts are known now and are not read again for each corruption.
         chosen = listed.filter(pc.is_in(listed["uri"], value_set=scored["uri"].combine_chunks()))
         for name in self._corruptions:
-            corrupted = self._scorer.score_unit(chosen, corruption=CORRUPTIONS[name])
+            corrupted = scorer.score_unit(chosen, corruption=CORRUPTIONS[name])
             tables.write_table(self._layout.evaluated(unit, name), corrupted)
         # Last, because this table marks the unit as done.
         tables.write_table(self._layout.evaluated(unit), scored)
@@ -57,13 +69,13 @@ class _EvaluatingActor:
 
 
 def score_units(
-    config: EvaluateConfig, search: FaceSearch | None, listing: Listing, part: Keys | None, placement: Placement
+    config: EvaluateConfig, searches: FaceSearches, listing: Listing, part: Keys | None, placement: Placement
 ) -> None:
     """Write the table of predictions and labels of every unit; units that have one are skipped.
 
     Args:
         config: of the run.
-        search: finds the largest face of each photograph; None: images are face crops.
+        searches: find the largest face of each photograph.
         listing: of the run.
         part: keys of the images to evaluate; None: all.
         placement: where the actors may run.
@@ -79,7 +91,7 @@ def score_units(
     counted = unit_dataset(pending).map_batches(
         _EvaluatingActor,
         batch_size=1,
-        fn_constructor_args=(config, search, part),
+        fn_constructor_args=(config, searches, part),
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(pending))),
         num_cpus=cpus,
         **placement.options(),

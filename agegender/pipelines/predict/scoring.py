@@ -32,6 +32,7 @@ from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import own_errors, ray_session
 from agegender.pipelines.source.streaming_listing import StreamingListing
 from agegender.schema import CONTRACT_VERSION, LISTING, Status, prediction_schema
+from agegender.scoring.load import check_precision
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ def check_run(config: PredictConfig) -> Run:
     """
     info = localize_model(config.model).info
     check_framing(info, config.model)
-    if config.use_gpu and config.precision == "float32":
-        raise ConfigError("--precision float32: GPUs score in bfloat16. Leave it out, or leave --use-gpu out")
+    if config.use_gpu and config.precision != "auto":
+        raise ConfigError(
+            f"--precision {config.precision}: GPUs score in bfloat16. Leave it out, or leave --use-gpu out"
+        )
+    check_precision(info, config.precision, config.model)
     if config.use_gpu and config.dry_run:
         raise ConfigError("--dry-run times this machine's CPU: leave --use-gpu out of it")
     if config.age_distribution and info.network.age_head == "scalar":
@@ -90,7 +94,11 @@ def _identity(config: PredictConfig, info: ModelInfo, search: FaceSearch | None)
     identity = config.identity(OUTPUT) | search_identity(search)
     if config.use_gpu:
         identity["precision"] = "bfloat16"
-    return identity | info.identity() | {"framing": info.framing, "contract_version": CONTRACT_VERSION}
+    return (
+        identity
+        | info.identity(identity["precision"])
+        | {"framing": info.framing, "contract_version": CONTRACT_VERSION}
+    )
 
 
 def _metadata(info: ModelInfo, identity: dict[str, Any]) -> dict[str, str]:

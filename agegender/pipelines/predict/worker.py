@@ -17,7 +17,7 @@ from agegender.data.faces import FaceSearch
 from agegender.data.images import Pixels, encode_jpeg
 from agegender.errors import AccountingError
 from agegender.option_groups import ImageLimits
-from agegender.options import Precision, PrecisionOrAuto
+from agegender.options import ScoringPrecision, ScoringPrecisionOrAuto
 from agegender.pipelines.engine.actor_pool import RunStats, UnitPool
 from agegender.pipelines.engine.poison import Task
 from agegender.pipelines.engine.unit_scorer import Submit, UnitScorer
@@ -37,7 +37,7 @@ COMMAND = "predict"
 class PredictStats(RunStats):
     """Statistics of a predict run; updated while it runs."""
 
-    precisions: set[Precision] = field(default_factory=set)
+    precisions: set[ScoringPrecision] = field(default_factory=set)
     """Precisions of the network; several if the nodes have different CPUs."""
 
 
@@ -53,7 +53,7 @@ class ScoringJob:
     """Finds faces; None: images are face crops."""
     threads: int
     batch_size: int
-    precision: PrecisionOrAuto
+    precision: ScoringPrecisionOrAuto
     age_distribution: bool
     abstain_above_years: float | None
     save_crops: bool
@@ -133,7 +133,7 @@ class ScoredUnit:
     storage_retries: int
     """Storage requests that were retried."""
 
-    precision: Precision
+    precision: ScoringPrecision
     """Precision of the network."""
 
 

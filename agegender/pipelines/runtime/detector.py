@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from agegender.artifact import FRAMING, ModelInfo
+from agegender.data.face_searches import FaceSearches
 from agegender.data.faces import FaceSearch
 from agegender.errors import InputError, ResourceError
-from agegender.option_groups import FaceOptions
+from agegender.option_groups import DetectorOptions, FaceOptions, LabelledSources
 from agegender.storage import files
 
 logger = logging.getLogger(__name__)
@@ -39,16 +40,32 @@ def face_search(options: FaceOptions, max_faces: int = 1) -> FaceSearch | None:
 
     Args:
         options: of the job.
-        max_faces: per image; 1 if the image has a label, which belongs to its largest face.
+        max_faces: per image.
 
     Raises:
         InputError: the given file is missing or is not a detector.
         ResourceError: no file was given, and it cannot be downloaded, or its package is not installed.
     """
-    if options.faces == "none":
-        return None
+    return None if options.faces == "none" else _search(options, max_faces, options.faces == "boxes")
+
+
+def labelled_face_searches(options: LabelledSources) -> FaceSearches:
+    """What the workers need to find the labelled face of each image, by source.
+
+    Raises:
+        ConfigError: an option is given neither once nor as often as ``--input``.
+        InputError: as for ``face_search``.
+        ResourceError: as for ``face_search``.
+    """
+    sources = options.sources()
+    whole = frozenset(source.name for source in sources if source.faces == "none")
+    if len(whole) == len(sources):
+        return FaceSearches(None)
+    return FaceSearches(_search(options, 1, False), whole)
+
+
+def _search(options: DetectorOptions, max_faces: int, in_boxes: bool) -> FaceSearch:
     model = _FILES[options.detector](options.detector_model).read_bytes()
-    in_boxes = options.faces == "boxes"
     search = FaceSearch(model, options.min_detection_score, options.min_face_px, max_faces, in_boxes, options.detector)
     search.finder()  # fail on a wrong file now, before connecting to a cluster
     return search

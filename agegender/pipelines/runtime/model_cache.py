@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agegender import released
 from agegender.artifact import INFO_FILE
-from agegender.config import RELEASED_MODEL
+from agegender.config import RELEASED_MODELS
 from agegender.errors import InputError, ResourceError
 from agegender.scoring.load import LocalModel
 from agegender.storage import files
@@ -19,8 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 def model_address(model: str) -> str:
-    """The absolute address of a model; the released model is addressed by its name, which is valid on every node."""
-    return model if model == RELEASED_MODEL else files.absolute(model)
+    """The absolute address of a model; a released model is addressed by its name, which is valid on every node.
+
+    Raises:
+        InputError: a released model that is not in this installation.
+    """
+    if model not in RELEASED_MODELS:
+        return files.absolute(model)
+    _released_folder(model)
+    return model
 
 
 def localize_model(uri: str) -> LocalModel:
@@ -30,16 +37,26 @@ def localize_model(uri: str) -> LocalModel:
     by its address and version; concurrent downloads are safe.
 
     Args:
-        uri: local folder or s3:// prefix that train wrote, or ``released``.
+        uri: local folder or s3:// prefix that train wrote, or a name of ``RELEASED_MODELS``.
 
     Raises:
         InputError: missing, damaged or not a model; the message names the file.
         ResourceError: storage does not answer.
     """
     if not files.is_s3(uri):
-        return LocalModel.open(released.FOLDER if uri == RELEASED_MODEL else Path(uri))
+        return LocalModel.open(_released_folder(uri) if uri in RELEASED_MODELS else Path(uri))
     cached = _cache_folder() / _version_key(uri)
     return (cached.is_dir() and _open_copy(cached)) or _download(uri, cached)
+
+
+def _released_folder(name: str) -> Path:
+    if name not in released.installed():
+        raise InputError(
+            f"{name}: a model of agegender that is not in this installation, which has {', '.join(released.installed())}. "
+            f"Use one of those, or give the folder agegender/released/{name}/model of a checkout of the project, or that "
+            f"which `make release MODEL={name}` makes there. ./{name} is a folder of your own"
+        )
+    return released.folder(name)
 
 
 def _version_key(uri: str) -> str:

@@ -16,7 +16,7 @@ from agegender.data.boxes import BOX_NAMES, PREFIXES, SIDE_NAMES, box_name, side
 from agegender.errors import InputError
 from agegender.option_groups import SourceOptions
 from agegender.options import BoxFormat
-from agegender.schema import LISTING, SPLIT, prediction_schema
+from agegender.schema import LISTING, SOURCE, SPLIT, prediction_schema
 
 URI_NAMES = (
     "uri", "file_name", "filename", "file", "path", "image_path", "file_path", "filepath", "img_path", "image_file", "image",
@@ -156,7 +156,8 @@ def own_kind(schema: pa.Schema) -> str | None:
     if (predictions := predictions_in(schema)) is not None:
         return predictions
     names = set(schema.names)
-    if set(LISTING.names) <= names or set(SPLIT.names) <= names or {"content_hash", "perceptual_hash"} <= names:
+    split = set(SPLIT.names) - {SOURCE.name}  # which earlier releases did not write
+    if set(LISTING.names) <= names or split <= names or {"content_hash", "perceptual_hash"} <= names:
         return "a table of an agegender job"
     return None
 

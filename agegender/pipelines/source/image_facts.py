@@ -16,17 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.data.faces import FaceSearch, largest_face_cropper
+from agegender.data.face_searches import FaceSearches
 from agegender.data.facts import image_facts
 from agegender.data.samples import SampleSet, thumbnail_jpeg
 from agegender.data.statistics import SetStatistics
-from agegender.option_groups import ImageLimits, SourceOptions
+from agegender.option_groups import ImageLimits
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import own_errors, restore_default_signal_handlers
 from agegender.pipelines.source.datasource import UNIT_FIELDS, Rows, Step, read_units
 from agegender.pipelines.source.listing import Listing, unit_name, unit_number
-from agegender.schema import FACTS, Status
+from agegender.schema import FACTS, SOURCE, Status
 from agegender.storage import files, tables
 
 _TASK_CPUS = 1.0
@@ -37,6 +37,8 @@ _MAX_RETRIES = 3
 """Of a unit whose process died; Ray Data's default is forever."""
 
 SUMMARIES_IN_FLIGHT = 16
+
+_WHOLE = FaceSearches(None)
 
 _SAMPLE = pa.field("sample", pa.binary())
 """Thumbnail of an image that was drawn to be looked at, as JPEG."""
@@ -90,12 +92,12 @@ class GatheredFacts:
 
 def gather_facts(
     listing: Listing,
-    options: SourceOptions,
+    options: ImageLimits,
     facts_uri: str,
     *,
     summary_uri: str | None = None,
     samples: SampleSet | None = None,
-    search: FaceSearch | None = None,
+    searches: FaceSearches = _WHOLE,
     command: str = "eda",
     placement: dict[str, Any] | None = None,
 ) -> GatheredFacts:
@@ -108,7 +110,7 @@ def gather_facts(
         options: how bytes are read and bounded.
         facts_uri: folder for one Parquet of ``schema.FACTS`` per unit.
         summary_uri: folder for one summary per unit, which marks it done; default: ``_summaries`` inside facts_uri.
-        search: how the labelled face of a photograph is found; None: images are face crops.
+        searches: how the labelled face of each source's images is found; default: all are face crops.
         command: that looks, for the metrics.
         samples: an empty draw that says how many images to draw and with which seed; None: none.
         placement: Ray's options of where the tasks may run; None: anywhere.
@@ -122,7 +124,7 @@ def gather_facts(
     names = {unit_name(unit): unit for unit in listing.units}
     pending = {unit: _rows_of(done[name]) for name, unit in names.items() if Piece(name) not in done[name]}
     steps = (
-        (_unit_facts, {"limits": options.limits(), "search": search, "samples": samples}),
+        (_unit_facts, {"limits": options.limits(), "searches": searches, "samples": samples}),
         (_store, {"facts_uri": facts_uri, "summary_uri": summary_uri, "samples": samples}),
     )
     earlier = _read_summaries([piece for name in names for piece in done[name]], summary_uri)
@@ -144,7 +146,8 @@ def gather_facts(
 
 def read_facts(uris: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
     """What ``gather_facts`` wrote, as one table; for sets whose facts fit into memory."""
-    return pa.concat_tables(tables.read_table(uri, columns) for uri in uris)
+    # Facts that an earlier release wrote have no source.
+    return pa.concat_tables((tables.read_table(uri, columns) for uri in uris), promote_options="default")
 
 
 def _done_pieces(listing: Listing, summary_uri: str) -> dict[str, list[Piece]]:
@@ -184,14 +187,15 @@ def _look(
         yield piece, row["is_last"], SetStatistics.from_bytes(row["summary"])
 
 
-def _unit_facts(images: pa.Table, limits: ImageLimits, search: FaceSearch | None, samples: SampleSet) -> pa.Table:
+def _unit_facts(images: pa.Table, limits: ImageLimits, searches: FaceSearches, samples: SampleSet) -> pa.Table:
     """Rows of ``UNIT_FIELDS``, ``schema.FACTS`` and ``_SAMPLE`` of images with their bytes, which are not needed any more."""
     restore_default_signal_handlers()
-    cut = None if search is None else largest_face_cropper(search, FACE_PX)
+    cutter = searches.croppers(FACE_PX)
     drawn = replace(samples, by_key={})
     rows = []
     for label, data in zip(images.drop_columns(["bytes"]).to_pylist(), images.column("bytes"), strict=True):
         read = (Status(label["status"]), label["error"])
+        cut = cutter(label.get(SOURCE.name))
         row, pixels = image_facts(
             *(label["uri"], data.as_py(), read, label, limits.max_image_pixels, cut),
             allow_truncated=limits.allow_truncated,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from agegender.option_groups import SourceOptions
+from agegender.option_groups import InputOptions, SourceOptions
 from agegender.pipelines.runtime.layout import unit_name, unit_number, unit_uri
 from agegender.pipelines.source.listed_image import ListedImage
-from agegender.pipelines.source.reader import SourceReader
+from agegender.pipelines.source.reader import LabelledReader, SourceReader
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.schema import LISTING
 
@@ -65,7 +65,10 @@ def list_source(
 
 
 def list_units(
-    reader: SourceReader, counts: SourceCounts, limit: int | None, is_new: Callable[[ListedImage], bool]
+    reader: SourceReader | LabelledReader,
+    counts: SourceCounts,
+    limit: int | None,
+    is_new: Callable[[ListedImage], bool],
 ) -> Iterator[pa.Table]:
     """Stream the images for which ``is_new`` is true, as tables of one unit each.
 
@@ -77,6 +80,9 @@ def list_units(
     """
     rows: list[ListedImage] = []
     for image in filter(is_new, reader.images()):
+        if rows and reader.separates(rows[-1], image):
+            yield to_table(rows, reader.keep_fields)
+            rows = []
         rows.append(image)
         counts.images += 1
         if len(rows) == reader.options.unit_images:
@@ -106,7 +112,7 @@ class Listing:
     ignored: dict[str, int]
 
 
-def nothing_found(options: SourceOptions, counts: SourceCounts) -> str:
+def nothing_found(options: InputOptions, counts: SourceCounts) -> str:
     """The error message for a source without images."""
     where = ", ".join(options.input)
     if not counts.ignored:

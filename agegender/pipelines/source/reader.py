@@ -1,14 +1,15 @@
 """List the images of a SOURCE: folders, manifests, tables of bytes, archives. No Ray."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from agegender.data.boxes import GivenBox
 from agegender.errors import InputError
-from agegender.option_groups import SourceOptions
+from agegender.option_groups import LabelledSources, Source, SourceOptions
 from agegender.pipelines.source.archives import ArchiveReader
 from agegender.pipelines.source.boxes import beside_kept, read_beside
 from agegender.pipelines.source.containers import check_read, is_archive
@@ -16,7 +17,7 @@ from agegender.pipelines.source.listed_image import UNLABELLED, ListedImage, ext
 from agegender.pipelines.source.own_outputs import OWN_OUTPUT, OwnPictures
 from agegender.pipelines.source.selection import SourceSelection
 from agegender.pipelines.source.tables import TableReader, is_table, kind_of_parquet
-from agegender.schema import BOXES, IMAGE_EXTENSIONS
+from agegender.schema import BOXES, IMAGE_EXTENSIONS, SOURCE
 from agegender.storage import files
 
 REQUESTS_IN_FLIGHT = 32
@@ -44,6 +45,10 @@ class SourceReader:
         if self.options.boxes is None:
             return self._tables.keep_fields
         return [BOXES, *(pa.field(kept.name, pa.list_(kept.type)) for kept in self._tables.keep_fields)]
+
+    def separates(self, before: ListedImage, after: ListedImage) -> bool:  # noqa: ARG002  (of several sources it matters)
+        """Whether two consecutive images may not be in one unit."""
+        return False
 
     def images(self) -> Iterator[ListedImage]:
         """Every image of every input, in the order given, repeats included."""
@@ -101,3 +106,44 @@ class SourceReader:
             yield from self._tables.images(found)
         else:
             self.ignored[OWN_OUTPUT if kind == "own" else ".parquet"] += 1
+
+
+class LabelledReader:
+    """Lists several sources, each with its own options, one after the other; a unit holds images of one source.
+
+    Args:
+        sources: to list.
+        ignored: counts, by kind, of files that are not images.
+    """
+
+    keep_fields: tuple[pa.Field, ...] = (SOURCE,)
+
+    def __init__(self, sources: Sequence[Source], ignored: Counter[str]) -> None:
+        self.options = sources[0].options
+        """Of the first source; those of units are the same in all."""
+        self._readers = {source.name: SourceReader(source.options, (), ignored) for source in sources}
+
+    def separates(self, before: ListedImage, after: ListedImage) -> bool:
+        """See ``SourceReader``."""
+        return before.kept != after.kept
+
+    def images(self) -> Iterator[ListedImage]:
+        """Every image of every source, in the order given, repeats included."""
+        for name, reader in self._readers.items():
+            for image in reader.images():
+                yield replace(image, kept=(name,))
+
+
+def reader_of(
+    options: SourceOptions | LabelledSources, keep_columns: tuple[str, ...], ignored: Counter[str]
+) -> SourceReader | LabelledReader:
+    """The reader of a source, or of several that are labelled.
+
+    Args:
+        options: of the job.
+        keep_columns: manifest columns to keep; of labelled sources none are.
+        ignored: counts, by kind, of files that are not images.
+    """
+    if isinstance(options, LabelledSources):
+        return LabelledReader(options.sources(), ignored)
+    return SourceReader(options, keep_columns, ignored)

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agegender.errors import InputError
-from agegender.option_groups import SourceOptions
+from agegender.option_groups import LabelledSources, SourceOptions
 from agegender.pipelines.runtime.layout import listing_index, unit_number, unit_uri
 from agegender.pipelines.source.listed_image import ListedImage
 from agegender.pipelines.source.listing import Listing, SourceCounts, list_units, nothing_found
-from agegender.pipelines.source.reader import SourceReader
+from agegender.pipelines.source.reader import reader_of
 from agegender.pipelines.source.seen_uris import Earlier, SeenUris
 from agegender.storage import files, tables
 
@@ -43,7 +43,7 @@ class StreamingListing:
     The thread's memory does not grow with the source. It does not wait for the workers, so the total is known early.
 
     Args:
-        options: the source.
+        options: the source, or several that are labelled.
         work_uri: folder for the units.
         keep_columns: manifest columns to keep.
         limit: maximum number of images.
@@ -51,14 +51,14 @@ class StreamingListing:
 
     def __init__(
         self,
-        options: SourceOptions,
+        options: SourceOptions | LabelledSources,
         work_uri: str,
         keep_columns: tuple[str, ...] = (),
         limit: int | None = None,
     ) -> None:
         self._options, self._work_uri, self._limit = options, work_uri, limit
         self.counts = SourceCounts()
-        self._reader = SourceReader(options, keep_columns, self.counts.ignored)
+        self._reader = reader_of(options, keep_columns, self.counts.ignored)
         self._index_uri = listing_index(work_uri)
         self._progress = threading.Condition()
         self._error: BaseException | None = None
@@ -225,7 +225,7 @@ class _Stopped(Exception):  # noqa: N818  (not an error: the listing has no read
     """Ends the thread of a listing."""
 
 
-def drain(options: SourceOptions, work_uri: str) -> Listing:
+def drain(options: SourceOptions | LabelledSources, work_uri: str) -> Listing:
     """List a whole source, or read the complete listing in ``work_uri``.
 
     Raises:

@@ -23,6 +23,7 @@ from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import search_identity
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.calibrate import calibrate
+from agegender.pipelines.train.int8 import add_int8, has_int8, sample_for_int8
 from agegender.pipelines.train.job import TrainJob
 from agegender.recipe import Recipe
 from agegender.scoring.load import training_images
@@ -75,6 +76,7 @@ class MetricsLog:
 def save_calibrated_model(
     job: TrainJob,
     network: FaceNetwork,
+    train: Samples,
     val: Samples,
     device: torch.device,
     precision: str,
@@ -88,6 +90,7 @@ def save_calibrated_model(
     Args:
         job: config, split and output.
         network: the averaged weights.
+        train: the training part, of which some images calibrate the int8 graph.
         val: the validation part.
         device: of the network.
         precision: of the training, for the record.
@@ -104,9 +107,12 @@ def save_calibrated_model(
             calibration,
             *_image_keys_by_use(job),
             job.split_hash,
-            job.config.identity(OUTPUT, LABELS) | search_identity(job.search) | {"precision": precision},
+            job.config.identity(OUTPUT, LABELS) | search_identity(job.searches.search) | {"precision": precision},
             {name: value for name, value in history[-1].items() if isinstance(value, float)},
         )
+        if has_int8(info.network.backbone):
+            calibration_images = sample_for_int8(train, info.network.image_size_px, job.config.seed)
+            info = add_int8(Path(folder), calibration_images, val)
         files.upload_folder(Path(folder), job.layout.model, last=INFO_FILE)
     return info
 

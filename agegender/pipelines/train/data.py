@@ -11,12 +11,13 @@ import torch.distributed
 
 from agegender.data.cache import GIGABYTE, build_cache, open_cache
 from agegender.data.duplicates import content_hash
-from agegender.data.faces import largest_face_cropper
 from agegender.errors import ResourceError
 from agegender.model.batches import Samples
 from agegender.pipelines.source.fetch import fetch, read_unit
 from agegender.pipelines.train.job import TrainJob
 from agegender.pipelines.train.samples import check_lost, samples_of, train_and_val
+from agegender.pipelines.train.split import with_source
+from agegender.schema import SOURCE
 from agegender.storage import tables
 
 
@@ -41,7 +42,9 @@ def build_split_cache(job: TrainJob, threads: int) -> None:
     Raises:
         ResourceError: the disk is full, or storage does not answer.
     """
-    rows = train_and_val(tables.read_table(job.layout.split))
+    rows = _rows(job)
+    sources = rows[SOURCE.name].to_pylist()
+    cutter = job.searches.croppers(job.network.image_size_px)
     build_cache(
         job.cache_path,
         _encoded(job, rows),
@@ -50,9 +53,13 @@ def build_split_cache(job: TrainJob, threads: int) -> None:
         max_pixels=job.config.max_image_pixels,
         allow_truncated=job.config.allow_truncated,
         threads=threads,
-        cut=None if job.search is None else largest_face_cropper(job.search, job.network.image_size_px),
+        cut_of=lambda row: cutter(sources[row]),
         limit_bytes=round(job.config.cache_limit_gb * GIGABYTE),
     )
+
+
+def _rows(job: TrainJob) -> pa.Table:
+    return train_and_val(with_source(tables.read_table(job.layout.split), job.config))
 
 
 def _encoded(job: TrainJob, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
@@ -84,7 +91,7 @@ def load_samples(job: TrainJob) -> tuple[Samples, Samples]:
         )
     usable = _usable_everywhere(images.usable)
     check_lost(job.config, usable)
-    return samples_of(train_and_val(tables.read_table(job.layout.split)), images.pixels, usable)
+    return samples_of(_rows(job), images.pixels, usable, job.config.sources())
 
 
 def _usable_everywhere(

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agegender.artifact import NetworkConfig
 from agegender.config import TrainConfig
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.errors import AgegenderError
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.schema import CONTRACT_VERSION
@@ -26,8 +26,8 @@ class TrainJob:
     """Resolved; ``output`` is absolute."""
 
     network: NetworkConfig
-    search: FaceSearch | None
-    """How the labelled face of a photograph is found; None: images are face crops."""
+    searches: FaceSearches
+    """How the labelled face of each source's images is found."""
 
     units: list[str]
     """Unit tables of the listing."""

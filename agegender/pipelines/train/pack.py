@@ -52,9 +52,9 @@ def run_pack(config: PackConfig) -> dict[str, Any]:
     config = claim.config
     with failure_recorded(config.output, "pack"):
         with ray_session(config.address, config.num_cpus), own_errors():
-            resolved, split, teachers = prepare(config, claim.search)
+            resolved, split, teachers = prepare(config, claim.searches)
         threads = config.num_cpus or os.cpu_count() or 1
-        job = training_job(resolved, claim.search, split, threads, teachers=teachers)
+        job = training_job(resolved, claim.searches, split, threads, teachers=teachers)
         # The copy of --init is in the pack as initial weights; what is recorded is what was said.
         info, size_bytes = _write(job, resolved.model_copy(update={"init": config.init}), split)
         result = {

@@ -15,9 +15,7 @@ from safetensors.torch import load_file
 from agegender.config import TrainConfig, TrainPackedConfig
 from agegender.data.pack import INITIAL_FILE, Pack, Pixels, open_pack
 from agegender.errors import ConfigError
-from agegender.model.batches import Samples
 from agegender.model.checkpoint import STATE_FILE, TrainingState, load_network, load_training_state, save_training_state
-from agegender.model.distillation import teacher_predict
 from agegender.model.loop import Listener, Ranks, Task, TrainingLoop, agreed_precision
 from agegender.model.network import FaceNetwork, build_network
 from agegender.pipelines.train.resume import check_same_options
@@ -51,12 +49,13 @@ def run_train_packed(config: TrainPackedConfig) -> dict[str, Any]:
     output = Path(config.output)
     state = _newest_state(output, task)
     in_memory = _on_device(pack.pixels, device)
-    parts = samples_of(pack.rows, pack.pixels, np.ones(pack.rows.num_rows, np.bool_))
+    parts = samples_of(pack.rows, pack.pixels, np.ones(pack.rows.num_rows, np.bool_), training.sources())
     train, val = (replace(part, device_pixels=in_memory) for part in parts)
     loop = TrainingLoop(
-        *(task, _with_teachers(pack, train, device), val, device, agreed_precision(task.recipe, device, Ranks())),
+        *(task, train, val, device, agreed_precision(task.recipe, device, Ranks())),
         state=state,
         init=None if state is not None else _initial(pack, task),
+        teachers=_teachers(pack),
         listener=FolderListener(output),
     )
     logger.info("training on %s in %s, from step %d of %d", device, loop.precision, loop.step, loop.total_steps)
@@ -96,11 +95,8 @@ def _initial(pack: Pack, task: Task) -> FaceNetwork | None:
     return network
 
 
-def _with_teachers(pack: Pack, train: Samples, device: torch.device) -> Samples:
-    if not pack.info.teachers:
-        return train
-    networks = [load_network(pack.folder / teacher)[0].to(device) for teacher in pack.info.teachers]
-    return replace(train, soft_targets=np.concatenate(list(teacher_predict(networks, train, device))))
+def _teachers(pack: Pack) -> list[FaceNetwork]:
+    return [load_network(pack.folder / teacher)[0] for teacher in pack.info.teachers]
 
 
 def _newest_state(output: Path, task: Task) -> TrainingState | None:

@@ -18,10 +18,10 @@ import numpy as np
 from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.errors import ConfigError, InputError, train_extra_missing
 from agegender.options import LABELS, OUTPUT
-from agegender.pipelines.runtime.detector import check_framing, face_search, search_identity
+from agegender.pipelines.runtime.detector import check_framing, labelled_face_searches, search_identity
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
@@ -60,10 +60,10 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
     config = claim.config
     with failure_recorded(config.output, "train"):
         with ray_session(config.address, config.num_cpus), own_errors():
-            config, split, teachers = prepare(config, claim.search)
+            config, split, teachers = prepare(config, claim.searches)
             seen_before = _seen_by_init(config, split)
             if not files.exists(_model_info_uri(config)):
-                _train(config, claim.search, split, teachers)
+                _train(config, claim.searches, split, teachers)
         result = _result(config, split, seen_before, time.monotonic() - started_s)
         _write_report(config, split, result)
         finish_record(config.output, "train", config, claim.identity, result)
@@ -78,7 +78,7 @@ class Claim(Generic[ConfigT]):
     config: ConfigT
     """``output`` is absolute."""
 
-    search: FaceSearch | None
+    searches: FaceSearches
     identity: dict[str, Any]
     result: dict[str, Any] | None
     """Of a run that is already finished."""
@@ -103,30 +103,32 @@ def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
+    for model in (*config.teacher, *filter(None, [config.init])):
+        model_address(model)  # a name without a model here is said before any image is read
     if read_record(config.output, job) is None:
         check_inputs(config.input)
-    search = face_search(config)
-    identity = config.identity(OUTPUT, LABELS) | search_identity(search)
+    searches = labelled_face_searches(config)
+    identity = config.identity(OUTPUT, LABELS) | search_identity(searches.search)
     Placement(config.cluster(), config.opened_by_workers()).check()
     earlier = claim_output(config.output, job, config, identity)
     if earlier is not None and earlier["state"] == DONE:
         logger.info("%s: this run is already finished; nothing to do", config.output)
-        return Claim(config, search, identity, dict(earlier["result"]))
-    return Claim(config, search, identity, None)
+        return Claim(config, searches, identity, dict(earlier["result"]))
+    return Claim(config, searches, identity, None)
 
 
 def _model_info_uri(config: TrainConfig) -> str:
     return files.join(OutputLayout(config.output).model, INFO_FILE)
 
 
-def prepare(config: ConfigT, search: FaceSearch | None) -> tuple[ConfigT, SplitImages, tuple[str, ...]]:
+def prepare(config: ConfigT, searches: FaceSearches) -> tuple[ConfigT, SplitImages, tuple[str, ...]]:
     """Copy the initial model, split the images, copy and check the teachers and the state to resume from.
 
     An error here leaves OUTPUT free for a corrected command.
 
     Args:
         config: of the job.
-        search: how the labelled face of a photograph is found.
+        searches: how the labelled face of each source's images is found.
 
     Returns:
         The config with the architecture of ``--init``, the split, and the folders of the teachers.
@@ -134,7 +136,7 @@ def prepare(config: ConfigT, search: FaceSearch | None) -> tuple[ConfigT, SplitI
     resumes, given = files.exists(OutputLayout(config.output).split), config.init
     try:
         config = _with_init_network(config)
-        split = split_images(config, search)
+        split = split_images(config, searches)
         _copy_state(config.model_copy(update={"init": given}), split)
         return config, split, _copy_teachers(config, split)
     except (ConfigError, InputError):
@@ -219,7 +221,7 @@ def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
     return counts
 
 
-def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, teachers: tuple[str, ...]) -> None:
+def _train(config: TrainConfig, searches: FaceSearches, split: SplitImages, teachers: tuple[str, ...]) -> None:
     # Imported late: torch takes seconds, which a wrong command should not wait for.
     from agegender.pipelines.train import fit as train_fit
     from agegender.pipelines.train import resume as train_resume
@@ -229,7 +231,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
     resume_from, attempt = train_resume.newest_checkpoint(config.output, split.hash, given)
     train_resume.delete_attempts_before(config.output, attempt, resume_from)
     threads = max(1, int(train_fit.reserved_cpus(config)))
-    job = training_job(config, search, split, threads, resume_from, teachers, start_monitor())
+    job = training_job(config, searches, split, threads, resume_from, teachers, start_monitor())
     size_gb = cache_size_bytes(split.parts["train"] + split.parts["val"], config.image_size_px) / GIGABYTE
     logger.info("decoded images: %.2f GB on each node, in %s, deleted at the end", size_gb, job.cache_path.parent)
     train_fit.fit(job, attempt, split.parts["train"] * config.epochs)
@@ -237,7 +239,7 @@ def _train(config: TrainConfig, search: FaceSearch | None, split: SplitImages, t
 
 def training_job(
     config: TrainConfig,
-    search: FaceSearch | None,
+    searches: FaceSearches,
     split: SplitImages,
     threads: int,
     resume_from: str | None = None,
@@ -248,7 +250,7 @@ def training_job(
     return TrainJob(
         config=config,
         network=NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields}),
-        search=search,
+        searches=searches,
         units=split.units,
         split_hash=split.hash,
         threads=threads,

@@ -1,6 +1,8 @@
 """Rows of a split and their decoded images -> the training and the validation part, as arrays. No Ray."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,8 @@ import pyarrow.compute as pc
 from agegender.config import TrainConfig
 from agegender.errors import InputError
 from agegender.model.batches import Samples
+from agegender.option_groups import Source
+from agegender.schema import SOURCE
 
 logger = logging.getLogger(__name__)
 
@@ -46,24 +50,36 @@ def check_lost(config: TrainConfig, usable: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def samples_of(rows: pa.Table, pixels: npt.NDArray[np.uint8], usable: npt.NDArray[np.bool_]) -> tuple[Samples, Samples]:
+def samples_of(
+    rows: pa.Table, pixels: npt.NDArray[np.uint8], usable: npt.NDArray[np.bool_], sources: Sequence[Source]
+) -> tuple[Samples, Samples]:
     """Training and validation part.
 
     Args:
-        rows: N rows of the split, without the test part; columns ``part`` and ``schema.LABEL_FIELDS``.
+        rows: N rows of the split, without the test part; columns ``part``, ``schema.LABEL_FIELDS`` and ``source``.
         pixels: uint8[N, S, S, 3], in the same order.
         usable: bool[N], images that both parts are made of.
+        sources: of the rows; their weights are those of the training images.
     """
     parts = np.array(rows["part"].to_pylist())
     age = rows["age_years"].to_numpy(zero_copy_only=False).astype(np.float32)
     gender = rows["gender"].fill_null(-1).to_numpy().astype(np.int64)
     ranges = _ranges(rows)
+    names = [source.name for source in sources]
+    of_source = np.array([names.index(name) for name in rows[SOURCE.name].to_pylist()], dtype=np.int64)
     rows_by_part = (np.flatnonzero(usable & (parts == part)) for part in ("train", "val"))
     train, val = (
-        Samples(pixels, index, age[index], gender[index], age_ranges=None if ranges is None else ranges[index])
+        Samples(
+            *(pixels, index, age[index], gender[index]),
+            age_ranges=None if ranges is None else ranges[index],
+            sources=of_source[index],
+        )
         for index in rows_by_part
     )
-    return train, val
+    weights = np.array([source.weight for source in sources], dtype=np.float32)
+    if (weights == 1).all():
+        return train, val
+    return replace(train, weights=weights[train.sources]), val
 
 
 def _ranges(rows: pa.Table) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
-from agegender.data.faces import FaceSearch
+from agegender.data.face_searches import FaceSearches
 from agegender.data.fingerprints import group_ids_of_facts
 from agegender.data.splits import split_hash, split_table
 from agegender.errors import ConfigError, InputError
@@ -16,7 +16,7 @@ from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.source.image_facts import gather_facts, read_facts
 from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
-from agegender.schema import SPLIT_PARTS
+from agegender.schema import SOURCE, SPLIT_PARTS
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
@@ -43,27 +43,28 @@ class SplitImages:
         return {part: counts[part] for part in SPLIT_PARTS}
 
 
-def split_images(config: TrainConfig, search: FaceSearch | None = None) -> SplitImages:
-    """List the source, read each image's facts, keep duplicates in one part and write the split; or read an existing one.
+def split_images(config: TrainConfig, searches: FaceSearches) -> SplitImages:
+    """List the sources, read each image's facts, keep duplicates in one part and write the split; or read an existing one.
 
     Raises:
         InputError: no image, none with a label, or too few for a part.
         ConfigError: the decoded images would exceed ``cache_limit_gb``.
     """
     layout = OutputLayout(config.output)
-    listing = drain(config.source(), layout.listing)
+    listing = drain(config, layout.listing)
     if not files.exists(layout.split):
-        split = _split(config, search, listing, layout.work("facts"))
+        split = _split(config, searches, listing, layout.work("facts"))
         tables.write_table(layout.split, split)
-    split = tables.read_table(layout.split)
+    split = with_source(tables.read_table(layout.split), config)
     _check_size(config, split)
     images = SplitImages(listing.units, listing.images, listing.ignored, split_hash(split), split)
     logger.info("split %s: %s", images.hash[:12], ", ".join(f"{count} {part}" for part, count in images.parts.items()))
     return images
 
 
-def _split(config: TrainConfig, search: FaceSearch | None, listing: Listing, facts_uri: str) -> pa.Table:
-    facts = read_facts(gather_facts(listing, config, facts_uri, search=search, command="train").uris)
+def _split(config: TrainConfig, searches: FaceSearches, listing: Listing, facts_uri: str) -> pa.Table:
+    facts = read_facts(gather_facts(listing, config, facts_uri, searches=searches, command="train").uris)
+    _log_statuses(facts)
     split = split_table(
         facts,
         group_ids_of_facts(facts, config.near_duplicate_bits),
@@ -75,13 +76,30 @@ def _split(config: TrainConfig, search: FaceSearch | None, listing: Listing, fac
     return split
 
 
+def with_source(split: pa.Table, config: TrainConfig) -> pa.Table:
+    """A split with its sources; one that an earlier release wrote has none, and the first of the config stands for all."""
+    if SOURCE.name in split.column_names and not split[SOURCE.name].null_count:
+        return split
+    first = pa.repeat(config.sources()[0].name, split.num_rows)
+    return split.select([name for name in split.column_names if name != SOURCE.name]).append_column(SOURCE, first)
+
+
+def _log_statuses(facts: pa.Table) -> None:
+    """Say of each source how many images have which status, where there are several."""
+    by_source: dict[str, Counter[str]] = {}
+    for source, status in zip(facts[SOURCE.name].to_pylist(), facts["status"].to_pylist(), strict=True):
+        by_source.setdefault(source, Counter())[status] += 1
+    for source, statuses in by_source.items() if len(by_source) > 1 else ():
+        logger.info("%s: %d images (%s)", source, statuses.total(), _counts(statuses))
+
+
 def _check_parts(config: TrainConfig, facts: pa.Table, split: pa.Table) -> None:
     where = ", ".join(config.input)
     if not split.num_rows:
         statuses = Counter(facts["status"].to_pylist())
         problems = Counter(problem for problem in facts["label_problem"].to_pylist() if problem)
         raise InputError(
-            f"no labelled image in {where}: {facts.num_rows} images ({_counts(statuses)}), labels {config.labels!r}: "
+            f"no labelled image in {where}: {facts.num_rows} images ({_counts(statuses)}), labels {', '.join(config.labels)!r}: "
             f"{_counts(problems) or 'labels were not read'}. See the help of --labels, --age-column and --gender-column"
         )
     parts = Counter(split["part"].to_pylist())

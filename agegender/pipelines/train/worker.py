@@ -18,7 +18,6 @@ from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.artifacts import MetricsLog, save_calibrated_model
 from agegender.pipelines.train.collectives import RayRanks, anyone_failed
 from agegender.pipelines.train.data import decode_images, load_samples
-from agegender.pipelines.train.distillation import with_soft_targets
 from agegender.pipelines.train.job import TrainJob, WorkerGroupStart
 from agegender.pipelines.train.training_metrics import TrainingMetrics
 from agegender.storage import files
@@ -37,7 +36,7 @@ def train_worker(config: dict[str, TrainJob]) -> None:
     if loop is None or not _run(job, loop):
         return
     if loop.ranks.rank == 0:
-        save_calibrated_model(job, loop.averaged, loop.val, loop.device, loop.precision, loop.history)
+        save_calibrated_model(*(job, loop.averaged, loop.train, loop.val, loop.device, loop.precision, loop.history))
     if ray.train.get_context().get_local_rank() == 0:
         remove_cache(job.cache_path)
 
@@ -64,7 +63,6 @@ def _prepare(job: TrainJob) -> TrainingLoop | None:
 def _loop(job: TrainJob) -> TrainingLoop:
     ranks, device, task = RayRanks(), ray.train.torch.get_device(), Task(job.config, job.network, job.split_hash)
     train, val = load_samples(job)
-    train = with_soft_targets(job, train, device)
     # Collective calls come before what may raise on one rank only, or the other ranks would hang.
     precision = agreed_precision(task.recipe, device, ranks)
     state = _load_state(job)
@@ -73,6 +71,7 @@ def _loop(job: TrainJob) -> TrainingLoop:
         *(task, train, val, device, precision),
         state=state,
         init=None if init is None else load_network(localize_model(init).folder)[0],
+        teachers=[load_network(localize_model(teacher).folder)[0] for teacher in job.teachers],
         ranks=ranks,
         listener=RayListener(job, ranks, state.history if state else []),
     )

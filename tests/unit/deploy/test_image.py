@@ -56,7 +56,11 @@ IGNORE = (ROOT / ".dockerignore").read_text()
 def test_the_image_is_built_of_files_that_are_there_and_of_nothing_private() -> None:
     assert dockerfile_faults(DOCKERFILE, IGNORE) == []
     assert f"agegender:{IMAGE_TAG}-cpu" in DOCKERFILE
-    for needed in ("agegender/released/model/model.onnx", "agegender/reports/templates/page.html.j2", "jobs/eda.py"):
+    for needed in (
+        "agegender/released/fast/model/model.onnx",
+        "agegender/reports/templates/page.html.j2",
+        "jobs/eda.py",
+    ):
         assert (ROOT / needed).exists()
         assert not ignored(needed, IGNORE), needed
     for private in (".git/config", ".venv/bin/python", "UTKFace/1.jpg", "out/x", ".env", "agegender/__pycache__/x.pyc"):

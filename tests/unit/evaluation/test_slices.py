@@ -5,8 +5,8 @@ import pytest
 
 from agegender.evaluation.metrics import METRICS, RANGE_METRICS, MetricSums, Observations, bucketed
 from agegender.evaluation.slices import (
-    MIN_INTERSECTION_IMAGES,
     SCHEMA,
+    SLICINGS,
     age_assurance,
     bounded_metrics,
     confusion,
@@ -50,7 +50,7 @@ def test_slices_agree_with_a_group_by(observations: Observations) -> None:
 def test_small_crossings_of_three_are_left_out(observations: Observations) -> None:
     rows = slice_rows(observations.take(np.arange(900)), rounds=100, seed=0)
     crossed = [row["n"] for row in rows if row["slice"] == "age_group x gender x race"]
-    assert all(n >= MIN_INTERSECTION_IMAGES for n in crossed)
+    assert all(n >= SLICINGS["age_group", "gender", "race"] for n in crossed)
     assert {row["race"] for row in rows if row["slice"] == "race"} == {"white", "black", "asian", "indian", "other"}
 
 

@@ -1,5 +1,6 @@
 """The training loop alone: on one device, without Ray, disk or network."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from agegender.errors import ConfigError, InputError
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import TrainingState
 from agegender.model.loop import DivergedError, Listener, Task, TrainingLoop
+from agegender.model.network import FaceNetwork
 
 SIDE_PX = 32
 CPU = torch.device("cpu")
@@ -50,15 +52,24 @@ def samples() -> Samples:
 
 
 def part(samples: Samples, rows: slice) -> Samples:
-    return Samples(samples.pixels, samples.rows[rows], samples.age_years[rows], samples.gender[rows])
+    weights = None if samples.weights is None else samples.weights[rows]
+    return Samples(samples.pixels, samples.rows[rows], samples.age_years[rows], samples.gender[rows], weights=weights)
 
 
-def loop(samples: Samples, listener: Listener, state: TrainingState | None = None, **settings: Any) -> TrainingLoop:
+def loop(
+    samples: Samples,
+    listener: Listener,
+    state: TrainingState | None = None,
+    teachers: Sequence[FaceNetwork] = (),
+    **settings: Any,
+) -> TrainingLoop:
     given: dict[str, Any] = {"image_size_px": SIDE_PX, "epochs": 2, "batch_size": 8, "checkpoint_interval_steps": 3}
     config = TrainConfig(input=["drawn"], output="nowhere", **given | settings)
     network = NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields})
     train, val = part(samples, slice(0, 32)), part(samples, slice(32, 42))
-    return TrainingLoop(Task(config, network, "split"), train, val, CPU, "float32", state=state, listener=listener)
+    return TrainingLoop(
+        Task(config, network, "split"), train, val, CPU, "float32", state=state, teachers=teachers, listener=listener
+    )
 
 
 def test_interrupted_within_an_epoch_it_ends_with_the_weights_and_metrics_of_one_that_was_not(samples: Samples) -> None:
@@ -100,3 +111,34 @@ def test_it_refuses_batches_and_states_that_do_not_fit(samples: Samples) -> None
     other = replace(kept.states[-1], schedule=kept.states[-1].schedule | {"images": 31})
     with pytest.raises(InputError, match="trained on 31 images"):
         loop(samples, Kept(), other)
+
+
+def test_a_student_learns_what_its_teacher_says_and_not_what_the_labels_say(samples: Samples) -> None:
+    """The teacher was taught that everybody is of the other gender, which is as plain as black and white here."""
+    grey = np.broadcast_to((60 + 120 * samples.gender).astype(np.uint8)[:, None, None, None], samples.pixels.shape)
+    samples = replace(samples, pixels=grey)
+    mirrored = replace(samples, gender=1 - samples.gender)
+    settings: dict[str, Any] = {"epochs": 6, "learning_rate": 5e-3, "ema_decay": 0.8, "views": 1}
+    taught_wrong = loop(mirrored, Listener(), **settings)
+    taught_wrong.run()
+    teacher, before = taught_wrong.averaged, {n: v.clone() for n, v in taught_wrong.averaged.state_dict().items()}
+    accuracy = taught_wrong.history[-1]["gender_accuracy"]
+    assert accuracy >= 0.8, "on val, whose labels are the other gender, too"
+    student = loop(samples, Listener(), teachers=[teacher], teacher_weight=1.0, mixup_alpha=0.5, **settings)
+    student.run()
+    assert student.history[-1]["gender_accuracy"] <= 0.2
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_an_image_that_weighs_nothing_is_not_learnt_from(samples: Samples) -> None:
+    wrong, weights = samples.gender.copy(), np.ones(len(samples), np.float32)
+    wrong[:16], weights[:16] = 1 - wrong[:16], 0
+    runs = [
+        loop(replace(samples, gender=gender, weights=weights), Listener(), views=1)
+        for gender in (samples.gender, wrong)
+    ]
+    for each in runs:
+        each.run()
+    for name, value in runs[0].network.state_dict().items():
+        assert torch.equal(value, runs[1].network.state_dict()[name]), name
+    assert runs[0].history[-1]["train_loss"] == runs[1].history[-1]["train_loss"]

@@ -1,6 +1,7 @@
 """``mobilenet_v1`` beside the network that its weights were learnt in, written out as its authors' graph computes it."""
 
 import itertools
+import logging
 import os
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from agegender.errors import InputError
 from agegender.model import batches, trainer
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.model.transforms import resized
 from agegender.recipe import Recipe
 from tests.support.drawn import UNVARIED
 
 ROOT = Path(__file__).parents[3]
 FACERES = Path(os.environ.get("AGEGENDER_FACERES", ROOT / "../shared/models/faceres_mobilenet_v1.safetensors"))
+TUNED = Path(os.environ.get("AGEGENDER_TUNED", ROOT / "../shared/models/teacher_mobilenet_v1.safetensors"))
 UTKFACE = Path(os.environ.get("AGEGENDER_UTKFACE", ROOT / "../shared/data/utkface"))
 
 CHANNELS = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
@@ -103,6 +106,35 @@ def test_its_own_weights_are_taken_as_they_are(whole: bool, file: Path, tmp_path
         assert torch.equal(again.backbone.state_dict()[name], value), name
 
 
+@torch.no_grad()
+def test_the_heads_of_a_tuned_network_come_with_it(
+    drawn: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tuned = {f"b.{name}": value for name, value in drawn.items() if not name.startswith("feats")}
+    tuned |= {"age.weight": torch.randn(121, 1024) / 30, "age.bias": torch.randn(121)}
+    tuned |= {"gen.weight": torch.randn(1, 1024) / 30, "gen.bias": torch.randn(1)}
+    path = tmp_path / "tuned.safetensors"
+    save_file(tuned, path)
+    images = noise(3, 64)
+    expected = original(images, drawn)
+    with caplog.at_level(logging.INFO):
+        outputs = build(64, path)(images)
+    assert "weights of backbone mobilenet_v1 and of both heads" in caplog.text
+    torch.testing.assert_close(
+        outputs.age_logits_BA, expected @ tuned["age.weight"].T + tuned["age.bias"], rtol=0, atol=1e-3
+    )
+    gender = (expected @ tuned["gen.weight"].T + tuned["gen.bias"]).squeeze(1)
+    torch.testing.assert_close(outputs.gender_logit_B, gender, rtol=0, atol=1e-3)
+    # one head that does not fit, and both are new: they were learnt together
+    for other in ({"age.weight": torch.zeros(100, 1024), "age.bias": torch.zeros(100)}, {"gen.bias": torch.zeros(2)}):
+        save_file(tuned | other, path)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            network = build(64, path)
+        assert "alone: the heads are new" in caplog.text
+        assert not torch.equal(network.gender_head.weight, tuned["gen.weight"])
+
+
 def test_files_of_other_networks_are_refused(drawn: Weights, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({name: value for name, value in drawn.items() if not name.startswith("pw.12")}, path)
@@ -160,3 +192,15 @@ def test_with_the_published_weights_it_says_what_the_original_says(side: int) ->
     known = torch.tensor([[int(part) for part in path.name.split("_")[:2]] for path in paths])
     assert ((gender < 0).long() == known[:, 1]).float().mean() >= 0.75
     assert (age - known[:, 0]).abs().mean() < 12
+
+
+@pytest.mark.skipif(not TUNED.is_file(), reason=f"no weights of a tuned network at {TUNED}: set AGEGENDER_TUNED")
+@pytest.mark.skipif(not UTKFACE.is_dir(), reason=f"AGEGENDER_UTKFACE: no folder {UTKFACE}")
+@torch.no_grad()
+def test_a_tuned_network_knows_faces_at_once() -> None:
+    paths = sorted(path for path in UTKFACE.iterdir() if path.name.count("_") == 3)[::150]
+    images = torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
+    outputs = build(176, TUNED)(resized(images.permute(0, 3, 1, 2), 176))
+    known = torch.tensor([[int(part) for part in path.name.split("_")[:2]] for path in paths])
+    assert ((outputs.gender_logit_B > 0) == (known[:, 1] == 1)).float().mean() > 0.9
+    assert (outputs.age_years_B - known[:, 0]).abs().mean() < 5

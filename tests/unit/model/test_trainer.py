@@ -9,8 +9,9 @@ import torch
 from agegender.artifact import NetworkConfig
 from agegender.model import batches, trainer
 from agegender.model.losses import total_loss
-from agegender.model.network import FaceNetwork, build_network
+from agegender.model.network import FaceNetwork, Outputs, build_network
 from agegender.model.optimizer import make_optimizer
+from agegender.model.transforms import resized
 from agegender.recipe import Recipe
 from tests.support.drawn import UNVARIED
 
@@ -42,12 +43,15 @@ def _samples(count: int, seed: int = 0) -> batches.Samples:
     return batches.Samples(pixels, np.arange(count), ages, genders)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_together_take_the_step_of_one(world_size: int) -> None:
+def test_ranks_together_take_the_step_of_one(world_size: int, weighted: bool) -> None:
     """Averaged over ranks, the gradient is that of the global batch, also where images and labels fall unevenly."""
     samples = _samples(10)
     samples.age_years[[0, 1, 2, 7]] = np.nan
     samples.gender[[3, 9]] = -1
+    if weighted:
+        samples = dataclasses.replace(samples, weights=np.linspace(0.02, 3, 10, dtype=np.float32))
     recipe = Recipe(gradient_clip_norm=0, augment=UNVARIED)
     network = _network()
     network.eval()  # no dropout
@@ -55,9 +59,7 @@ def test_ranks_together_take_the_step_of_one(world_size: int) -> None:
 
     def gradient(rank: int, of: int) -> torch.Tensor:
         batch = batches.load_batch(samples, rows, rank, of, CPU)
-        loss, _ = total_loss(
-            network(batch.images), batch.age_years_B, batch.gender_B, trainer._scaled_recipe(recipe, batch)
-        )
+        loss, _ = trainer.batch_loss(network(batch.images), batch, trainer._scaled_recipe(recipe, batch))
         network.zero_grad()
         loss.backward()
         return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
@@ -147,7 +149,7 @@ def test_tally_does_not_depend_on_how_images_were_divided() -> None:
 
 def test_images_are_resized_to_what_the_network_takes() -> None:
     network, samples = _network("compact").eval(), _samples(5)
-    shown = batches.resized(torch.from_numpy(samples.pixels).permute(0, 3, 1, 2), 24)
+    shown = resized(torch.from_numpy(samples.pixels).permute(0, 3, 1, 2), 24)
     network.config = network.config.model_copy(update={"image_size_px": 24})
     estimates, _ = trainer.evaluate(network, samples, range(5), Recipe(), CPU)
     with torch.no_grad():
@@ -215,3 +217,112 @@ def test_ranges_are_learnt_and_measured_apart() -> None:
     after = trainer.evaluate(network, ranged, range(48), recipe, CPU)[1].means()
     assert "age_error_years" not in after
     assert after["years_to_range"] < 0.6 * before["years_to_range"]
+
+
+def _outputs(rows: int) -> Outputs:
+    logits = torch.randn(rows, 121, generator=torch.Generator().manual_seed(rows))
+    return Outputs(logits.softmax(1) @ torch.arange(121.0), logits, torch.linspace(-2, 2, rows))
+
+
+def _labelled(samples: batches.Samples) -> batches.Samples:
+    """The first rows: a range; no age; no gender; neither."""
+    samples.age_years[[0, 1, 3]] = np.nan
+    samples.gender[[2, 3]] = -1
+    ranges = np.full((len(samples), 2), np.nan, np.float32)
+    ranges[0] = 20, 29
+    return dataclasses.replace(samples, age_ranges=ranges)
+
+
+def test_a_weight_is_a_number_of_repetitions() -> None:
+    samples = _labelled(_samples(6))
+    counts = np.array([2, 1, 0, 3, 4, 1])
+    repeated, outputs = np.repeat(np.arange(6), counts), _outputs(6)
+    weighted = dataclasses.replace(samples, weights=(counts / 8).astype(np.float32))
+    loss, terms = trainer.batch_loss(outputs, batches.load_batch(weighted, np.arange(6), 0, 1, CPU), Recipe())
+    again = Outputs(*(value[repeated] for value in outputs if value is not None))
+    expected, each = trainer.batch_loss(again, batches.load_batch(samples, repeated, 0, 1, CPU), Recipe())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {name: term.item() for name, term in each.items()}, rel=1e-5
+    )
+    tally, plain = trainer.Tally(), trainer.Tally()
+    values = {name: float(term) for name, term in terms.items()}
+    trainer.tally_terms(tally, values, samples.age_known, samples.gender, weighted.weights)
+    trainer.tally_terms(plain, values, samples.age_known[repeated], samples.gender[repeated])
+    assert {name: 8 * count for name, count in tally.counts.items()} == plain.counts
+    equal = dataclasses.replace(samples, weights=np.full(6, 0.01, np.float32))
+    batch = batches.load_batch(equal, np.arange(6), 0, 1, CPU)
+    alone = batches.load_batch(samples, np.arange(6), 0, 1, CPU)
+    assert trainer.batch_loss(outputs, batch, Recipe())[0].item() == pytest.approx(
+        trainer.batch_loss(outputs, alone, Recipe())[0].item(), rel=1e-5
+    )
+    nothing = dataclasses.replace(samples, weights=np.zeros(6, np.float32))
+    batch = batches.load_batch(nothing, np.arange(6), 0, 1, CPU)
+    assert trainer.batch_loss(outputs, batch, Recipe())[0].item() == batch.age_share == batch.gender_share == 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_mixed_labels_count_by_their_shares(weighted: bool) -> None:
+    """Each row's loss against each of its two labels, by hand, one row at a time; a range and missing labels among them."""
+    samples = _labelled(_samples(6))
+    weights = np.array([2, 1, 3, 1, 0.5, 1], np.float32) if weighted else np.ones(6, np.float32)
+    if weighted:
+        samples = dataclasses.replace(samples, weights=weights)
+    partners, share = torch.tensor([4, 0, 5, 1, 2, 3]), 0.7
+    batch = batches.load_batch(samples, np.arange(6), 0, 1, CPU)._replace(mixed_with_B=partners, own_share=share)
+    outputs, recipe = _outputs(6), Recipe()
+    assert outputs.age_logits_BA is not None
+    years, logits, gender_logits = outputs.age_years_B, outputs.age_logits_BA, outputs.gender_logit_B
+    sums = {"age": 0.0, "gender": 0.0}
+    for row in range(6):
+        one = Outputs(years[row : row + 1], logits[row : row + 1], gender_logits[row : row + 1])
+        for other, part in ((row, share), (int(partners[row]), 1 - share)):
+            label = batches.load_batch(samples, np.array([other]), 0, 1, CPU)
+            _, terms = total_loss(one, label.age_years_B, label.gender_B, recipe, None, label.age_ranges_B2)
+            age = (
+                recipe.age_distribution_weight * terms["age_distribution"]
+                + recipe.age_error_weight * terms["age_error"]
+            )
+            sums["age"] += part * float(weights[other] * age)
+            sums["gender"] += part * float(weights[other] * terms["gender"])
+    counts = {"age": weights[samples.age_known].sum(), "gender": weights[samples.gender >= 0].sum()}
+    expected = sums["age"] / counts["age"] + recipe.gender_weight * sums["gender"] / counts["gender"]
+    loss, terms = trainer.batch_loss(outputs, batch, recipe)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert terms["gender"].item() == pytest.approx(sums["gender"] / counts["gender"], rel=1e-5)
+
+
+def test_what_a_teacher_says_of_a_mixed_image_is_the_target_beside_either_label() -> None:
+    samples = _samples(4)
+    soft = torch.rand(4, 122).softmax(dim=1)
+    batch = batches.load_batch(samples, np.arange(4), 0, 1, CPU)._replace(soft_targets_BX=soft)
+    mixed = batch._replace(mixed_with_B=torch.tensor([1, 2, 3, 0]), own_share=0.6)
+    recipe, outputs = Recipe(teacher_weight=1.0), _outputs(4)
+    unmixed, _ = trainer.batch_loss(outputs, batch, recipe)
+    assert trainer.batch_loss(outputs, mixed, recipe)[0].item() == pytest.approx(unmixed.item(), rel=1e-5)
+    half = recipe.model_copy(update={"teacher_weight": 0.5})
+    assert trainer.batch_loss(outputs, mixed, half)[0].item() != pytest.approx(
+        trainer.batch_loss(outputs, batch, half)[0].item(), rel=1e-3
+    )
+
+
+def test_ranks_that_mix_their_own_images_add_up() -> None:
+    """The sum over ranks is the mean over all labels of the global batch, each by its share, though no rank knows the others'."""
+    samples = dataclasses.replace(_labelled(_samples(9)), weights=np.linspace(0.5, 2, 9, dtype=np.float32))
+    recipe, rows, ranks = Recipe(mixup_alpha=1.0, augment=UNVARIED), np.arange(9), 2
+    losses, sums, counts = [], {"age": 0.0, "gender": 0.0}, {"age": 0.0, "gender": 0.0}
+    assert samples.weights is not None
+    for rank in range(ranks):
+        batch = batches.augmented(batches.load_batch(samples, rows, rank, ranks, CPU), recipe, (0, 0, rank), 32)
+        outputs = _outputs(len(batch.images))
+        losses.append(trainer.batch_loss(outputs, batch, trainer._scaled_recipe(recipe, batch))[0].item())
+        _, terms = trainer.batch_loss(outputs, batch, recipe)
+        share = rows[batches.part_of(9, rank, ranks)]
+        here = {"age": samples.weights[share][samples.age_known[share]].sum()}
+        here["gender"] = samples.weights[share][samples.gender[share] >= 0].sum()
+        age = recipe.age_distribution_weight * terms["age_distribution"] + recipe.age_error_weight * terms["age_error"]
+        sums["age"] += float(here["age"] * age)
+        sums["gender"] += float(here["gender"] * recipe.gender_weight * terms["gender"])
+        counts = {name: counts[name] + here[name] for name in counts}
+    expected = sums["age"] / counts["age"] + sums["gender"] / counts["gender"]
+    assert sum(losses) / ranks == pytest.approx(expected, rel=1e-5)

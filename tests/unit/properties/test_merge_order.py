@@ -122,12 +122,13 @@ OBSERVED = st.tuples(
     st.integers(0, 8).map(lambda count: count / 8),
     st.just((float("nan"), float("nan"))) | st.tuples(st.integers(0, 60), st.integers(61, 120)),
     st.integers(-1, 3),
+    st.integers(-1, 1),
 )
 
 
 def observations(rows: list[tuple[Any, ...]]) -> Observations:
-    types = (np.float32, np.int8, np.int8, *[np.float32] * 6, np.int8)
-    flat = [(*row[:7], *row[7], row[8]) for row in rows]
+    types = (np.float32, np.int8, np.int8, *[np.float32] * 6, np.int8, np.int16)
+    flat = [(*row[:7], *row[7], *row[8:]) for row in rows]
     return Observations(*(np.array([row[i] for row in flat], kind) for i, kind in enumerate(types)))
 
 

@@ -55,6 +55,7 @@ def test_of_the_released_model_it_changes_next_to_nothing(images):
 @pytest.mark.parametrize("faster", [True, False])
 def test_auto_is_bfloat16_where_the_cpu_is_faster_in_it(faster, model_folder, images, monkeypatch):
     monkeypatch.setattr(processor, "is_faster_in_bfloat16", lambda: faster)
+    monkeypatch.setattr(processor, "is_faster_in_int8", lambda: False)
     scorer = CpuScorer(model_folder, precision="auto")
     assert scorer.precision == ("bfloat16" if faster else "float32")
     assert same_bits(scorer.score(images), CpuScorer(model_folder, precision=scorer.precision).score(images))

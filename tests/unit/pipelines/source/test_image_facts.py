@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from agegender.data.face_searches import FaceSearches
 from agegender.data.samples import SampleSet
 from agegender.data.statistics import SetStatistics
 from agegender.option_groups import SourceOptions
@@ -34,7 +35,9 @@ def listing(options: SourceOptions, tmp_path: Path) -> Listing:
 
 def facts_of(listing: Listing, unit: int, options: SourceOptions, samples: SampleSet, skipped=()) -> pa.Table:
     blocks = unit_blocks(listing.units[unit], options.limits(), skipped)
-    return pa.concat_tables(image_facts._unit_facts(block, options.limits(), None, samples) for block in blocks)
+    return pa.concat_tables(
+        image_facts._unit_facts(block, options.limits(), FaceSearches(None), samples) for block in blocks
+    )
 
 
 def store(facts: pa.Table, folder: Path, samples: SampleSet = NONE) -> list[dict[str, Any]]:
