@@ -18,7 +18,7 @@ from agegender.schema import SPLIT
 
 
 def drawn_split(count: int, side_px: int) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
-    """Rows of a split, every fourth of them for validation, and their pixels."""
+    """Rows of a split of the input ``faces``, every fourth of them for validation, and their pixels."""
     rng = np.random.default_rng(0)
     ages, genders = rng.integers(2, 90, count), rng.integers(0, 2, count)
     pixels = np.stack([draw_face(ages[i], genders[i], i, side_px) for i in range(count)])
@@ -32,6 +32,7 @@ def drawn_split(count: int, side_px: int) -> tuple[pa.Table, npt.NDArray[np.uint
             "part": "val" if i % 4 == 3 else "train",
             **{name: float(ages[i]) for name in ("age_years", "age_low_years", "age_high_years")},
             "gender": int(genders[i]),
+            "source": "faces",
         }
         for i in range(count)
     ]
