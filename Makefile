@@ -11,8 +11,8 @@ ALLAGEFACES ?= allagefaces
 FACERES ?= faceres_mobilenet_v1.safetensors
 MODEL ?= fast
 TEST_PROCESSES ?= 2
-# The released models: what each learns from, and the flags of train. UTKFace's and All-Age-Faces' images are face crops that stand
-# as the package's own alignment has them; FairFace's are framed by it. SOURCES= takes others.
+# The released models: what each learns from, and the flags of train. UTKFace's images are face crops that stand as the package's own
+# alignment has them; it frames the others. SOURCES= takes other sets.
 RELEASED := fast accurate open
 SOURCES_fast := utkface fairface allagefaces
 SOURCES_accurate := utkface fairface allagefaces
@@ -20,7 +20,7 @@ SOURCES_open := fairface
 SOURCES ?= $(SOURCES_$(MODEL))
 INPUT_utkface = --input $(UTKFACE) --faces none
 INPUT_fairface = --input $(FAIRFACE) --faces detect
-INPUT_allagefaces = --input $(ALLAGEFACES) --faces none
+INPUT_allagefaces = --input $(ALLAGEFACES) --faces detect
 INPUTS = $(foreach set,$(SOURCES),$(INPUT_$(set)))
 TRAIN_fast =
 TRAIN_accurate = --backbone mobilenet_v1 --weights $(FACERES) --optimizer adamw --learning-rate 3e-4 --weight-decay 0.01

@@ -1,4 +1,4 @@
-"""The command line: ``agegender eda | train | evaluate | predict | preview | status | export | sample``.
+"""The command line: ``agegender eda | train | pack | evaluate | predict | preview | status | export | sample``.
 
 Precedence of settings: flag, environment (``AGEGENDER_NUM_WORKERS``), the YAML file of ``--config``, default.
 Heavy imports come after parsing, so that ``--help`` and a wrong command answer at once.

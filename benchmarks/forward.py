@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from agegender import released
-from agegender.options import PrecisionOrAuto
+from agegender.options import ScoringPrecisionOrAuto
 from agegender.scoring.cpu import CpuScorer
 
 SECONDS = 6.0
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=released.FOLDER)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "int8"], default="auto")
     given = parser.parse_args()
     with multiprocessing.Pool(given.processes) as pool:
         rates = pool.starmap(
@@ -36,7 +36,7 @@ def main() -> None:
     )
 
 
-def images_per_s(model: Path, batch_size: int, precision: PrecisionOrAuto) -> float:
+def images_per_s(model: Path, batch_size: int, precision: ScoringPrecisionOrAuto) -> float:
     """Rate of one process, after a warm-up batch."""
     scorer = CpuScorer(model, threads=1, batch_size=batch_size, precision=precision)
     side = scorer.image_size_px

@@ -36,7 +36,7 @@ SETS = {
     ),
     "allagefaces": FaceSet(
         title="All-Age-Faces",
-        flags="--input allagefaces --faces none",
+        flags="--input allagefaces --faces detect",
         source="Cheng et al. (2019)",
         labels="ages in years and a binary gender, mostly of Asian faces; no race",
         terms="published for research, without a licence; taken as research only",

@@ -7,7 +7,7 @@ A pack is a folder::
     teachers/0/           model folders to learn from; absent without teachers
     pack.json             ``PackInfo``: config of the run, network, split, and the SHA-256 of the other files
 
-Images of the test part are not in it, and neither are the addresses of the others.
+Images of the test part are not in it, and neither are the names of the others.
 """
 
 import hashlib

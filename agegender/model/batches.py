@@ -49,6 +49,9 @@ class Samples:
     sources: Integers | None = None
     """int64[N]: index of each image's source; None: they are not told apart."""
 
+    device_pixels: Tensor | None = None
+    """``pixels`` on the device that trains, from which batches are then taken; None: they are copied there batch by batch."""
+
     @property
     def age_known(self) -> npt.NDArray[np.bool_]:
         """bool[N]: images with an exact age or a range."""
@@ -121,8 +124,12 @@ def load_batch(samples: Samples, rows: Integers, rank: int, world_size: int, dev
         device: to copy it to.
     """
     share = rows[part_of(len(rows), rank, world_size)]
+    if samples.device_pixels is not None:
+        pixels = samples.device_pixels[torch.from_numpy(samples.rows[share]).to(device)]
+    else:
+        pixels = torch.from_numpy(samples.pixels[samples.rows[share]]).to(device, non_blocking=True)
     # A permuted view: the memory stays channels-last, as decoded, which convolutions are faster on.
-    images = torch.from_numpy(samples.pixels[samples.rows[share]]).permute(0, 3, 1, 2).to(device, non_blocking=True)
+    images = pixels.permute(0, 3, 1, 2)
     age, gender = samples.age_years[share], samples.gender[share]
     return Batch(
         images,

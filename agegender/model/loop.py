@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +23,14 @@ from agegender.config import TrainConfig
 from agegender.errors import ConfigError, InputError
 from agegender.model import batches, trainer
 from agegender.model.batches import Integers, Samples
+from agegender.model.by_source import source_metrics, source_sums
 from agegender.model.checkpoint import TrainingState, optimizer_state, restore_optimizer
 from agegender.model.distillation import Teachers
 from agegender.model.epoch_sums import TALLIED, EpochSums
 from agegender.model.feed import Feed, MicroBatch
 from agegender.model.network import FaceNetwork, build_network
 from agegender.model.optimizer import make_optimizer
-from agegender.model.trainer import Tally
+from agegender.model.trainer import Estimates, Tally
 from agegender.options import Precision
 from agegender.recipe import Recipe
 
@@ -305,14 +307,22 @@ class TrainingLoop:
         train = self.ranks.tally(self.sums.tally)
         self.ranks.average_statistics(self.averaged)
         share = batches.part_of(len(self.val), self.ranks.rank, self.ranks.world_size)
-        rows = range(share.start, share.stop)
-        val = self.ranks.tally(trainer.evaluate(self.averaged, self.val, rows, self.recipe, self.device)[1])
-        self.history.append(self._epoch_metrics(train, val))
+        rows = np.arange(share.start, share.stop)
+        estimates, val = trainer.evaluate(self.averaged, self.val, rows, self.recipe, self.device)
+        self.history.append(self._epoch_metrics(train, self.ranks.tally(val)) | self._by_source(estimates, rows))
         self.epoch += 1
         self.sums = EpochSums()
         self._checkpoint({name: value for name, value in self.history[-1].items() if value is not None})
         self.listener.end_epoch(self.history)
         self._report_progress()
+
+    def _by_source(self, estimates: Estimates, rows: Integers) -> dict[str, Any]:
+        """The validation metrics of each source, where there are several; all ranks must call it."""
+        names = [source.name for source in self.task.config.sources()]
+        if len(names) < 2:
+            return {}
+        sums = self.ranks.sums(source_sums(estimates, self.val, rows, len(names)))
+        return {"by_source": source_metrics(sums, names)}
 
     def _epoch_metrics(self, train: Tally, val: Tally) -> dict[str, Any]:
         train_terms, val_terms = train.means(), val.means()

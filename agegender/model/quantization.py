@@ -32,7 +32,7 @@ ACTIVATIONS = ("Relu", "Clip")
 BATCH_IMAGES = 32
 
 
-def quantize_graph(graph: Path, images: npt.NDArray[np.uint8], path: Path) -> None:
+def quantize_graph(graph: Path, images: npt.NDArray[np.uint8], path: Path, **changed: Any) -> None:
     """Write the int8 graph of a float32 graph, with the same input and outputs.
 
     Feature maps are 8 bits without sign, one scale each, from the smallest to the largest value that the calibration images give.
@@ -43,6 +43,7 @@ def quantize_graph(graph: Path, images: npt.NDArray[np.uint8], path: Path) -> No
         graph: that ``export.export_graph`` wrote.
         images: uint8[N, S, S, 3] RGB, of the training part, S as the graph takes it.
         path: file to write, atomically.
+        changed: settings of ONNX Runtime's ``quantize_static`` in place of these; ``benchmarks/precisions.py`` compares some.
 
     Raises:
         ValueError: no image, or a graph without convolutions in its backbone.
@@ -52,22 +53,20 @@ def quantize_graph(graph: Path, images: npt.NDArray[np.uint8], path: Path) -> No
     partial = path.with_name(f"_{path.name}.partial")
     with tempfile.TemporaryDirectory() as folder, _quiet():
         folded = Path(folder) / "folded.onnx"
-        _fold(graph, folded)
+        fold(graph, folded)
         nodes = quantised_nodes(onnx.load(folded))
         if not nodes:
             raise ValueError(f"{graph}: no convolution between the first and the last of its backbone to quantise")
-        quantize_static(
-            folded,
-            partial,
-            _Images(images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=nodes,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
+        settings: dict[str, Any] = {
+            "quant_format": QuantFormat.QDQ,
+            "per_channel": True,
+            "reduce_range": True,
+            "activation_type": QuantType.QUInt8,
+            "weight_type": QuantType.QInt8,
+            "nodes_to_quantize": nodes,
+            "calibrate_method": CalibrationMethod.MinMax,
+        }
+        quantize_static(folded, partial, _Images(images), **settings | changed)
     store_as_float16(partial)
     _forget_unused_domains(partial)
     partial.replace(path)
@@ -94,7 +93,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # the library has n
         return None if batch is None else {GRAPH_INPUT: batch}
 
 
-def _fold(graph: Path, path: Path) -> None:
+def fold(graph: Path, path: Path) -> None:
     """Write the graph with its norms folded into the convolutions and its weights in float32, as they can be quantised."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -116,7 +115,7 @@ def _forget_unused_domains(path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's advice to prepare the graph, which ``_fold`` has done."""
+    """Without the library's advice to prepare the graph, which ``fold`` has done."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)

@@ -254,13 +254,25 @@ def evaluate(
     network.train(training)
     none = [np.zeros(0, np.float32)] * 3
     estimates = Estimates(*(np.concatenate(parts) for parts in zip(none, *collected, strict=True)))
-    _tally_errors(tally, estimates, samples.age_years[index], samples.gender[index])
-    if samples.age_ranges is not None:
-        _tally_ranges(tally, estimates, samples.age_ranges[index])
+    tally_errors(tally, estimates, samples, index)
     return estimates, tally
 
 
-def _tally_errors(tally: Tally, estimates: Estimates, age_years: npt.NDArray[np.float32], gender: Integers) -> None:
+def tally_errors(tally: Tally, estimates: Estimates, samples: Samples, rows: Integers) -> None:
+    """Add ``age_error_years`` over exact ages, ``years_to_range`` over ranges and ``gender_correct``.
+
+    Args:
+        tally: to add to.
+        estimates: for ``rows``, in their order.
+        samples: with the labels.
+        rows: int64[N].
+    """
+    _tally_exact(tally, estimates, samples.age_years[rows], samples.gender[rows])
+    if samples.age_ranges is not None:
+        _tally_ranges(tally, estimates, samples.age_ranges[rows])
+
+
+def _tally_exact(tally: Tally, estimates: Estimates, age_years: npt.NDArray[np.float32], gender: Integers) -> None:
     labelled = np.isfinite(age_years)
     errors = np.abs(estimates.age_years[labelled].astype(np.float64) - age_years[labelled])
     tally.add("age_error_years", float(errors.sum()), int(labelled.sum()))

@@ -29,7 +29,7 @@ def training_page(
     Returns:
         HTML.
     """
-    sections = [_curves(history), _parts(split), _speed(history)]
+    sections = [_curves(history), *_sources(history, split), _parts(split), _speed(history)]
     if examples:
         sections.append(_examples(examples))
     sections += [_epochs(history), _settings(settings)]
@@ -101,6 +101,35 @@ def _curves(history: Sequence[Row]) -> Section:
     return Section(
         "Training curves", figures=[Figure(png, caption, caption) for png, caption in charts if png is not None]
     )
+
+
+def _sources(history: Sequence[Row], split: pa.Table) -> list[Section]:
+    """Curves and the last epoch of each source, where there are several."""
+    last = history[-1].get("by_source")
+    if last is None:
+        return []
+    charts = []
+    for metric, y, scale, caption in (
+        ("age_mae_years", "age MAE (years)", 1, "Mean absolute error of exact ages."),
+        ("age_mae_to_range_years", "years to the range", 1, "Mean distance to the labelled range of ages."),
+        ("gender_accuracy", "gender accuracy (%)", 100, "Share with the correct gender."),
+    ):
+        rows = [row for row in history if "by_source" in row]  # epochs of an earlier release have none
+        flat = [{"epoch": row["epoch"]} | {name: row["by_source"][name][metric] for name in last} for row in rows]
+        png = _curve(flat, {name: name for name in last}, y, scale)
+        charts += [] if png is None else [Figure(png, caption, f"{y} by source")]
+    counts = Counter(zip(split["source"].to_pylist(), split["part"].to_pylist(), strict=True))
+    cells: list[list[Cell]] = [
+        [
+            *(name, *(counts[name, part] for part in SPLIT_PARTS)),
+            *(last[name]["age_mae_years"], last[name]["age_mae_to_range_years"]),
+            _percent(last[name]["gender_accuracy"]),
+        ]
+        for name in last
+    ]
+    header = ["source", *SPLIT_PARTS, "age MAE (years)", "distance to the range (years)", "gender"]
+    text = "Validation images of each source; the table is of the last epoch."
+    return [Section("By source", text=text, figures=charts, tables=[Table(header, cells)])]
 
 
 def _parts(split: pa.Table) -> Section:

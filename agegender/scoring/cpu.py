@@ -1,4 +1,4 @@
-"""Score on CPUs with ONNX Runtime in float32 or int8, or with OpenVINO in bfloat16. Starts fast and does not import torch."""
+"""Score on CPUs: with ONNX Runtime in float32, with OpenVINO in bfloat16 or int8. Starts fast and does not import torch."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ class CpuScorer:
         names = GRAPH_OUTPUTS if self._has_distribution else GRAPH_OUTPUTS[:-1]
         check_precision(self.info, precision, str(model.folder))
         self.precision = resolve_precision(self.info, precision)
-        load = _in_bfloat16 if self.precision == "bfloat16" else _in_onnx_runtime
+        load = {"float32": _in_float32, "bfloat16": _in_bfloat16, "int8": _in_int8}[self.precision]
         graph = model.folder / (INT8_GRAPH_FILE if self.precision == "int8" else GRAPH_FILE)
         self._run = load(graph, (batch_size, self.image_size_px, self.image_size_px, 3), threads, names)
 
@@ -77,7 +77,7 @@ Run = Callable[[npt.NDArray[np.uint8]], Sequence[Floats]]
 """Maps a batch, uint8[B, S, S, 3], to the graph's outputs, float32[B, ...] each."""
 
 
-def _in_onnx_runtime(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
+def _in_float32(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -123,8 +123,12 @@ def resolve_precision(info: ModelInfo, precision: ScoringPrecisionOrAuto) -> Sco
 
 
 def _in_bfloat16(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
-    from agegender.scoring.bfloat16 import (
-        Bfloat16Graph,
-    )  # imported here: OpenVINO takes 0.5 s, which float32 does not need
+    from agegender.scoring import openvino_graphs  # OpenVINO takes 0.5 s to import, which float32 does not need
 
-    return Bfloat16Graph(path, shape, threads, names).run
+    return openvino_graphs.Bfloat16Graph(path, shape, threads, names).run
+
+
+def _in_int8(path: Path, shape: tuple[int, ...], threads: int, names: Sequence[str]) -> Run:
+    from agegender.scoring import openvino_graphs  # as above
+
+    return openvino_graphs.Int8Graph(path, shape, threads, names).run

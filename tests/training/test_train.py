@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from agegender.artifact import image_keys
+from agegender.artifact import INT8_GRAPH_FILE, image_keys
 from agegender.config import TrainConfig
 from agegender.data.duplicates import content_hash
 from agegender.data.synthetic import draw_sample
@@ -29,6 +29,7 @@ from agegender.pipelines.train import fit as train_fit
 from agegender.pipelines.train.fit import check_gpus
 from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
+from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.load import open_model, training_images, weight_training_images
 from tests.support.drawn import write_faces
 from tests.support.processes import kill_with_all_children
@@ -85,6 +86,9 @@ def test_writes_what_the_other_jobs_and_people_need(trained: tuple[TrainConfig, 
     assert info.metrics["age_mae_years"] == history[-1]["age_mae_years"] == result["age_mae_years"]
     assert info.config["precision"] == result["precision"]
     assert any(factor > 0 for factor in info.calibration.age_high_factors)
+    assert info.int8 is not None and info.int8.images == len(parts["val"])
+    assert info.int8.age_mae_years == pytest.approx(info.metrics["age_mae_years"], rel=0.05), "another way to resize"
+    assert INT8_GRAPH_FILE in info.files and CpuScorer(output / "model", precision="int8").precision == "int8"
     assert list((output / "tensorboard").iterdir())
     page = (output / "report.html").read_text()
     assert "data:image/jpeg" in page

@@ -66,7 +66,7 @@ LIBRARY_HOMES = {
         "agegender.model.quantization",
         "agegender.scoring.cpu",
     ),
-    "openvino": ("agegender.scoring.bfloat16",),
+    "openvino": ("agegender.scoring.openvino_graphs",),
     "boto3": ("agegender.storage",),
     "botocore": ("agegender.storage",),
     "pandas": ("agegender.api",),

@@ -27,7 +27,7 @@ def commands(page: str) -> list[list[str]]:
     """Every `agegender COMMAND ...` of the code that is set off by four spaces, as its arguments."""
     code = "\n".join(line for line in page.splitlines() if line.startswith("    "))
     lines = re.sub(r"\\\n\s*", "", code).splitlines()
-    found = [re.search(r"(?:^\s+|-- |^\s+\$ )agegender ([a-z]+ .*)", re.sub(r"\s+#.*", "", line)) for line in lines]
+    found = [re.search(r"(?:^\s+|-- |^\s+\$ )agegender ([a-z-]+ .*)", re.sub(r"\s+#.*", "", line)) for line in lines]
     return [shlex.split(re.sub(r"[\[\]]", "", each.group(1))) for each in found if each]
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, SampleConfig, TrainConfig
+from agegender.config import EdaConfig, EvaluateConfig, PackConfig, PredictConfig, SampleConfig, TrainConfig
 from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Affects, Options
 
-RUNS = [SampleConfig, EdaConfig, TrainConfig, EvaluateConfig, PredictConfig]
+RUNS = [SampleConfig, EdaConfig, TrainConfig, PackConfig, EvaluateConfig, PredictConfig]
 
 
 @pytest.mark.parametrize("config", RUNS)
@@ -52,7 +52,7 @@ def test_the_identity_of_predict_holds_what_changes_rows_and_nothing_else():
 
 def test_train_resumes_wherever_and_however_fast_it_runs():
     moved = {"output", "address", "num_cpus", "shared_storage", "num_workers", "min_workers", "accumulate", "use_gpu"}
-    moved |= {"max_failures", "cache_dir", "cache_limit_gb", "checkpoint_interval_steps"}
+    moved |= {"max_failures", "cache_dir", "cache_limit_gb", "checkpoint_interval_steps", "resume_from"}
     assert TrainConfig.marked(NOTHING) == moved
     assert TrainConfig.marked(REPORT) == {"images"}
     assert {"epochs", "learning_rate", "augment", "teacher", "init"} <= TrainConfig.marked(OUTPUT)

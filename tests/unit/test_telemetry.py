@@ -91,7 +91,7 @@ def test_a_job_and_its_processes_report_nothing(arguments: list[str], photograph
 @pytest.mark.parametrize(
     "code",
     [
-        "import agegender.scoring.bfloat16 as b; import agegender.released as r; import openvino; "
+        "import agegender.scoring.openvino_graphs as b; import agegender.released as r; import openvino; "
         "openvino.Core().compile_model(str(r.FOLDER / 'model.onnx'), 'CPU'); import time; time.sleep(0.5)",
         "import agegender; from agegender.scoring.cpu import CpuScorer; import agegender.released as r; "
         "CpuScorer(r.FOLDER); import time; time.sleep(0.5)",

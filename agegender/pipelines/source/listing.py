@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from agegender.option_groups import InputOptions, SourceOptions
+from agegender.option_groups import InputOptions, LabelledSources, SourceOptions
 from agegender.pipelines.runtime.layout import unit_name, unit_number, unit_uri
 from agegender.pipelines.source.listed_image import ListedImage
-from agegender.pipelines.source.reader import LabelledReader, SourceReader
+from agegender.pipelines.source.reader import LabelledReader, SourceReader, reader_of
 from agegender.pipelines.source.seen_uris import SeenUris
 from agegender.schema import LISTING
 
@@ -35,7 +35,7 @@ class SourceCounts:
 
 
 def list_source(
-    options: SourceOptions,
+    options: SourceOptions | LabelledSources,
     keep_columns: Sequence[str] = (),
     counts: SourceCounts | None = None,
     limit: int | None = None,
@@ -45,7 +45,7 @@ def list_source(
     The order depends only on the source. Memory: one table, and ``SeenUris``.
 
     Args:
-        options: where the images and their labels are.
+        options: where the images and their labels are; several sources have the column ``source``, too.
         keep_columns: manifest columns to append to those of ``schema.LISTING``.
         counts: updated while listing.
         limit: maximum number of images.
@@ -61,7 +61,7 @@ def list_source(
             counts.repeated += not new
             return new
 
-        yield from list_units(SourceReader(options, tuple(keep_columns), counts.ignored), counts, limit, is_new)
+        yield from list_units(reader_of(options, tuple(keep_columns), counts.ignored), counts, limit, is_new)
 
 
 def list_units(

@@ -48,16 +48,25 @@ class MetricsLog:
         self._upload = files.is_s3(self._layout.output)
         folder = tempfile.mkdtemp() if self._upload else self._layout.tensorboard
         self._folder = Path(folder)
+        is_new = not files.peek(self._layout.tensorboard)
         self._writer = SummaryWriter(folder, purge_step=len(history) + 1)
         if history:
             self._write(history)
+        for row in history if is_new else ():  # of a training elsewhere, which --resume-from takes over
+            self._draw(row)
 
     def append(self, history: list[dict[str, Any]]) -> None:
         """Write a history that is one epoch longer than the last one."""
         self._write(history)
-        for name, value in history[-1].items():
+        self._draw(history[-1])
+
+    def _draw(self, row: dict[str, Any]) -> None:
+        """Draw the floats of an epoch; those of a source as ``METRIC/SOURCE``."""
+        by_source = row.get("by_source", {})
+        each = {f"{metric}/{source}": value for source, of_it in by_source.items() for metric, value in of_it.items()}
+        for name, value in (row | each).items():
             if isinstance(value, float):
-                self._writer.add_scalar(name, value, history[-1]["epoch"])
+                self._writer.add_scalar(name, value, row["epoch"])
         self._writer.flush()
         if self._upload:
             files.upload_folder(self._folder, self._layout.tensorboard)

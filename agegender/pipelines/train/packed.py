@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from agegender.config import TrainConfig, TrainPackedConfig
-from agegender.data.pack import INITIAL_FILE, Pack, open_pack
+from agegender.data.pack import INITIAL_FILE, Pack, Pixels, open_pack
 from agegender.errors import ConfigError
 from agegender.model.checkpoint import STATE_FILE, TrainingState, load_network, load_training_state, save_training_state
 from agegender.model.loop import Listener, Ranks, Task, TrainingLoop, agreed_precision
@@ -23,6 +24,9 @@ from agegender.pipelines.train.samples import samples_of
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 10.0
+
+MEMORY_SHARE = 0.4
+"""Part of a GPU's free memory that the images may take; the rest is for the network and a batch."""
 
 
 def run_train_packed(config: TrainPackedConfig) -> dict[str, Any]:
@@ -44,7 +48,9 @@ def run_train_packed(config: TrainPackedConfig) -> dict[str, Any]:
     task = Task(training.model_copy(update=here), pack.info.network, pack.info.split_hash)
     output = Path(config.output)
     state = _newest_state(output, task)
-    train, val = samples_of(pack.rows, pack.pixels, np.ones(pack.rows.num_rows, np.bool_), training.sources())
+    in_memory = _on_device(pack.pixels, device)
+    parts = samples_of(pack.rows, pack.pixels, np.ones(pack.rows.num_rows, np.bool_), training.sources())
+    train, val = (replace(part, device_pixels=in_memory) for part in parts)
     loop = TrainingLoop(
         *(task, train, val, device, agreed_precision(task.recipe, device, Ranks())),
         state=state,
@@ -71,6 +77,14 @@ def _device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no GPU here; give --device cpu")
     return torch.device(wanted)
+
+
+def _on_device(pixels: Pixels, device: torch.device) -> torch.Tensor | None:
+    """The images in the memory of a GPU, if there is enough of it beside the training; else None."""
+    if device.type != "cuda":
+        return None
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return torch.from_numpy(pixels).to(device) if pixels.nbytes <= MEMORY_SHARE * free_bytes else None
 
 
 def _initial(pack: Pack, task: Task) -> FaceNetwork | None:
@@ -127,7 +141,7 @@ class FolderListener(Listener):
         partial = self._output / "_metrics.jsonl.partial"
         partial.write_text("".join(f"{json.dumps(row)}\n" for row in history), encoding="utf-8")
         partial.replace(self._output / "metrics.jsonl")
-        row = {name: value for name, value in history[-1].items() if value is not None}
+        row = {name: value for name, value in history[-1].items() if isinstance(value, int | float)}
         logger.info("epoch %d: %s", row.pop("epoch"), ", ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
     def progress(self, loop: TrainingLoop) -> None:

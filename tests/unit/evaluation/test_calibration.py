@@ -5,6 +5,7 @@ import pytest
 
 from agegender.evaluation.calibration import expected_calibration_error, interval_by_group, reliability
 from agegender.evaluation.metrics import Observations
+from tests.support.observed import of_ranges
 
 
 def with_probability(observations: Observations, stated: np.ndarray, true: np.ndarray) -> Observations:
@@ -47,3 +48,14 @@ def test_coverage_by_group_adds_up(observations: Observations, by: str) -> None:
     assert sum(row["n"] for row in rows) == len(known)
     assert sum(row["n"] * row["coverage"] for row in rows) == pytest.approx(inside.sum(), abs=0.5)
     assert all(row["width_years"] == pytest.approx(14, abs=1e-3) for row in rows)
+
+
+def test_an_interval_covers_a_range_if_they_meet() -> None:
+    seen = of_ranges([(20, 29), (20, 29), (20, 29), (40, 49)], [31.5, 33, 25, 60], width_years=4)
+    rows = interval_by_group(seen, "estimated_of_ranges")
+    assert [(row["age_group"], row["n"], row["coverage"]) for row in rows] == [
+        ("21-30", 1, 1.0),
+        ("31-40", 2, 0.5),
+        ("51-60", 1, 0.0),
+    ]
+    assert interval_by_group(seen, "estimated") == []

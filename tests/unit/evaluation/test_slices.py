@@ -1,18 +1,23 @@
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
+from agegender.evaluation.calibration import gender_calibration_error
 from agegender.evaluation.metrics import METRICS, RANGE_METRICS, MetricSums, Observations, bucketed
 from agegender.evaluation.slices import (
     SCHEMA,
     SLICINGS,
     age_assurance,
     bounded_metrics,
+    by_source,
     confusion,
     slice_rows,
 )
-from agegender.schema import AGE_GROUPS, age_group
+from agegender.schema import AGE_GROUPS, RACES, age_group
 from tests.support.observed import of_exact_ages, of_ranges
 
 
@@ -114,3 +119,48 @@ def test_age_assurance_counts_ranges_that_are_on_one_side() -> None:
     assert (result["minors_13_17"]["n"], result["adults"]["n"]) == (1, 1)
     assert result["minors_13_17"]["estimated_18_or_over"]["value"] == 1.0
     assert result["adults"]["estimated_under_18"]["value"] == 1.0
+
+
+def test_several_sources_are_sliced_by_and_one_is_not(observations: Observations) -> None:
+    source = (np.arange(len(observations)) % 3 == 0).astype(np.int16)
+    seen = replace(observations, source=source)
+    rows = [row for row in slice_rows(seen, 10, 0, sources=["chips", "photographs"]) if row["slice"] == "source"]
+    assert [(row["source"], row["n"]) for row in rows] == [
+        ("chips", (source == 0).sum()),
+        ("photographs", source.sum()),
+    ]
+    by_name = by_source(seen, 10, 0, ["chips", "photographs"])
+    assert [by_name[row["source"]]["gender_accuracy"]["value"] for row in rows] == [
+        row["gender_accuracy"] for row in rows
+    ]
+    error = gender_calibration_error(seen.take(source == 1))
+    assert rows[1]["gender_calibration_error"] == by_name["photographs"]["gender_calibration_error"] == error
+    assert not [row for row in slice_rows(seen, 10, 0, sources=["chips"]) if row["slice"] == "source"]
+
+
+def test_every_cell_of_race_and_age_with_a_hundred_images_is_there(observations: Observations) -> None:
+    many = Observations.joined([observations] * 3)
+    rows = [row for row in slice_rows(many, 10, 0) if row["slice"] == "age_group x race"]
+    known = many.take(many.age_labelled & (many.race >= 0))
+    counts = Counter(zip(map(age_group, known.age_true.tolist()), known.race.tolist(), strict=True))
+    large = {(group, RACES[race]): n for (group, race), n in counts.items() if n >= 100}
+    assert 0 < len(large) < len(counts)
+    assert {(row["age_group"], row["race"]): row["n"] for row in rows} == large
+
+
+def test_ranges_are_crossed_with_race() -> None:
+    seen = of_ranges([(20.0, 29.0)] * 150 + [(30.0, 39.0)] * 90, [25.0] * 240)
+    seen = replace(seen, race=np.zeros(240, np.int8))
+    rows = [row for row in slice_rows(seen, 10, 0) if row["slice"] == "age_range x race"]
+    assert [(row["age_range"], row["race"], row["n"]) for row in rows] == [("20-29", "white", 150)]
+
+
+def test_the_probability_of_a_gender_is_judged_by_estimates_and_not_within_one_true_gender(
+    observations: Observations,
+) -> None:
+    rows = slice_rows(observations, 10, 0)
+    assert all(row["gender_calibration_error"] is None for row in rows if row["gender"] is not None)
+    for by in ("race", "estimated_gender", "estimated_age_group"):
+        errors = [row["gender_calibration_error"] for row in rows if row["slice"] == by]
+        assert errors, by
+        assert all(error is not None for error in errors), by

@@ -1,4 +1,4 @@
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,9 +81,18 @@ def test_shares_are_drawn_from_the_beta_distribution(alpha: float, spread: float
 
 
 def test_shares_of_ranks_are_counted_in_weights() -> None:
-    samples = dataclasses.replace(_samples(4), weights=np.array([1, 2, 3, 4], np.float32))
+    samples = replace(_samples(4), weights=np.array([1, 2, 3, 4], np.float32))
     samples.age_years[1], samples.gender[3] = np.nan, -1
     first, second = (batches.load_batch(samples, np.arange(4), rank, 2, CPU) for rank in range(2))
     assert (first.age_share, second.age_share) == pytest.approx((2 * 1 / 8, 2 * 7 / 8))
     assert (first.gender_share, second.gender_share) == pytest.approx((2 * 3 / 6, 2 * 3 / 6))
     assert second.weights_B is not None and second.weights_B.tolist() == [3, 4]
+
+
+def test_images_that_are_on_the_device_give_the_same_batches() -> None:
+    samples = _samples(10)
+    resident = replace(samples, device_pixels=torch.from_numpy(samples.pixels.copy()), pixels=samples.pixels * 0)
+    rows = np.array([7, 0, 3])
+    ours, theirs = (batches.load_batch(each, rows, 0, 1, CPU).images for each in (resident, samples))
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == theirs.stride()

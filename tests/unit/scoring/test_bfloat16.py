@@ -9,7 +9,7 @@ import pytest
 
 from agegender import processor, released
 from agegender.errors import InputError
-from agegender.scoring import bfloat16
+from agegender.scoring import openvino_graphs
 from agegender.scoring.cpu import CpuScorer, Predictions
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -64,9 +64,9 @@ def test_auto_is_bfloat16_where_the_cpu_is_faster_in_it(faster, model_folder, im
 
 def test_a_graph_that_is_none_or_foreign_is_refused(model_folder, tmp_path):
     with pytest.raises(InputError, match=rf"none\.onnx: OpenVINO {openvino.__version__[:4]}.* cannot run this graph"):
-        bfloat16.Bfloat16Graph(tmp_path / "none.onnx", (1, 48, 48, 3), 1, ["age_years"])
+        openvino_graphs.Bfloat16Graph(tmp_path / "none.onnx", (1, 48, 48, 3), 1, ["age_years"])
     with pytest.raises(InputError, match="cannot run this graph"):
-        bfloat16.Bfloat16Graph(model_folder / "model.onnx", (1, 48, 48, 3), 1, ["no_such_output"])
+        openvino_graphs.Bfloat16Graph(model_folder / "model.onnx", (1, 48, 48, 3), 1, ["no_such_output"])
 
 
 @needs_bfloat16

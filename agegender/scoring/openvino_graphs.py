@@ -1,8 +1,9 @@
-"""Run a model's graph in bfloat16 with OpenVINO: about twice as fast as float32 on CPUs that support it.
+"""Run a model's graphs with OpenVINO: in bfloat16 or int8, up to twice as fast as float32 on CPUs that are fast in it.
 
-    images -> [network, bfloat16] -> features -> [heads, readout, calibration, float32] -> predictions
+    bfloat16:  images -> [network, bfloat16] -> features -> [heads, readout, calibration, float32] -> predictions
+    int8:      images -> the int8 graph, which says itself which of its layers are int8 -> predictions
 
-The graph is split because in bfloat16 sums of probabilities would be rounded to three digits.
+For bfloat16 the graph is split because sums of probabilities would be rounded to three digits in it.
 """
 
 import sys
@@ -50,21 +51,48 @@ class Bfloat16Graph:
                 reader.replace_source_output(parameter.output(0))
             heads = openvino.Model([upper.output(name) for name in outputs], [parameter])
         except RuntimeError as error:
-            raise InputError(
-                f"{path}: OpenVINO {openvino.__version__} cannot run this graph ({str(error).strip()[-300:]}). Score with "
-                "--precision float32, or copy the model folder again"
-            ) from error
-        # Pinning would put the threads of several processes on the same cores.
-        settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
-        self._network, self._heads = (
-            core.compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
-            for part, precision in ((network, "bf16"), (heads, "f32"))
-        )
+            raise _cannot_run(path, error) from error
+        self._network = _compiled(core, network, threads, "bf16")
+        self._heads = _compiled(core, heads, threads, "f32")
 
     def run(self, batch: npt.NDArray[np.uint8]) -> list[Floats]:
         """Score one batch, uint8[B, S, S, 3] -> float32[B, ...] each."""
         features = self._network.infer([batch])[0]
         return [np.array(output) for output in self._heads.infer([features]).to_tuple()]
+
+
+class Int8Graph:
+    """A loaded graph that ``model.quantization`` wrote, for batches of one shape. Not thread-safe.
+
+    Args, Raises: as of ``Bfloat16Graph``.
+    """
+
+    def __init__(self, path: Path, shape: Sequence[int], threads: int, outputs: Sequence[str]) -> None:
+        core = openvino.Core()
+        try:
+            whole = _read(core, path, shape)
+            model = openvino.Model([whole.output(name) for name in outputs], whole.get_parameters())
+        except RuntimeError as error:
+            raise _cannot_run(path, error) from error
+        self._model = _compiled(core, model, threads, "f32")
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> list[Floats]:
+        """Score one batch, uint8[B, S, S, 3] -> float32[B, ...] each."""
+        return [np.array(output) for output in self._model.infer([batch]).to_tuple()]
+
+
+def _compiled(core: openvino.Core, model: openvino.Model, threads: int, precision: str) -> openvino.InferRequest:
+    """A model ready to run; ``precision`` is that of its floating-point layers."""
+    # Pinning would put the threads of several processes on the same cores.
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+    return core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+
+
+def _cannot_run(path: Path, error: RuntimeError) -> InputError:
+    return InputError(
+        f"{path}: OpenVINO {openvino.__version__} cannot run this graph ({str(error).strip()[-300:]}). Score with "
+        "--precision float32, or copy the model folder again"
+    )
 
 
 def _read(core: openvino.Core, path: Path, shape: Sequence[int]) -> openvino.Model:
