@@ -36,9 +36,7 @@ def train_worker(config: dict[str, TrainJob]) -> None:
     if loop is None or not _run(job, loop):
         return
     if loop.ranks.rank == 0:
-        save_calibrated_model(
-            *(job, loop.averaged, loop.train, loop.val, loop.device, loop.precision, loop.history)
-        )
+        save_calibrated_model(*(job, loop.averaged, loop.train, loop.val, loop.device, loop.precision, loop.history))
     if ray.train.get_context().get_local_rank() == 0:
         remove_cache(job.cache_path)
 
