@@ -23,6 +23,7 @@ from agegender.artifact import (
     CALIBRATION_IMAGES_FILE,
     GRAPH_FILE,
     INFO_FILE,
+    INT8_GRAPH_FILE,
     TRAINING_IMAGES_FILE,
     WEIGHTS_FILE,
     Calibration,
@@ -65,6 +66,7 @@ def save_model(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO_FILE).unlink(missing_ok=True)
+    (folder / INT8_GRAPH_FILE).unlink(missing_ok=True)
     stored = {name: value.half() if _is_matrix(value) else value for name, value in network.state_dict().items()}
     save_file(_plain(stored), folder / WEIGHTS_FILE)
     export_graph(network, calibration, folder / GRAPH_FILE)

@@ -12,10 +12,11 @@ import pytest
 
 from agegender import processor
 from agegender.artifact import GRAPH_FILE, INFO_FILE, INT8_GRAPH_FILE
-from agegender.config import ExportConfig
+from agegender.config import ExportConfig, PredictConfig
 from agegender.errors import ConfigError, InputError
 from agegender.model.batches import Samples
 from agegender.pipelines.export import run_export
+from agegender.pipelines.predict.scoring import check_run
 from agegender.pipelines.train.int8 import add_int8, compare
 from agegender.scoring.cpu import CpuScorer, Predictions, resolve_precision
 from agegender.scoring.load import LocalModel, open_model
@@ -169,6 +170,17 @@ def test_only_runs_that_may_use_the_graph_depend_on_it(model_folder, tmp_path):
     for precision in ("auto", "int8"):
         assert info.identity(precision)["model_files"] == info.files
         assert info.identity(precision) != before.identity(precision)
+
+
+def test_predict_refuses_int8_before_it_writes_anything(model_folder, tmp_path):
+    given = {"input": ["photos"], "output": str(tmp_path / "out"), "faces": "none", "precision": "int8"}
+    run = check_run(PredictConfig(**given, model=str(model_folder)))
+    assert run.identity["precision"] == "int8" and INT8_GRAPH_FILE in run.identity["model_files"]
+    with pytest.raises(ConfigError, match=r"older has no model\.int8\.onnx .*Score with --precision auto or float32"):
+        check_run(PredictConfig(**given, model=str(older(model_folder, tmp_path / "older"))))
+    with pytest.raises(ConfigError, match="--precision int8: GPUs score in bfloat16"):
+        check_run(PredictConfig(**given, model=str(model_folder), use_gpu=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_writes_the_int8_graph(model_folder, images, tmp_path):
