@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from agegender import __version__, config
+from agegender import __version__, config, training_config
 from agegender.errors import AgegenderError, ConfigError
 from agegender.pipelines.runtime.session import set_quiet_defaults
 from agegender.settings import EXIT_CODES, PREFIX, near, parse_config
@@ -63,9 +63,9 @@ class Job:
 JOBS = {
     "sample": Job(config.SampleConfig, "agegender.pipelines.sample", "run_sample"),
     "eda": Job(config.EdaConfig, "agegender.pipelines.eda.run", "run_eda"),
-    "train": Job(config.TrainConfig, "agegender.pipelines.train.run", "run_train"),
-    "pack": Job(config.PackConfig, "agegender.pipelines.train.pack", "run_pack"),
-    "train-packed": Job(config.TrainPackedConfig, "agegender.pipelines.train.packed", "run_train_packed"),
+    "train": Job(training_config.TrainConfig, "agegender.pipelines.train.run", "run_train"),
+    "pack": Job(training_config.PackConfig, "agegender.pipelines.train.pack", "run_pack"),
+    "train-packed": Job(training_config.TrainPackedConfig, "agegender.pipelines.train.packed", "run_train_packed"),
     "evaluate": Job(config.EvaluateConfig, "agegender.pipelines.evaluate.run", "run_evaluate"),
     "predict": Job(config.PredictConfig, "agegender.pipelines.predict.launch", "launch_predict"),
     "rescore": Job(config.RescoreConfig, "agegender.pipelines.predict.rescore", "run_rescore"),

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from agegender.api.keywords import build_config, keywords_of
 from agegender.api.results import Output, link, run_job, to_pandas, with_labels
-from agegender.config import TrainConfig
 from agegender.pipelines.runtime.session import set_quiet_defaults
 from agegender.reports.notebook import result_html
 from agegender.storage import files
+from agegender.training_config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd

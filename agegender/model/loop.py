@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from agegender.artifact import NetworkConfig
-from agegender.config import TrainConfig
 from agegender.errors import ConfigError, InputError
 from agegender.model import batches, trainer
 from agegender.model.batches import Integers, Samples
@@ -33,6 +32,7 @@ from agegender.model.optimizer import make_optimizer
 from agegender.model.trainer import Estimates, Tally
 from agegender.options import Precision
 from agegender.recipe import Recipe
+from agegender.training_config import TrainConfig
 
 REPORT_INTERVAL_S = 0.5
 

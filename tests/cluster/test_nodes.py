@@ -8,8 +8,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from agegender.config import TrainConfig
 from agegender.pipelines.runtime.session import ray_session
+from agegender.training_config import TrainConfig
 from tests.support.decoders import held_up
 from tests.support.drawn import write_faces
 from tests.support.nodes import add_node, started_cluster

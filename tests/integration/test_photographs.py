@@ -17,7 +17,7 @@ from PIL import Image
 
 from agegender import released
 from agegender.cli import run_job
-from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, TrainConfig
+from agegender.config import EdaConfig, EvaluateConfig, PredictConfig
 from agegender.data.alignment import align
 from agegender.data.face_geometry import Face
 from agegender.data.images import Pixels, decode
@@ -28,6 +28,7 @@ from agegender.pipelines.predict.run import run_predict
 from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE, face_search
 from agegender.schema import YAWS
 from agegender.scoring.cpu import CpuScorer
+from agegender.training_config import TrainConfig
 from tests.support.corpus import exif
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from agegender.artifact import NetworkConfig
-from agegender.config import TrainConfig
 from agegender.data import pack
 from agegender.data.duplicates import content_hash
 from agegender.data.splits import split_hash
 from agegender.data.synthetic import draw_face
 from agegender.schema import SPLIT
+from agegender.training_config import TrainConfig
 
 
 def drawn_split(count: int, side_px: int) -> tuple[pa.Table, npt.NDArray[np.uint8]]:

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from agegender.artifact import INT8_GRAPH_FILE, image_keys
-from agegender.config import TrainConfig
 from agegender.data.duplicates import content_hash
 from agegender.data.synthetic import draw_sample
 from agegender.errors import ConfigError, InputError
@@ -31,6 +30,7 @@ from agegender.pipelines.train.run import run_train
 from agegender.recipe import Recipe
 from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.load import open_model, training_images, weight_training_images
+from agegender.training_config import TrainConfig
 from tests.support.drawn import write_faces
 from tests.support.processes import kill_with_all_children
 from tests.support.trained import in_val, measured_again, metrics

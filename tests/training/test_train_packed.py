@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from agegender.config import PackConfig, PredictConfig, TrainConfig, TrainPackedConfig
+from agegender.config import PredictConfig
 from agegender.data.pack import open_pack, read_info
 from agegender.errors import ConfigError, InputError
 from agegender.model.checkpoint import load_network
@@ -19,6 +19,7 @@ from agegender.pipelines.predict.launch import launch_predict
 from agegender.pipelines.train.pack import run_pack
 from agegender.pipelines.train.run import run_train
 from agegender.scoring.load import open_model, training_images
+from agegender.training_config import PackConfig, TrainConfig, TrainPackedConfig
 from tests.support.drawn import write_faces
 from tests.support.trained import in_val, metrics
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agegender.config import TrainConfig
 from agegender.errors import ConfigError
 from agegender.pipelines.runtime.detector import DETECTOR_VARIABLE
 from agegender.pipelines.train.run import run_train
+from agegender.training_config import TrainConfig
 from tests.support.drawn import write_faces
 from tests.support.photographs import write_photographs
 from tests.support.processes import kill_with_all_children

@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-VOCABULARY = {"agegender", "errors", "schema", "options", "option_groups", "recipe", "config", "artifact", "processor"}
+VOCABULARY = {
+    "agegender",
+    "errors",
+    "schema",
+    "options",
+    "option_groups",
+    "recipe",
+    "config",
+    "training_config",
+    "artifact",
+    "processor",
+}
 MIDDLE = {"data", "model", "scoring", "evaluation", "storage"}
 
 MAY_IMPORT = {

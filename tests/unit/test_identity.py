@@ -2,8 +2,9 @@
 
 import pytest
 
-from agegender.config import EdaConfig, EvaluateConfig, PackConfig, PredictConfig, SampleConfig, TrainConfig
+from agegender.config import EdaConfig, EvaluateConfig, PredictConfig, SampleConfig
 from agegender.options import DERIVED, LABELS, NOTHING, OUTPUT, REPORT, Affects, Options
+from agegender.training_config import PackConfig, TrainConfig
 
 RUNS = [SampleConfig, EdaConfig, TrainConfig, PackConfig, EvaluateConfig, PredictConfig]
 

@@ -23,13 +23,14 @@ from release_sets import SETS
 
 from agegender import released
 from agegender.artifact import CALIBRATION_IMAGES_FILE, INFO_FILE, TRAINING_IMAGES_FILE, image_keys
-from agegender.config import RELEASED_MODELS, EvaluateConfig, TrainConfig
+from agegender.config import RELEASED_MODELS, EvaluateConfig
 from agegender.evaluation import calibration, slices
 from agegender.evaluation.findings import findings
 from agegender.evaluation.metrics import MetricSums, Observations, bucketed
 from agegender.evaluation.selective import selective_prediction
 from agegender.scoring.load import open_model
 from agegender.settings import parse_config
+from agegender.training_config import TrainConfig
 from tests.support.observed import of_exact_ages, of_ranges
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,11 @@ import pytest
 
 from agegender.artifact import NetworkConfig
 from agegender.cli import JOBS, main
-from agegender.config import EvaluateConfig, PredictConfig, PreviewConfig, RescoreConfig, RetryStatus, TrainConfig
+from agegender.config import EvaluateConfig, PredictConfig, PreviewConfig, RescoreConfig, RetryStatus
 from agegender.errors import ConfigError
 from agegender.schema import Status
 from agegender.settings import parse_config
+from agegender.training_config import TrainConfig
 
 TRAIN = ["--input", "faces", "--output", "out"]
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from agegender.config import EvaluateConfig, TrainConfig
+from agegender.config import EvaluateConfig
 from agegender.errors import ConfigError
 from agegender.option_groups import source_names
 from agegender.options import LABELS, OUTPUT
 from agegender.settings import parse_config
+from agegender.training_config import TrainConfig
 
 TWO = ["--input", "a/UTKFace", "--input", "b/faces.parquet", "--output", "o"]
 

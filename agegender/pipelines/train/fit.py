@@ -19,7 +19,6 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from agegender.config import TrainConfig
 from agegender.errors import AgegenderError, ConfigError, ResourceError
 from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.placement import cpus_per_elastic_worker, cpus_per_worker, gpu_cpus, node_cpus
@@ -29,6 +28,7 @@ from agegender.pipelines.train.job import MonitorState, TrainJob
 from agegender.pipelines.train.resume import attempt_name, attempts_uri
 from agegender.pipelines.train.worker import train_worker
 from agegender.storage import files
+from agegender.training_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agegender.artifact import NetworkConfig
-from agegender.config import TrainConfig
 from agegender.data.face_searches import FaceSearches
 from agegender.errors import AgegenderError
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.schema import CONTRACT_VERSION
+from agegender.training_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import pyarrow as pa
 import agegender
 from agegender.artifact import INFO_FILE as MODEL_INFO_FILE
 from agegender.artifact import WEIGHTS_FILE
-from agegender.config import PackConfig, TrainConfig
 from agegender.data import pack
 from agegender.data.cache import GIGABYTE, DecodedImages, cache_size_bytes, open_cache, remove_cache
 from agegender.errors import ResourceError
@@ -30,6 +29,7 @@ from agegender.pipelines.train.job import TrainJob
 from agegender.pipelines.train.run import claim_training, prepare, training_job
 from agegender.pipelines.train.split import SplitImages
 from agegender.storage import files, tables
+from agegender.training_config import PackConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from agegender.config import TrainConfig, TrainPackedConfig
 from agegender.data.pack import INITIAL_FILE, Pack, Pixels, open_pack
 from agegender.errors import ConfigError
 from agegender.model.checkpoint import STATE_FILE, TrainingState, load_network, load_training_state, save_training_state
@@ -20,6 +19,7 @@ from agegender.model.loop import Listener, Ranks, Task, TrainingLoop, agreed_pre
 from agegender.model.network import FaceNetwork, build_network
 from agegender.pipelines.train.resume import check_same_options
 from agegender.pipelines.train.samples import samples_of
+from agegender.training_config import TrainConfig, TrainPackedConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import logging
 import tempfile
 from pathlib import Path
 
-from agegender.config import TrainConfig
 from agegender.errors import ConfigError, InputError
 from agegender.model.checkpoint import STATE_FILE, TrainingState, load_training_state
 from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.storage import files
+from agegender.training_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from agegender.artifact import INFO_FILE, NetworkConfig, image_keys
-from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
 from agegender.data.face_searches import FaceSearches
 from agegender.errors import ConfigError, InputError, train_extra_missing
@@ -33,6 +32,7 @@ from agegender.pipelines.train.split import SplitImages, split_images
 from agegender.reports.training import training_page
 from agegender.scoring.load import training_images, weight_training_images
 from agegender.storage import files, tables
+from agegender.training_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

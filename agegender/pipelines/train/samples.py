@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agegender.config import TrainConfig
 from agegender.errors import InputError
 from agegender.model.batches import Samples
 from agegender.option_groups import Source
 from agegender.schema import SOURCE
+from agegender.training_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from agegender.config import TrainConfig
 from agegender.data.cache import GIGABYTE, cache_size_bytes
 from agegender.data.face_searches import FaceSearches
 from agegender.data.fingerprints import group_ids_of_facts
@@ -18,6 +17,7 @@ from agegender.pipelines.source.listing import Listing
 from agegender.pipelines.source.streaming_listing import drain
 from agegender.schema import SOURCE, SPLIT_PARTS
 from agegender.storage import files, tables
+from agegender.training_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from agegender.api.keywords import build_config
-from agegender.config import PredictConfig, TrainConfig
+from agegender.config import PredictConfig
 from agegender.errors import ConfigError
+from agegender.training_config import TrainConfig
 
 GIVEN = {"input": ["x"], "output": "y"}
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from agegender.artifact import NetworkConfig
-from agegender.config import TrainConfig
 from agegender.data.synthetic import draw_face
 from agegender.errors import ConfigError, InputError
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import TrainingState
 from agegender.model.loop import DivergedError, Listener, Task, TrainingLoop
 from agegender.model.network import FaceNetwork
+from agegender.training_config import TrainConfig
 
 SIDE_PX = 32
 CPU = torch.device("cpu")

@@ -6,11 +6,12 @@ import pytest
 
 from agegender import released
 from agegender.api.keywords import build_config
-from agegender.config import RELEASED_MODELS, EvaluateConfig, PredictConfig, TrainConfig
+from agegender.config import RELEASED_MODELS, EvaluateConfig, PredictConfig
 from agegender.errors import InputError
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.train.run import run_train
 from agegender.scoring.load import open_model
+from agegender.training_config import TrainConfig
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from agegender.config import PackConfig, TrainConfig, TrainPackedConfig
 from agegender.errors import ConfigError, InputError
 from agegender.model.checkpoint import load_training_state
 from agegender.pipelines.train.packed import FolderListener, run_train_packed
 from agegender.pipelines.train.resume import check_same_options
+from agegender.training_config import PackConfig, TrainConfig, TrainPackedConfig
 from tests.support.packs import write_pack
 
 ROOT = Path(__file__).parents[4]

@@ -1,8 +1,8 @@
 import numpy as np
 import pyarrow as pa
 
-from agegender.config import TrainConfig
 from agegender.pipelines.train.samples import _ranges, samples_of
+from agegender.training_config import TrainConfig
 
 AGES = pa.schema([("age_low_years", pa.float32()), ("age_high_years", pa.float32())])
 
