@@ -280,13 +280,13 @@ class LabelledSources(InputOptions, DetectorOptions):
             ConfigError: an option is given neither once nor as often as ``--input``.
         """
         shared = {name: getattr(self, name) for name in InputOptions.model_fields if name != "input"}
-        own = SourceOptions.model_fields.keys() - InputOptions.model_fields.keys()
+        own = [name for name in SourceOptions.model_fields if name not in InputOptions.model_fields]
         return [
             Source(
                 name,
-                SourceOptions(input=[address], **shared, **{option: self._of(option, index) for option in own}),
-                self._of("faces", index),
-                self._weight(index),
+                faces=self._of("faces", index),
+                options=SourceOptions(input=[address], **shared, **{option: self._of(option, index) for option in own}),
+                weight=self._weight(index),
             )
             for index, (address, name) in enumerate(zip(self.input, source_names(self.input), strict=True))
         ]
