@@ -1,6 +1,6 @@
 """Speed and accuracy of a model in float32 and int8, and of other ways to quantise it, in turn in one run.
 
-    python benchmarks/precisions.py --model out/train/model --input UTKFace/ [--count 2000] [--rounds 5]
+    python benchmarks/precisions.py --model out/train/model --input UTKFace/ [--count 2000] [--rounds 5] [--only 3]
 
 One thread, images per second of CPU time, so that other load on the machine counts little; medians over the rounds, each of which
 runs every way once. Accuracy is that of validation images, those that the model was calibrated on. The model may have no int8 graph:
@@ -39,15 +39,15 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--count", type=int, default=2000, help="validation images")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", type=int, help="only so many of the ways, the first of the table")
     given = parser.parse_args()
     info = open_model(given.model)
     crops, val = seen_images(given.model, given.input, given.faces or ["none"], given.count)
     names = GRAPH_OUTPUTS if info.network.age_head == "distribution" else GRAPH_OUTPUTS[:-1]
     shape = (BATCH, info.network.image_size_px, info.network.image_size_px, 3)
     with tempfile.TemporaryDirectory() as folder:
-        ways = {
-            name: make() for name, make in _ways(given.model / GRAPH_FILE, crops, Path(folder), shape, names).items()
-        }
+        makers = list(_ways(given.model / GRAPH_FILE, crops, Path(folder), shape, names).items())[: given.only]
+        ways = {name: make() for name, make in makers}
     timed = val.pixels[np.arange(TIMED_IMAGES) % len(val)]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(given.rounds):
