@@ -80,7 +80,9 @@ def test_each_source_is_read_and_framed_as_it_says(trained: Path) -> None:
     assert photographs["age_years"].null_count == photographs.num_rows
     ends = (np.array(photographs[f"age_{end}_years"].to_pylist()) for end in ("low", "high"))
     assert set(np.subtract(*reversed(list(ends)))) == {9.0}
-    assert set(photographs["race"].to_pylist()) == {"East Asian", "Black"}
+    assert set(photographs["race"].to_pylist()) == {"East Asian", "black"}, (
+        "a name that UTKFace has, too, is written as there"
+    )
 
 
 def test_an_image_of_two_sources_is_in_one_part(trained: Path) -> None:
