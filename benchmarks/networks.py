@@ -27,8 +27,8 @@ from agegender.model.quantization import quantize_graph
 from agegender.pipelines.train.int8 import has_int8
 from agegender.scoring import cpu
 
-BATCH = 64
-TIMED_BATCHES = 3
+BATCH = 16
+TIMED_BATCHES = 12
 CANDIDATES = (
     ("compact", 112, 2),
     ("compact", 112, 1),
