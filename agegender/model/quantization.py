@@ -36,8 +36,9 @@ def quantize_graph(graph: Path, images: npt.NDArray[np.uint8], path: Path, **cha
     """Write the int8 graph of a float32 graph, with the same input and outputs.
 
     Feature maps are 8 bits without sign, one scale each, from the smallest to the largest value that the calibration images give.
-    Weights have one scale a channel and use 7 of their 8 bits: AVX2 adds two products of 8 bits in 16 bits, which would
-    overflow, so that CPUs without VNNI would give other (and poor) results. With 7 bits all integer sums are exact on every CPU.
+    Weights have one scale a channel and use 7 of their 8 bits: ONNX Runtime adds two products of 8 bits in 16 bits on AVX2, which
+    would overflow, so that CPUs without VNNI would give other (and poor) results. With 7 bits all integer sums are exact in every
+    runtime and on every CPU.
 
     Args:
         graph: that ``export.export_graph`` wrote.
