@@ -19,7 +19,7 @@ from agegender.pipelines.train.resume import check_same_options
 from agegender.training_config import PackConfig, TrainConfig, TrainPackedConfig
 from tests.support.packs import write_pack
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "precision": "float32"}
 TIMED = {"images_per_s", "data_wait_share", "seconds"}
 
