@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from agegender.artifact import image_keys
 from agegender.config import EvaluateConfig
@@ -21,6 +22,7 @@ from agegender.pipelines.runtime.detector import labelled_face_searches
 from agegender.pipelines.source.fetch import fetch
 from agegender.pipelines.source.listing import list_source
 from agegender.pipelines.train.int8 import CALIBRATION_IMAGES, add_int8
+from agegender.pipelines.train.samples import samples_of
 from agegender.schema import SOURCE
 from agegender.scoring.load import open_model, training_images, weight_training_images
 
@@ -85,15 +87,9 @@ def seen_images(model: Path, inputs: list[str], faces: list[str], count: int | N
                 val[key] = crop, row
     if not crops or not val:
         raise SystemExit(f"{', '.join(inputs)}: {len(crops)} images that {model} was trained on, {len(val)} calibrated")
-    rows = [row for _, row in val.values()]
-    ages, lows, highs = (
-        np.array([row[name] for row in rows], np.float32) for name in ("age_years", "age_low_years", "age_high_years")
-    )
-    ranged = np.isfinite(lows) & (lows < highs)
-    genders = np.array([-1 if row["gender"] is None else row["gender"] for row in rows], np.int64)
-    ranges = np.where(ranged[:, None], np.stack([lows, highs], axis=1), np.float32(np.nan)) if ranged.any() else None
+    rows = pa.Table.from_pylist([{**row, "part": "val"} for _, row in val.values()])
     pixels_of_val = np.stack([crop for crop, _ in val.values()])
-    return np.stack(crops), Samples(pixels_of_val, np.arange(len(val)), ages, genders, age_ranges=ranges)
+    return np.stack(crops), samples_of(rows, pixels_of_val, np.ones(len(val), np.bool_), config.sources())[1]
 
 
 if __name__ == "__main__":

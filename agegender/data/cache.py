@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from agegender.data.face_searches import Cut
 from agegender.data.images import decode, resize
 from agegender.errors import ResourceError
 
@@ -30,8 +31,6 @@ ABANDONED_AFTER_S = 3600.0
 """An unfinished cache that was not written to for this long is from a killed run."""
 
 Pixels = npt.NDArray[np.uint8]
-
-Cut = Callable[[Pixels], Pixels | None]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What is trained; the same on all ranks and for each process of a run."""
 
     config: TrainConfig
@@ -143,7 +143,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         train: Samples,
         val: Samples,
         device: torch.device,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from agegender.data.pack import INITIAL_FILE, Pack, Pixels, open_pack
 from agegender.errors import ConfigError
 from agegender.model.checkpoint import STATE_FILE, TrainingState, load_network, load_training_state, save_training_state
-from agegender.model.loop import Listener, Ranks, Task, TrainingLoop, agreed_precision
+from agegender.model.loop import Listener, Ranks, TrainingLoop, TrainingTask, agreed_precision
 from agegender.model.network import FaceNetwork, build_network
 from agegender.pipelines.train.resume import check_same_options
 from agegender.pipelines.train.samples import samples_of
@@ -45,7 +45,7 @@ def run_train_packed(config: TrainPackedConfig) -> dict[str, Any]:
     training = TrainConfig.model_validate(pack.info.config)
     here = {"num_workers": 1, "min_workers": None}
     here |= {"accumulate": config.accumulate, "checkpoint_interval_steps": config.checkpoint_interval_steps}
-    task = Task(training.model_copy(update=here), pack.info.network, pack.info.split_hash)
+    task = TrainingTask(training.model_copy(update=here), pack.info.network, pack.info.split_hash)
     output = Path(config.output)
     state = _newest_state(output, task)
     in_memory = _on_device(pack.pixels, device)
@@ -87,7 +87,7 @@ def _on_device(pixels: Pixels, device: torch.device) -> torch.Tensor | None:
     return torch.from_numpy(pixels).to(device) if pixels.nbytes <= MEMORY_SHARE * free_bytes else None
 
 
-def _initial(pack: Pack, task: Task) -> FaceNetwork | None:
+def _initial(pack: Pack, task: TrainingTask) -> FaceNetwork | None:
     if INITIAL_FILE not in pack.info.files:
         return None
     network = build_network(task.network)
@@ -99,7 +99,7 @@ def _teachers(pack: Pack) -> list[FaceNetwork]:
     return [load_network(pack.folder / teacher)[0] for teacher in pack.info.teachers]
 
 
-def _newest_state(output: Path, task: Task) -> TrainingState | None:
+def _newest_state(output: Path, task: TrainingTask) -> TrainingState | None:
     """The state in OUTPUT, of which a kill may have left the new one beside the old."""
     state, new = output / FolderListener.STATE, output / FolderListener.NEW
     if not state.exists() and (new / STATE_FILE).exists():

@@ -13,7 +13,7 @@ import torch
 from agegender.data.cache import remove_cache
 from agegender.errors import AgegenderError
 from agegender.model.checkpoint import TrainingState, load_network, load_training_state, save_training_state
-from agegender.model.loop import DivergedError, Listener, Ranks, Task, TrainingLoop, agreed_precision
+from agegender.model.loop import DivergedError, Listener, Ranks, TrainingLoop, TrainingTask, agreed_precision
 from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.artifacts import MetricsLog, save_calibrated_model
 from agegender.pipelines.train.collectives import RayRanks, anyone_failed
@@ -61,7 +61,11 @@ def _prepare(job: TrainJob) -> TrainingLoop | None:
 
 
 def _loop(job: TrainJob) -> TrainingLoop:
-    ranks, device, task = RayRanks(), ray.train.torch.get_device(), Task(job.config, job.network, job.split_hash)
+    ranks, device, task = (
+        RayRanks(),
+        ray.train.torch.get_device(),
+        TrainingTask(job.config, job.network, job.split_hash),
+    )
     train, val = load_samples(job)
     # Collective calls come before what may raise on one rank only, or the other ranks would hang.
     precision = agreed_precision(task.recipe, device, ranks)

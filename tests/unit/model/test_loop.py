@@ -13,7 +13,7 @@ from agegender.data.synthetic import draw_face
 from agegender.errors import ConfigError, InputError
 from agegender.model.batches import Samples
 from agegender.model.checkpoint import TrainingState
-from agegender.model.loop import DivergedError, Listener, Task, TrainingLoop
+from agegender.model.loop import DivergedError, Listener, TrainingLoop, TrainingTask
 from agegender.model.network import FaceNetwork
 from agegender.training_config import TrainConfig
 
@@ -68,7 +68,14 @@ def loop(
     network = NetworkConfig(**{name: getattr(config, name) for name in NetworkConfig.model_fields})
     train, val = part(samples, slice(0, 32)), part(samples, slice(32, 42))
     return TrainingLoop(
-        Task(config, network, "split"), train, val, CPU, "float32", state=state, teachers=teachers, listener=listener
+        TrainingTask(config, network, "split"),
+        train,
+        val,
+        CPU,
+        "float32",
+        state=state,
+        teachers=teachers,
+        listener=listener,
     )
 
 
