@@ -24,6 +24,7 @@ from agegender.pipelines.runtime import metrics
 from agegender.pipelines.runtime.placement import cpus_per_elastic_worker, cpus_per_worker, gpu_cpus, node_cpus
 from agegender.pipelines.runtime.progress import Progress
 from agegender.pipelines.runtime.session import cluster_address
+from agegender.pipelines.train import allocator
 from agegender.pipelines.train.job import MonitorState, TrainJob
 from agegender.pipelines.train.resume import attempt_name, attempts_uri
 from agegender.pipelines.train.worker import train_worker
@@ -44,7 +45,7 @@ START_TIMEOUT_S = "5"
 """How long Ray waits for workers to be placed before it counts the resources again; its default of 60 s is lost after a
 node died. An environment value, so text."""
 
-WORKER_ENV = {"OMP_WAIT_POLICY": "passive"}
+WORKER_ENV = {"OMP_WAIT_POLICY": "passive"} | allocator.WORKER_ENV
 """OpenMP threads that busy-wait make training on a shared machine five times slower (measured: 22 -> 119 images/s)."""
 
 

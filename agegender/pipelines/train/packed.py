@@ -17,6 +17,7 @@ from agegender.errors import ConfigError
 from agegender.model.checkpoint import STATE_FILE, TrainingState, load_network, load_training_state, save_training_state
 from agegender.model.loop import Listener, Ranks, TrainingLoop, TrainingTask, agreed_precision
 from agegender.model.network import FaceNetwork, build_network
+from agegender.pipelines.train.allocator import keep_freed_memory
 from agegender.pipelines.train.resume import check_same_options
 from agegender.pipelines.train.samples import samples_of
 from agegender.training_config import TrainConfig, TrainPackedConfig
@@ -40,6 +41,7 @@ def run_train_packed(config: TrainPackedConfig) -> dict[str, Any]:
         InputError: the pack is incomplete or damaged, or OUTPUT holds a state of other images.
     """
     started_s = time.monotonic()
+    keep_freed_memory()
     device = _device(config.device)
     pack = open_pack(Path(config.pack))
     training = TrainConfig.model_validate(pack.info.config)
