@@ -22,9 +22,10 @@ INPUT_utkface = --input $(UTKFACE) --faces none
 INPUT_fairface = --input $(FAIRFACE) --faces detect
 INPUT_allagefaces = --input $(ALLAGEFACES) --faces detect
 INPUTS = $(foreach set,$(SOURCES),$(INPUT_$(set)))
-TRAIN_fast =
-TRAIN_accurate = --backbone mobilenet_v1 --weights $(FACERES) --optimizer adamw --learning-rate 3e-4 --weight-decay 0.01
-TRAIN_open =
+TRAIN_accurate = --preset mobilenet --weights $(FACERES) --image-size-px 176 --crop-fraction 1 --learning-rate 1e-4 --epochs 1
+TRAIN_fast = --preset mobilenet --weights agegender/released/accurate/model/weights.safetensors --teacher accurate \
+    --image-size-px 128 --crop-fraction 1 --views 1 --learning-rate 2e-4 --epochs 2
+TRAIN_open = --epochs 20
 TRAIN = --val-fraction 0.1 --test-fraction 0.1 --num-workers 2 $(TRAIN_$(MODEL))
 RELEASE = out/release/$(MODEL)
 RAY_VENV = .ray/$(RAY)

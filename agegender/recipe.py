@@ -6,7 +6,7 @@ Field docstrings are the help texts of ``agegender train``'s flags.
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from agegender.options import OUTPUT, Fraction, Options, Positive, PrecisionOrAuto
 
@@ -64,7 +64,7 @@ class Recipe(Options):
     age_readout: Annotated[Literal["expectation", "median"], OUTPUT] = "median"
     """which statistic of the age distribution is the estimate; training always minimises the error of the expectation"""
 
-    views: Annotated[Literal[1, 2], OUTPUT] = 2
+    views: Annotated[Literal[1, 2], BeforeValidator(int), OUTPUT] = 2  # the command line gives text
     """2: estimate from the image and its mirror image together, at twice the time"""
 
     image_size_px: Annotated[int, Field(ge=32, le=512), OUTPUT] = 128

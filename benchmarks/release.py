@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 from release_card import Made, card, weights_license
-from release_sets import PRETRAINED, SETS
+from release_sets import PRETRAINED, SETS, TUNED
 
 from agegender import released
 from agegender.artifact import INFO_FILE, ModelInfo, image_keys
@@ -102,9 +102,11 @@ def lineage(address: str) -> Iterator[Ancestor]:
 
 def pretrained(ancestors: Sequence[Ancestor]) -> str:
     """What the card and the terms say of networks that others have trained; empty if there is none."""
-    if ancestors[0].weights:
-        return f"Its backbone {PRETRAINED}"
-    return f"A network that it began as, or that taught it, {PRETRAINED}" if any(a.weights for a in ancestors) else ""
+    began_as = [Path(each.weights).stem for each in ancestors if each.weights]
+    if not began_as:
+        return ""
+    who = "Its backbone" if ancestors[0].weights else "A network that it began as, or that taught it,"
+    return " ".join([f"{who} {PRETRAINED}", *(TUNED[name] for name in sorted(set(began_as) & TUNED.keys()))])
 
 
 def check_open(ancestors: Sequence[Ancestor], sets: list[str], keys: npt.NDArray[np.uint64]) -> None:

@@ -195,6 +195,19 @@ def test_a_wrong_variable_is_named(variable: str, value: str, message: str, monk
         parse_config(PredictConfig, ["--output", "o"], "predict")
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_every_default_can_be_given_as_a_flag(job: str) -> None:
+    config_class = JOBS[job].config
+    required = [name for name, field in config_class.model_fields.items() if field.is_required()]
+    by_position = ("photographs",) if job == "preview" else ("output",) if job in ("rescore", "status") else ()
+    needed = [word for name in required for word in (["x"] if name in by_position else [f"--{name}", "x"])]
+    expected = parse_config(config_class, needed, job)
+    for name, field in config_class.model_fields.items():
+        if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
+            flag = f"--{name.replace('_', '-')}"
+            assert parse_config(config_class, [*needed, flag, str(field.default)], job) == expected, flag
+
+
 @pytest.mark.parametrize("columns", ["", "wide", "0", "-3", "40"])
 def test_help_is_shown_in_any_width(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
