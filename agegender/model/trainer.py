@@ -23,7 +23,8 @@ from agegender.processor import is_faster_in_bfloat16
 from agegender.recipe import Recipe
 from agegender.schema import age_end_years
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 64
+"""With two views no more than a training batch, so that it takes no more memory (docs/training.md)."""
 
 
 @dataclass

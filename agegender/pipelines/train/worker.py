@@ -36,6 +36,8 @@ def train_worker(config: dict[str, TrainJob]) -> None:
     if loop is None or not _run(job, loop):
         return
     if loop.ranks.rank == 0:
+        # the other workers of this node have nothing left to do
+        torch.set_num_threads(job.threads * ray.train.get_context().get_local_world_size())
         save_calibrated_model(*(job, loop.averaged, loop.train, loop.val, loop.device, loop.precision, loop.history))
     if ray.train.get_context().get_local_rank() == 0:
         remove_cache(job.cache_path)
