@@ -112,9 +112,13 @@ class TrainConfig(Recipe, WeightedSources, ClusterOptions, ReportOptions):
 
     def opened_by_workers(self) -> dict[str, list[str]]:
         """Flag -> addresses that workers open; files that only the driver reads, such as teachers, are not listed."""
-        is_file = self.weights is not None and self.weights.endswith((".pth", ".safetensors"))  # else a published name
-        weights = {"weights": [self.weights]} if self.weights and is_file else {}
+        weights = {"weights": [self.weights_file]} if self.weights_file else {}
         return {"output": [self.output], "input": self.input, **weights}
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file of ``weights``; None without one, or if it is the name of published weights."""
+        return self.weights if self.weights is not None and self.weights.endswith((".pth", ".safetensors")) else None
 
     def recipe(self) -> Recipe:
         """The part of the config that the trainer needs."""

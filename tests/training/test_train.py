@@ -26,7 +26,7 @@ from agegender.model.checkpoint import load_network, load_training_state
 from agegender.pipelines.runtime import metrics as counters
 from agegender.pipelines.train import fit as train_fit
 from agegender.pipelines.train.fit import check_gpus
-from agegender.pipelines.train.run import run_train
+from agegender.pipelines.train.run import claim_training, run_train
 from agegender.recipe import Recipe
 from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.load import open_model, training_images, weight_training_images
@@ -249,6 +249,20 @@ def test_first_weights_come_from_one_place(faces: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--init"):
         run_train(config)
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_there_are_missed_before_an_image_is_read(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(input=[str(faces)], output="out", weights="w.safetensors", **SETTINGS)
+    with pytest.raises(InputError, match=f"{tmp_path}/w.safetensors: no such weights file"):
+        run_train(config)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "w.safetensors").touch()
+    assert claim_training(config, "train").config.weights == f"{tmp_path}/w.safetensors", (
+        "workers have another working directory"
+    )
 
 
 def test_gpus_are_waited_for_where_a_cluster_may_start_them(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:

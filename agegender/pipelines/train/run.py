@@ -25,7 +25,7 @@ from agegender.pipelines.runtime.layout import OutputLayout
 from agegender.pipelines.runtime.model_cache import localize_model, model_address
 from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
-from agegender.pipelines.runtime.session import own_errors, ray_session
+from agegender.pipelines.runtime.session import cluster_address, own_errors, ray_session
 from agegender.pipelines.source.inputs import check_inputs
 from agegender.pipelines.train.job import TrainJob, start_monitor
 from agegender.pipelines.train.split import SplitImages, split_images
@@ -103,6 +103,7 @@ def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
+    config = config.model_copy(update={"weights": _weights(config)})
     for model in (*config.teacher, *filter(None, [config.init])):
         model_address(model)  # a name without a model here is said before any image is read
     if read_record(config.output, job) is None:
@@ -115,6 +116,20 @@ def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
         logger.info("%s: this run is already finished; nothing to do", config.output)
         return Claim(config, searches, identity, dict(earlier["result"]))
     return Claim(config, searches, identity, None)
+
+
+def _weights(config: TrainConfig) -> str | None:
+    """``config.weights``, absolute if it is a file, because workers have another working directory.
+
+    Raises:
+        InputError: this machine trains, and has no such file.
+    """
+    if config.weights_file is None:
+        return config.weights
+    path = files.absolute(config.weights_file)
+    if cluster_address(config.address) is None and not files.exists(path):
+        raise InputError(f"{path}: no such weights file; check --weights")
+    return path
 
 
 def _model_info_uri(config: TrainConfig) -> str:
