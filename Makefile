@@ -24,7 +24,7 @@ INPUT_allagefaces = --input $(ALLAGEFACES) --faces detect
 INPUTS = $(foreach set,$(SOURCES),$(INPUT_$(set)))
 TRAIN_accurate = --preset mobilenet --weights $(FACERES) --image-size-px 176 --crop-fraction 1 --learning-rate 1e-4 --epochs 1
 TRAIN_fast = --preset mobilenet --weights agegender/released/accurate/model/weights.safetensors \
-    --image-size-px 128 --crop-fraction 1 --views 1 --learning-rate 2e-4 --epochs 3
+    --image-size-px 128 --crop-fraction 1 --views 1 --learning-rate 2e-4 --epochs 1
 TRAIN_open = --epochs 20
 TRAIN = --val-fraction 0.1 --test-fraction 0.1 --num-workers 2 $(TRAIN_$(MODEL))
 RELEASE = out/release/$(MODEL)

@@ -1,8 +1,8 @@
 """Quantise the graph of a model to 8 bits after training: weights and feature maps of its backbone, and nothing else.
 
-The input's pixels, the first convolution, the last pooling, the mean of two views, heads, readout and calibration stay in float32:
-they take little time, and in 8 bits they would cost more accuracy than all layers between them (docs/predictions.md,
-"Precision").
+The input's pixels, the first convolution (of mobilenet_v1 the first layers), the last pooling, the mean of two views, heads,
+readout and calibration stay in float32: they take little time, and in 8 bits they would cost more accuracy than all layers
+between them (docs/predictions.md, "Precision").
 """
 
 import logging
@@ -28,6 +28,9 @@ QUANTISED = ("Conv", "Add", "Relu", "Clip", "MaxPool")
 """Operators that are quantised; a mean over the last map is none of them."""
 
 ACTIVATIONS = ("Relu", "Clip")
+
+EXACT_DEPTHWISE = 3
+"""Depthwise convolutions of a network that consists of them that stay in float32, with all before them."""
 
 BATCH_IMAGES = 32
 
@@ -76,15 +79,17 @@ def quantize_graph(graph: Path, images: npt.NDArray[np.uint8], path: Path, **cha
 def quantised_nodes(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes to quantise: those of the backbone behind its first convolution and before its pool.
 
-    A depthwise convolution that comes second stays in float32 with the first: each of its channels sees one filter's output, and
-    those differ too much in size for the one scale of a feature map. Without it int8 changed ages by 0.23 years on average, with it
-    by 0.37 (a tuned mobilenet_v1 at 128 px, 640 images; a script that is not kept).
+    Where the second is depthwise, as in mobilenet_v1, all up to the third depthwise one stay in float32: each of its channels sees
+    one filter's output, and those differ too much in size for the one scale of a feature map. docs/speed.md, "int8", has what
+    other numbers gave.
     """
     found = [node for node in model.graph.node if node.name.startswith(BACKBONE) and node.op_type in QUANTISED]
     convolutions = [node for node in found if node.op_type == "Conv"]
     if not convolutions:
         return []
-    last_exact = convolutions[1] if len(convolutions) > 1 and _is_depthwise(convolutions[1]) else convolutions[0]
+    depthwise = [node for node in convolutions if _is_depthwise(node)]
+    is_separable = convolutions[1:2] == depthwise[:1]
+    last_exact = depthwise[:EXACT_DEPTHWISE][-1] if is_separable and depthwise else convolutions[0]
     behind = found[found.index(last_exact) + 1 :]
     activation = {node.name for node in behind if node.op_type in ACTIVATIONS and last_exact.output[0] in node.input}
     return [
