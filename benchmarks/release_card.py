@@ -10,6 +10,7 @@ import jinja2
 from release_sets import SETS
 from safetensors.numpy import load_file
 
+from agegender import released
 from agegender.scoring.load import open_model, training_images, weight_training_images
 
 Row = Mapping[str, Any]
@@ -130,6 +131,7 @@ def card(made: Made, metrics: dict[str, Any], slices: Sequence[Row], split: Sequ
         weight_training_images=len(weight_training_images(model)),
         seen_images=len(training_images(model)),
         sets=[(SETS[each], [parts[SETS[each].title, part] for part in ("train", "val", "test")]) for each in sets],
+        open_is_here="open" in released.installed(),
         teachers=len(info.config.get("teacher", [])),
         lead=[(title, *texts) for title, metric, unit in LEAD if (texts := value_and_bounds(metrics, metric, unit))],
         by_source=grid("source", sliced(rows, "source") or [{"source": SETS[sets[0]].title, **metrics}], GROUP),

@@ -16,7 +16,7 @@ from agegender.scoring.cpu import CpuScorer
 from agegender.scoring.gpu import TorchScorer
 from agegender.scoring.load import open_model
 
-WEIGHTS_BYTES = {"fast": 6_000_000, "accurate": 16_000_000, "open": 6_000_000}
+WEIGHTS_BYTES = {"fast": 7_000_000, "accurate": 16_000_000, "open": 6_000_000}
 
 ACROSS_CPUS = {"age_years": 0.05, "age_low_years": 0.1, "age_high_years": 0.1, "female_probability": 0.005}
 """What the same graph may differ by on another type of CPU."""
