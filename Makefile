@@ -25,7 +25,7 @@ INPUTS = $(foreach set,$(SOURCES),$(INPUT_$(set)))
 TRAIN_accurate = --preset mobilenet --weights $(FACERES) --image-size-px 176 --crop-fraction 1 --learning-rate 1e-4 --epochs 1
 TRAIN_fast = --preset mobilenet --weights agegender/released/accurate/model/weights.safetensors \
     --image-size-px 128 --crop-fraction 1 --views 1 --learning-rate 2e-4 --epochs 1
-TRAIN_open = --epochs 20
+TRAIN_open =
 TRAIN = --val-fraction 0.1 --test-fraction 0.1 --num-workers 2 $(TRAIN_$(MODEL))
 RELEASE = out/release/$(MODEL)
 RAY_VENV = .ray/$(RAY)

@@ -95,8 +95,12 @@ def lineage(address: str) -> Iterator[Ancestor]:
         return
     folder = released.folder(address) if address in RELEASED_MODELS else Path(address)
     config = open_model(folder).config
-    yield Ancestor(address, config.get("weights"), training_images(folder))
-    for parent in (*filter(None, [config.get("init")]), *config.get("teacher", [])):
+    weights = config.get("weights")
+    yield Ancestor(address, weights, training_images(folder))
+    begun_as = (
+        str(Path(weights).parent) if weights and (Path(weights).parent / INFO_FILE).exists() else config.get("init")
+    )
+    for parent in (*filter(None, [begun_as]), *config.get("teacher", [])):
         yield from lineage(parent)
 
 

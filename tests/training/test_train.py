@@ -190,6 +190,16 @@ def test_fine_tuning_with_two_workers(
     assert "metrics on them are optimistic (data leakage)" in (tmp_path / "tuned" / "report.html").read_text()
 
 
+def test_weights_of_a_model_folder_bring_along_what_they_have_seen(
+    ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path, faces: Path
+) -> None:
+    before = Path(trained[0].output) / "model"
+    given: dict[str, Any] = SETTINGS | {"epochs": 1, "seed": 5, "weights": str(before / "weights.safetensors")}
+    result = run_train(TrainConfig(input=[str(faces)], output=str(tmp_path / "tuned"), **given))
+    assert result["val_images_seen_by_init"] > 0
+    assert set(weight_training_images(before).tolist()) <= set(training_images(tmp_path / "tuned/model").tolist())
+
+
 def test_a_student_learns_from_a_teacher_that_has_not_seen_what_it_is_judged_on(
     ray_cluster: None, trained: tuple[TrainConfig, dict[str, Any]], tmp_path: Path, faces: Path
 ) -> None:
@@ -263,6 +273,8 @@ def test_weights_that_are_not_there_are_missed_before_an_image_is_read(
     assert claim_training(config, "train").config.weights == f"{tmp_path}/w.safetensors", (
         "workers have another working directory"
     )
+    (tmp_path / "w.safetensors").unlink()
+    assert claim_training(config, "train"), "a run that resumes has its weights in a checkpoint"
 
 
 def test_gpus_are_waited_for_where_a_cluster_may_start_them(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,14 @@ def test_the_card_says_whose_network_it_has_learnt_from(tiny_model: Path, tmp_pa
     assert said[2] in text and said[2] in release_card.weights_license(made)
 
 
+def test_weights_of_a_model_folder_lead_to_what_that_model_has_learnt_from(tiny_model: Path, tmp_path: Path) -> None:
+    tuned = model_with(tmp_path / "tuned", tiny_model, weights="teacher_mobilenet_v1.safetensors")
+    begun = model_with(tmp_path / "begun", tiny_model, weights=f"{tuned}/weights.safetensors")
+    ancestors = list(release.lineage(str(begun)))
+    assert [each.weights for each in ancestors] == [f"{tuned}/weights.safetensors", "teacher_mobilenet_v1.safetensors"]
+    assert "It was tuned before, on a GPU" in release.pretrained(ancestors)
+
+
 def test_an_evaluation_of_another_model_or_of_seen_images_is_refused(tiny_model: Path) -> None:
     info = open_model(tiny_model)
     good = {"model": {"model_id": info.model_id}, "seen_in_training": {"images": 0}, "input": ["a"]}

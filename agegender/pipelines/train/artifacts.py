@@ -21,12 +21,11 @@ from agegender.model.network import FaceNetwork
 from agegender.model.trainer import Estimates
 from agegender.options import LABELS, OUTPUT
 from agegender.pipelines.runtime.detector import search_identity
-from agegender.pipelines.runtime.model_cache import localize_model
 from agegender.pipelines.train.calibrate import calibrate
+from agegender.pipelines.train.initial import seen_before
 from agegender.pipelines.train.int8 import add_int8, has_int8, sample_for_int8
 from agegender.pipelines.train.job import TrainJob
 from agegender.recipe import Recipe
-from agegender.scoring.load import training_images
 from agegender.storage import files, tables
 
 logger = logging.getLogger(__name__)
@@ -121,14 +120,12 @@ def save_calibrated_model(
 
 
 def _image_keys_by_use(job: TrainJob) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Keys of the images that the weights were trained on, those of ``--init`` included, and of the calibration images."""
+    """Keys of the images that the weights were trained on, those of the initial weights included, and of the calibration images."""
     split = tables.read_table(job.layout.split)
     training, calibration = (
         image_keys(split.filter(pc.equal(split["part"], part))["content_hash"].to_pylist()) for part in ("train", "val")
     )
-    if job.init is not None:
-        training = np.union1d(training, training_images(localize_model(job.init).folder))
-    return training, calibration
+    return np.union1d(training, seen_before(job.init, job.config.weights_file)), calibration
 
 
 def _examples(val: Samples, estimates: Estimates, recipe: Recipe) -> pa.Table:

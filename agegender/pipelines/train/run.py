@@ -27,10 +27,11 @@ from agegender.pipelines.runtime.placement import Placement
 from agegender.pipelines.runtime.run_record import DONE, claim_output, failure_recorded, finish_record, read_record
 from agegender.pipelines.runtime.session import cluster_address, own_errors, ray_session
 from agegender.pipelines.source.inputs import check_inputs
+from agegender.pipelines.train.initial import seen_before
 from agegender.pipelines.train.job import TrainJob, start_monitor
 from agegender.pipelines.train.split import SplitImages, split_images
 from agegender.reports.training import training_page
-from agegender.scoring.load import training_images, weight_training_images
+from agegender.scoring.load import weight_training_images
 from agegender.storage import files, tables
 from agegender.training_config import TrainConfig
 
@@ -61,10 +62,10 @@ def run_train(config: TrainConfig) -> dict[str, Any]:
     with failure_recorded(config.output, "train"):
         with ray_session(config.address, config.num_cpus), own_errors():
             config, split, teachers = prepare(config, claim.searches)
-            seen_before = _seen_by_init(config, split)
+            seen = _seen_by_init(config, split)
             if not files.exists(_model_info_uri(config)):
                 _train(config, claim.searches, split, teachers)
-        result = _result(config, split, seen_before, time.monotonic() - started_s)
+        result = _result(config, split, seen, time.monotonic() - started_s)
         _write_report(config, split, result)
         finish_record(config.output, "train", config, claim.identity, result)
     files.delete_folder(OutputLayout(config.output).work())
@@ -103,10 +104,11 @@ def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
         raise ConfigError(
             f"--init {config.init} and --weights {config.weights} both set the initial weights: leave one of them out"
         )
-    config = config.model_copy(update={"weights": _weights(config)})
+    is_new = read_record(config.output, job) is None
+    config = config.model_copy(update={"weights": _absolute_weights(config, must_exist=is_new)})
     for model in (*config.teacher, *filter(None, [config.init])):
         model_address(model)  # a name without a model here is said before any image is read
-    if read_record(config.output, job) is None:
+    if is_new:
         check_inputs(config.input)
     searches = labelled_face_searches(config)
     identity = config.identity(OUTPUT, LABELS) | search_identity(searches.search)
@@ -118,8 +120,12 @@ def claim_training(config: ConfigT, job: str) -> Claim[ConfigT]:
     return Claim(config, searches, identity, None)
 
 
-def _weights(config: TrainConfig) -> str | None:
+def _absolute_weights(config: TrainConfig, *, must_exist: bool) -> str | None:
     """``config.weights``, absolute if it is a file, because workers have another working directory.
+
+    Args:
+        config: of the job.
+        must_exist: whether the file is still to be read; a run that resumes has its weights in a checkpoint.
 
     Raises:
         InputError: this machine trains, and has no such file.
@@ -127,7 +133,7 @@ def _weights(config: TrainConfig) -> str | None:
     if config.weights_file is None:
         return config.weights
     path = files.absolute(config.weights_file)
-    if cluster_address(config.address) is None and not files.exists(path):
+    if must_exist and cluster_address(config.address) is None and not files.exists(path):
         raise InputError(f"{path}: no such weights file; check --weights")
     return path
 
@@ -223,14 +229,14 @@ def _count_seen(split: SplitImages, known: np.ndarray[tuple[int], np.dtype[np.ui
 
 
 def _seen_by_init(config: TrainConfig, split: SplitImages) -> dict[str, int]:
-    """How many images of val and test the ``--init`` model was trained on."""
-    if config.init is None:
+    """How many images of val and test the model of ``--init`` or ``--weights`` was trained on."""
+    if config.init is None and config.weights_file is None:
         return {}
-    counts = _count_seen(split, training_images(localize_model(config.init).folder))
+    counts = _count_seen(split, seen_before(config.init, config.weights_file))
     if any(counts.values()):
         logger.warning(
-            "--init %s was trained on %d images of val and %d of test: metrics are optimistic (data leakage)",
-            config.init,
+            "--%s %s was trained on %d images of val and %d of test: metrics are optimistic (data leakage)",
+            *(("weights", config.weights_file) if config.init is None else ("init", config.init)),
             *counts.values(),
         )
     return counts
